@@ -1,0 +1,1 @@
+//! The resolver inside every container: names of the network, and a forwarder.

@@ -1,0 +1,1 @@
+//! Starts programs in Linux namespaces from threaded processes of any size, as a library call.

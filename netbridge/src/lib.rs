@@ -1,0 +1,1 @@
+//! Bridges, veth pairs, addresses and subnets for containers, over netlink.

@@ -1,0 +1,1 @@
+//! Overlay mounts as file descriptors: layers, throw-away uppers.
