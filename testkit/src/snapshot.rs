@@ -98,7 +98,7 @@ fn fds() -> BTreeSet<String> {
             if target != Path::new(&own) {
                 found.insert(format!(
                     "{} -> {}",
-                    entry.file_name().display(),
+                    entry.file_name().to_string_lossy(),
                     target.display()
                 ));
             }

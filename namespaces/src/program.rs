@@ -1,0 +1,437 @@
+//! A program of syscalls: what the child does between clone3(2) and execve(2), as a plain value.
+
+use std::fmt;
+
+/// Bytes before the first op: length, error fd, error cell, one spare word.
+const HEADER: usize = 32;
+/// Bytes of one op: nr, min, indirect, spare (u32 each), six arguments, tolerated errnos, result address.
+const OP: usize = 80;
+/// Where in the header the index of the failed op and its errno are left, a u32 and an i32.
+const ERROR_CELL: usize = 16;
+
+/// A flat list of syscalls with the strings and structs they point to.
+///
+/// An op that fails ends the whole program, unless its errno is tolerated. A result can be kept in a slot that later
+/// ops take as an argument. Nothing else is conditional. `Display` prints one line for each op.
+#[derive(Clone, Debug, Default)]
+pub struct Program {
+    ops: Vec<Op>,
+    arena: Vec<u8>,
+    /// Arena offsets that hold an arena offset, to be made an address when encoded.
+    pointers: Vec<usize>,
+    slots: usize,
+}
+
+impl Program {
+    /// How many syscalls it makes, the final execve(2) included.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.ops.len()
+    }
+
+    /// Whether it makes none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ops.is_empty()
+    }
+
+    /// What the op at `index` is for, in the words of errors.
+    pub(crate) fn step(&self, index: u32) -> &str {
+        self.ops
+            .get(index as usize)
+            .map_or("read the program", |op| &op.step)
+    }
+
+    /// Appends an op. The returned editor sets what is unusual about it.
+    pub(crate) fn op<const N: usize>(
+        &mut self,
+        call: Call,
+        args: [Arg; N],
+        step: impl Into<String>,
+    ) -> Edit<'_> {
+        let mut all = [Arg::Int(0); 6];
+        all[..N].copy_from_slice(&args);
+        let (min, tolerate, result) = (0, 0, None);
+        self.ops.push(Op {
+            call,
+            args: all,
+            arity: N,
+            min,
+            tolerate,
+            result,
+            step: step.into(),
+        });
+        Edit { program: self }
+    }
+
+    /// A NUL-terminated copy of `bytes`. The caller has refused NULs inside them.
+    pub(crate) fn string(&mut self, bytes: impl AsRef<[u8]>) -> Arg {
+        let at = self.arena.len();
+        self.arena.extend_from_slice(bytes.as_ref());
+        self.arena.push(0);
+        Arg::Str(at)
+    }
+
+    /// A copy of `words` aligned for structs of 8-byte fields.
+    pub(crate) fn words(&mut self, words: &[Word]) -> Arg {
+        self.arena.resize(self.arena.len().next_multiple_of(8), 0);
+        let at = self.arena.len();
+        for word in words {
+            let value = match *word {
+                Word::Int(value) => value,
+                Word::Ptr(Arg::Str(offset) | Arg::Mem(offset)) => {
+                    self.pointers.push(self.arena.len());
+                    offset as u64
+                }
+                Word::Ptr(_) => 0,
+            };
+            self.arena.extend_from_slice(&value.to_ne_bytes());
+        }
+        Arg::Mem(at)
+    }
+
+    /// Pointers to NUL-terminated copies of `strings`, ended by a null pointer: argv or envp.
+    pub(crate) fn string_array<'s>(&mut self, strings: impl IntoIterator<Item = &'s [u8]>) -> Arg {
+        let mut words: Vec<_> = strings
+            .into_iter()
+            .map(|s| Word::Ptr(self.string(s)))
+            .collect();
+        words.push(Word::Int(0));
+        self.words(&words)
+    }
+
+    /// The machine form, for the interpreter: to be found at address `base` when it runs, its errors written to the
+    /// fd `error_fd` as well as to its header.
+    pub(crate) fn encode(&self, base: u64, error_fd: i32) -> Image {
+        let slots_at = HEADER + (self.ops.len() + 1) * OP;
+        let arena_at = slots_at + self.slots * 8;
+        let address = |offset: usize| base + offset as u64;
+        let mut bytes = Vec::with_capacity(arena_at + self.arena.len());
+        bytes.extend_from_slice(&((arena_at + self.arena.len()) as u64).to_ne_bytes());
+        bytes.extend_from_slice(&i64::from(error_fd).to_ne_bytes());
+        bytes.resize(HEADER, 0);
+        for op in self.ops.iter().chain([&Op::end()]) {
+            op.encode(
+                &mut bytes,
+                |slot| address(slots_at + slot * 8),
+                |at| address(arena_at + at),
+            );
+        }
+        bytes.resize(arena_at, 0xff);
+        bytes.extend_from_slice(&self.arena);
+        for &pointer in &self.pointers {
+            let field = &mut bytes[arena_at + pointer..][..8];
+            let mut offset = [0; 8];
+            offset.copy_from_slice(field);
+            let moved = address(arena_at) + u64::from_ne_bytes(offset);
+            field.copy_from_slice(&moved.to_ne_bytes());
+        }
+        Image { bytes }
+    }
+
+    /// Bytes the encoded form has.
+    pub(crate) fn encoded_len(&self) -> usize {
+        HEADER + (self.ops.len() + 1) * OP + self.slots * 8 + self.arena.len()
+    }
+
+    fn text_at(&self, offset: usize) -> String {
+        let bytes = &self.arena[offset..];
+        let end = bytes
+            .iter()
+            .position(|&byte| byte == 0)
+            .unwrap_or(bytes.len());
+        format!("{:?}", String::from_utf8_lossy(&bytes[..end]))
+    }
+}
+
+impl fmt::Display for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, op) in self.ops.iter().enumerate() {
+            write!(f, "{index:3} {}(", op.call.name())?;
+            for (position, arg) in op.args[..op.arity].iter().enumerate() {
+                let comma = if position == 0 { "" } else { ", " };
+                match *arg {
+                    Arg::Int(value) if value > 0xffff_ffff_0000_0000 => {
+                        write!(f, "{comma}{}", value as i64)?;
+                    }
+                    Arg::Int(value) if value > 4096 => write!(f, "{comma}{value:#x}")?,
+                    Arg::Int(value) => write!(f, "{comma}{value}")?,
+                    Arg::Str(at) => write!(f, "{comma}{}", self.text_at(at))?,
+                    Arg::Mem(at) => write!(f, "{comma}&{at:#x}")?,
+                    Arg::Slot(Slot(slot)) => write!(f, "{comma}${slot}")?,
+                }
+            }
+            f.write_str(")")?;
+            if let Some(Slot(slot)) = op.result {
+                write!(f, " = ${slot}")?;
+            }
+            writeln!(f, "  # {}", op.step)?;
+        }
+        Ok(())
+    }
+}
+
+/// The machine form of a [`Program`].
+#[derive(Clone, Debug)]
+pub(crate) struct Image {
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// What an interpreter leaves behind when an op fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Failure {
+    pub(crate) op: u32,
+    pub(crate) errno: i32,
+}
+
+impl Failure {
+    /// Of the eight bytes an interpreter writes. `None`: nothing failed.
+    pub(crate) fn decode(bytes: [u8; 8]) -> Option<Self> {
+        let [a, b, c, d, e, f, g, h] = bytes;
+        let failure = Failure {
+            op: u32::from_ne_bytes([a, b, c, d]),
+            errno: i32::from_ne_bytes([e, f, g, h]),
+        };
+        (failure.errno != 0).then_some(failure)
+    }
+
+    /// Where an interpreter in the caller's memory leaves it, in bytes from the image's start.
+    pub(crate) const AT: usize = ERROR_CELL;
+}
+
+/// A syscall's number, with the name it prints under.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Call {
+    nr: u32,
+    constant: &'static str,
+}
+
+impl Call {
+    /// Of `SYS_openat2` and its number: the call that prints as `openat2`.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "syscall numbers are small and positive"
+    )]
+    pub(crate) const fn new(number: libc::c_long, constant: &'static str) -> Self {
+        Call {
+            nr: number as u32,
+            constant,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        self.constant.trim_start_matches("SYS_")
+    }
+}
+
+/// The [`Call`] of a `SYS_` constant.
+macro_rules! call {
+    ($constant:ident) => {
+        $crate::program::Call::new(libc::$constant, stringify!($constant))
+    };
+}
+pub(crate) use call;
+
+/// An argument of an op.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Arg {
+    /// A number.
+    Int(u64),
+    /// The address of a string in the arena.
+    Str(usize),
+    /// The address of a struct in the arena.
+    Mem(usize),
+    /// What an earlier op returned.
+    Slot(Slot),
+}
+
+impl Arg {
+    pub(crate) const NULL: Arg = Arg::Int(0);
+    pub(crate) const CWD: Arg = Arg::fd(libc::AT_FDCWD);
+
+    /// A file descriptor, negative ones as the kernel reads them.
+    #[expect(clippy::cast_sign_loss, reason = "sign-extended on purpose")]
+    pub(crate) const fn fd(fd: i32) -> Arg {
+        Arg::Int(fd as i64 as u64)
+    }
+
+    /// Flags or another number that is not negative.
+    #[expect(
+        clippy::cast_sign_loss,
+        reason = "flags are a bit set, whatever their type's sign"
+    )]
+    pub(crate) const fn flags(flags: i32) -> Arg {
+        Arg::Int(flags as u32 as u64)
+    }
+
+    /// Further into the same struct.
+    pub(crate) fn offset(self, by: usize) -> Arg {
+        match self {
+            Arg::Mem(at) => Arg::Mem(at + by),
+            other => other,
+        }
+    }
+}
+
+/// A place where a result is kept.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Slot(usize);
+
+/// A word of a struct in the arena.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Word {
+    /// A number.
+    Int(u64),
+    /// The address of something else in the arena.
+    Ptr(Arg),
+}
+
+/// Sets what is unusual about the op just appended.
+#[derive(Debug)]
+pub(crate) struct Edit<'p> {
+    program: &'p mut Program,
+}
+
+impl Edit<'_> {
+    /// Goes on when it fails with one of `errnos` (each below 64).
+    pub(crate) fn tolerate(self, errnos: &[i32]) -> Self {
+        let mask = errnos.iter().fold(0, |mask, errno| mask | 1 << errno);
+        self.last(|op| op.tolerate |= mask)
+    }
+
+    /// Fails with `EIO` when it returns less than `min`.
+    pub(crate) fn at_least(self, min: i32) -> Self {
+        self.last(|op| op.min = min)
+    }
+
+    /// Keeps the result for later ops.
+    pub(crate) fn keep(self) -> Arg {
+        let slot = Slot(self.program.slots);
+        self.program.slots += 1;
+        self.last(|op| op.result = Some(slot));
+        Arg::Slot(slot)
+    }
+
+    fn last(self, edit: impl FnOnce(&mut Op)) -> Self {
+        if let Some(op) = self.program.ops.last_mut() {
+            edit(op);
+        }
+        self
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Op {
+    call: Call,
+    args: [Arg; 6],
+    arity: usize,
+    min: i32,
+    tolerate: u64,
+    result: Option<Slot>,
+    step: String,
+}
+
+impl Op {
+    /// What runs after the last op, should it return: a program always ends.
+    fn end() -> Self {
+        let mut args = [Arg::Int(0); 6];
+        args[0] = Arg::Int(126);
+        let (call, step) = (call!(SYS_exit_group), String::new());
+        Op {
+            call,
+            args,
+            arity: 1,
+            min: 0,
+            tolerate: 0,
+            result: None,
+            step,
+        }
+    }
+
+    fn encode(
+        &self,
+        bytes: &mut Vec<u8>,
+        slot_address: impl Fn(usize) -> u64,
+        arena_address: impl Fn(usize) -> u64,
+    ) {
+        let mut indirect = 0u32;
+        let args: [u64; 6] = std::array::from_fn(|position| match self.args[position] {
+            Arg::Int(value) => value,
+            Arg::Str(at) | Arg::Mem(at) => arena_address(at),
+            Arg::Slot(Slot(slot)) => {
+                indirect |= 1 << position;
+                slot_address(slot)
+            }
+        });
+        bytes.extend_from_slice(&self.call.nr.to_ne_bytes());
+        bytes.extend_from_slice(&self.min.to_ne_bytes());
+        bytes.extend_from_slice(&u64::from(indirect).to_ne_bytes());
+        for arg in args {
+            bytes.extend_from_slice(&arg.to_ne_bytes());
+        }
+        bytes.extend_from_slice(&self.tolerate.to_ne_bytes());
+        let result = self.result.map_or(0, |Slot(slot)| slot_address(slot));
+        bytes.extend_from_slice(&result.to_ne_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn word(image: &Image, at: usize) -> u64 {
+        u64::from_ne_bytes(image.bytes[at..at + 8].try_into().unwrap())
+    }
+
+    #[test]
+    fn strings_and_slots_become_addresses() {
+        let mut program = Program::default();
+        let path = program.string("/proc");
+        let fd = program
+            .op(call!(SYS_openat), [Arg::CWD, path], "open /proc")
+            .keep();
+        program
+            .op(call!(SYS_fchdir), [fd], "enter /proc")
+            .tolerate(&[libc::ENOENT]);
+        let image = program.encode(0x60_0000, 7);
+        assert_eq!(word(&image, 0), image.bytes.len() as u64);
+        assert_eq!(image.bytes.len(), program.encoded_len());
+        assert_eq!(word(&image, 8), 7);
+        let (slot, arena) = (HEADER + 3 * OP, HEADER + 3 * OP + 8);
+        assert_eq!(word(&image, HEADER + 24), 0x60_0000 + arena as u64);
+        assert_eq!(word(&image, HEADER + 72), 0x60_0000 + slot as u64);
+        assert_eq!(
+            word(&image, HEADER + OP + 8),
+            1,
+            "the first argument is indirect"
+        );
+        assert_eq!(word(&image, HEADER + OP + 16), 0x60_0000 + slot as u64);
+        assert_eq!(word(&image, HEADER + OP + 64), 1 << libc::ENOENT);
+        assert_eq!(&image.bytes[arena..], b"/proc\0");
+    }
+
+    #[test]
+    fn pointers_inside_the_arena_are_rebased() {
+        let mut program = Program::default();
+        let argv = program.string_array([b"a".as_slice(), b"bc"]);
+        program.op(call!(SYS_execve), [Arg::NULL, argv], "exec");
+        let image = program.encode(0x1000, -1);
+        let arena = HEADER + 2 * OP;
+        assert_eq!(word(&image, arena + 8), 0x1000 + arena as u64);
+        assert_eq!(word(&image, arena + 16), 0x1000 + arena as u64 + 2);
+        assert_eq!(word(&image, arena + 24), 0);
+    }
+
+    #[test]
+    fn it_prints_a_line_for_each_op() {
+        let mut program = Program::default();
+        let path = program.string("a b");
+        let fd = program
+            .op(call!(SYS_openat), [Arg::CWD, path], "open it")
+            .keep();
+        program.op(call!(SYS_fchdir), [fd], "enter it");
+        let text = "  0 openat(-100, \"a b\") = $0  # open it\n  1 fchdir($0)  # enter it\n";
+        assert_eq!(program.to_string(), text);
+    }
+}

@@ -1,0 +1,209 @@
+//! A program that runs.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{ExitStatus, Output};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Signal, WaitId, WaitIdOptions, WaitIdStatus};
+
+use crate::error::{Error, Result};
+
+/// A program that [`Command::spawn`](crate::Command::spawn) started, held by its pidfd.
+///
+/// All of it can be used from any thread at once. Dropping it kills the program with `SIGKILL`, and with it all processes
+/// of its pid namespace, and waits for that at most a second; [`persist`](Self::persist) lets it live on. As an
+/// [`AsFd`] it is readable once the program has ended, for any event loop.
+#[derive(Debug)]
+#[must_use = "dropping a Spawned kills the program"]
+pub struct Spawned {
+    pid: u32,
+    pidfd: OwnedFd,
+    /// Whether Drop kills.
+    armed: bool,
+    status: Mutex<Option<ExitStatus>>,
+    /// The caller's end of standard input, where it is a pipe.
+    pub stdin: Option<File>,
+    /// The caller's end of standard output, where it is a pipe.
+    pub stdout: Option<File>,
+    /// The caller's end of standard error, where it is a pipe.
+    pub stderr: Option<File>,
+}
+
+impl Spawned {
+    pub(crate) fn new(pid: u32, pidfd: OwnedFd, streams: [Option<File>; 3]) -> Self {
+        let [stdin, stdout, stderr] = streams;
+        Spawned {
+            pid,
+            pidfd,
+            armed: true,
+            status: Mutex::new(None),
+            stdin,
+            stdout,
+            stderr,
+        }
+    }
+
+    /// Lets it live on without this handle, unreaped. Returns its pid.
+    pub fn persist(mut self) -> u32 {
+        self.armed = false;
+        self.pid
+    }
+
+    /// Its pid, as the caller's pid namespace counts. Good for messages: once it is reaped, the number can mean another.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Sends it the signal with this number, by pidfd_send_signal(2). After its end that does nothing.
+    ///
+    /// The first process of a pid namespace ignores signals it has no handler for, but for `SIGKILL` and `SIGSTOP`.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a number that is no signal, `PermissionDenied` if it became another user.
+    pub fn signal(&self, signal: i32) -> Result<()> {
+        let Some(signal) = Signal::from_named_raw(signal) else {
+            return Err(Error::invalid("signal", signal, "is none that can be sent"));
+        };
+        match rustix::process::pidfd_send_signal(&self.pidfd, signal) {
+            Ok(()) | Err(Errno::SRCH) => Ok(()),
+            Err(errno) => Err(Error::sys("pidfd_send_signal")(errno)),
+        }
+    }
+
+    /// Sends `SIGKILL`. [`wait`](Self::wait) tells when it has ended.
+    ///
+    /// # Errors
+    /// As [`signal`](Self::signal).
+    pub fn kill(&self) -> Result<()> {
+        self.signal(libc::SIGKILL)
+    }
+
+    /// Waits for its end, by waitid(2) on the pidfd. Closes the caller's end of its standard input first, where nobody
+    /// took it.
+    ///
+    /// # Errors
+    /// `NotFound` (`ECHILD`) if somebody else took the status or `SIGCHLD` is ignored.
+    pub fn wait(&mut self) -> Result<ExitStatus> {
+        self.stdin = None;
+        self.wait_until(None)?
+            .ok_or_else(|| Error::sys("waitid")(Errno::CHILD))
+    }
+
+    /// Its status, if it has ended.
+    ///
+    /// # Errors
+    /// As [`wait`](Self::wait).
+    pub fn try_wait(&self) -> Result<Option<ExitStatus>> {
+        self.reap()
+    }
+
+    /// Waits at most this long for its end. `None`: it still runs.
+    ///
+    /// # Errors
+    /// As [`wait`](Self::wait).
+    pub fn wait_timeout(&self, timeout: Duration) -> Result<Option<ExitStatus>> {
+        self.wait_until(Instant::now().checked_add(timeout))
+    }
+
+    /// Closes its standard input, reads the other two streams to their ends where they are pipes, and waits.
+    ///
+    /// # Errors
+    /// As [`wait`](Self::wait), or if a pipe cannot be read.
+    pub fn wait_with_output(mut self) -> Result<Output> {
+        self.stdin = None;
+        let (out, err) = (self.stdout.take(), self.stderr.take());
+        let read = Error::sys("read a stream of the program");
+        let (stdout, stderr) = read_both(out, err).map_err(read)?;
+        let status = self.wait()?;
+        Ok(Output {
+            status,
+            stdout,
+            stderr,
+        })
+    }
+
+    fn wait_until(&self, deadline: Option<Instant>) -> Result<Option<ExitStatus>> {
+        loop {
+            if let Some(status) = self.reap()? {
+                return Ok(Some(status));
+            }
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left == Some(Duration::ZERO) {
+                return Ok(None);
+            }
+            let timeout = left.and_then(|left| Timespec::try_from(left).ok());
+            let mut pollfd = [PollFd::new(&self.pidfd, PollFlags::IN)];
+            match poll(&mut pollfd, timeout.as_ref()) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(Error::sys("poll")(errno)),
+            }
+        }
+    }
+
+    /// Takes the status if there is one. Other threads that wait find it here.
+    fn reap(&self) -> Result<Option<ExitStatus>> {
+        let mut known = self.known();
+        if known.is_none() {
+            let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+            let ended = rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), options)
+                .map_err(Error::sys("waitid"))?;
+            *known = ended.as_ref().map(exit_status);
+        }
+        Ok(*known)
+    }
+
+    fn known(&self) -> MutexGuard<'_, Option<ExitStatus>> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl AsFd for Spawned {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+}
+
+impl Drop for Spawned {
+    fn drop(&mut self) {
+        if self.armed && self.known().is_none() {
+            let _gone = self.kill().is_ok();
+            let _reaped = self.wait_timeout(Duration::from_secs(1)).is_ok();
+        }
+    }
+}
+
+/// As wait(2) puts it into one number.
+fn exit_status(ended: &WaitIdStatus) -> ExitStatus {
+    const CORE: i32 = 0x80;
+    let raw = match (ended.exit_status(), ended.terminating_signal()) {
+        (Some(code), _) => (code & 0xff) << 8,
+        (None, Some(signal)) => signal | if ended.dumped() { CORE } else { 0 },
+        (None, None) => 0,
+    };
+    ExitStatus::from_raw(raw)
+}
+
+/// Reads two streams to their ends, one of them on a thread, so that neither blocks the other.
+fn read_both(out: Option<File>, err: Option<File>) -> std::io::Result<(Vec<u8>, Vec<u8>)> {
+    let all = |stream: Option<File>| {
+        let mut bytes = Vec::new();
+        stream
+            .map_or(Ok(0), |mut stream| stream.read_to_end(&mut bytes))
+            .map(|_| bytes)
+    };
+    std::thread::scope(|scope| {
+        let err = std::thread::Builder::new().spawn_scoped(scope, move || all(err))?;
+        let out = all(out)?;
+        let err = err
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        Ok((out, err))
+    })
+}

@@ -1,0 +1,126 @@
+//! The second stage: a static ELF of a few hundred bytes that runs a [`Program`](crate::Program) in its own memory.
+
+mod sys;
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
+
+use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
+use rustix::io::Errno;
+
+use crate::error::{Error, Result};
+
+/// Where the stub finds its program.
+pub(crate) const IMAGE_BASE: u64 = 0x60_0000;
+/// How large a program can be.
+pub(crate) const IMAGE_MAX: usize = 8 << 20;
+/// The fd the stub reads its program from.
+pub(crate) const IMAGE_FD: i32 = 3;
+
+const CODE_BASE: u64 = 0x40_0000;
+const EHDR: u16 = 64;
+const PHDR: u16 = 56;
+const SEGMENTS: u16 = 3;
+
+/// A sealed memfd that holds the stub, opened for reading only, as execveat(2) wants it.
+///
+/// What a container can reach of it through `/proc` is code without secrets that nobody can write.
+pub(crate) fn memfd() -> Result<OwnedFd> {
+    let code = sys::code()
+        .ok_or_else(|| Error::unsupported("the two-stage start", "it needs x86_64, for now"))?;
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let name = "cofferdam-stub";
+    // MFD_EXEC came with 6.3 and is EINVAL before, where every memfd can be executed.
+    let memfd = match rustix::fs::memfd_create(name, flags | MemfdFlags::EXEC) {
+        Err(Errno::INVAL) => rustix::fs::memfd_create(name, flags),
+        other => other,
+    }
+    .map_err(Error::sys("memfd_create"))?;
+    let mut file = File::from(memfd);
+    file.write_all(&elf(code))
+        .map_err(Error::sys("write the stub"))?;
+    let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    rustix::fs::fcntl_add_seals(&file, seals).map_err(Error::sys("seal the stub"))?;
+    // A file open for writing anywhere cannot be executed (ETXTBSY), so this opens it again and drops the first.
+    let path = PathBuf::from(format!("/proc/thread-self/fd/{}", file.as_raw_fd()));
+    rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(Error::path("open the stub at", &path))
+}
+
+/// An ELF64 executable of `code`, room for the program at [`IMAGE_BASE`], and a stack that is not executable.
+fn elf(code: &[u8]) -> Vec<u8> {
+    let headers = u64::from(EHDR + PHDR * SEGMENTS);
+    let total = headers + code.len() as u64;
+    let mut file = Vec::new();
+    file.extend_from_slice(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0");
+    for half in [2u16, libc_machine()] {
+        file.extend_from_slice(&half.to_le_bytes());
+    }
+    file.extend_from_slice(&1u32.to_le_bytes());
+    for address in [CODE_BASE + headers, u64::from(EHDR), 0] {
+        file.extend_from_slice(&address.to_le_bytes());
+    }
+    file.extend_from_slice(&0u32.to_le_bytes());
+    for half in [EHDR, PHDR, SEGMENTS, 0, 0, 0] {
+        file.extend_from_slice(&half.to_le_bytes());
+    }
+    const READ_EXEC: u32 = 5;
+    const READ_WRITE: u32 = 6;
+    file.extend_from_slice(&segment(1, READ_EXEC, CODE_BASE, total, total));
+    file.extend_from_slice(&segment(1, READ_WRITE, IMAGE_BASE, 0, IMAGE_MAX as u64));
+    file.extend_from_slice(&segment(0x6474_e551, READ_WRITE, 0, 0, 0)); // PT_GNU_STACK
+    file.extend_from_slice(code);
+    file
+}
+
+const fn libc_machine() -> u16 {
+    if cfg!(target_arch = "aarch64") {
+        183
+    } else {
+        62
+    }
+}
+
+fn segment(kind: u32, flags: u32, address: u64, in_file: u64, in_memory: u64) -> Vec<u8> {
+    let mut header = Vec::with_capacity(PHDR.into());
+    header.extend_from_slice(&kind.to_le_bytes());
+    header.extend_from_slice(&flags.to_le_bytes());
+    for field in [0, address, address, in_file, in_memory, 4096] {
+        header.extend_from_slice(&field.to_le_bytes());
+    }
+    header
+}
+
+pub(crate) use sys::{CloneArgs, clone3};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_headers_are_as_long_as_they_say() {
+        let file = elf(b"\xcc");
+        assert_eq!(file.len(), usize::from(EHDR + PHDR * SEGMENTS) + 1);
+        assert_eq!(&file[..4], b"\x7fELF");
+    }
+
+    #[test]
+    fn the_stub_is_a_few_hundred_bytes() {
+        let code = sys::code().expect("this architecture has a stub");
+        assert!((100..400).contains(&code.len()), "{} bytes", code.len());
+    }
+
+    #[test]
+    fn nobody_can_write_the_memfd() {
+        let stub = memfd().expect("memfd");
+        let path = format!("/proc/self/fd/{}", stub.as_raw_fd());
+        let again = std::fs::OpenOptions::new()
+            .write(true)
+            .open(&path)
+            .expect("open");
+        let refused = rustix::io::write(&again, b"x").expect_err("sealed");
+        assert_eq!(refused, Errno::PERM);
+    }
+}

@@ -1,0 +1,179 @@
+//! The interpreter, and the clone3(2) whose child runs it.
+//!
+//! The same few instructions run twice: in the child that still shares the caller's memory, on a program in that memory;
+//! then, copied into the stub's ELF, in a memory of its own. They are position independent, use no stack, and touch
+//! only the program they are given.
+#![expect(unsafe_code, reason = "raw syscalls")]
+
+use std::ffi::c_void;
+
+/// The arguments of clone3(2), as of Linux 5.7.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub(crate) struct CloneArgs {
+    pub(crate) flags: u64,
+    pub(crate) pidfd: u64,
+    pub(crate) child_tid: u64,
+    pub(crate) parent_tid: u64,
+    pub(crate) exit_signal: u64,
+    pub(crate) stack: u64,
+    pub(crate) stack_size: u64,
+    pub(crate) tls: u64,
+    pub(crate) set_tid: u64,
+    pub(crate) set_tid_size: u64,
+    pub(crate) cgroup: u64,
+}
+
+#[cfg(target_arch = "x86_64")]
+std::arch::global_asm!(
+    r#"
+    .pushsection .text.cofferdam_stub, "ax", @progbits
+    .p2align 4
+cofferdam_stub_start:
+    xor     eax, eax                # read(IMAGE_FD, IMAGE_BASE, IMAGE_MAX)
+    mov     edi, {image_fd}
+    mov     r13d, {image_base}
+    mov     esi, r13d
+    mov     edx, {image_max}
+    syscall
+    test    rax, rax
+    jle     6f
+    cmp     rax, [r13]              # all of it, or nothing runs
+    jne     6f
+
+cofferdam_stub_run:                 # r13: the program
+    lea     rbx, [r13 + 32]
+    xor     r12d, r12d              # the op's index
+2:
+    mov     ecx, [rbx + 8]          # which arguments are addresses of slots
+    mov     rdi, [rbx + 16]
+    test    cl, 1
+    jz      3f
+    mov     rdi, [rdi]
+3:
+    mov     rsi, [rbx + 24]
+    test    cl, 2
+    jz      3f
+    mov     rsi, [rsi]
+3:
+    mov     rdx, [rbx + 32]
+    test    cl, 4
+    jz      3f
+    mov     rdx, [rdx]
+3:
+    mov     r10, [rbx + 40]
+    test    cl, 8
+    jz      3f
+    mov     r10, [r10]
+3:
+    mov     r8, [rbx + 48]
+    test    cl, 16
+    jz      3f
+    mov     r8, [r8]
+3:
+    mov     r9, [rbx + 56]
+    test    cl, 32
+    jz      3f
+    mov     r9, [r9]
+3:
+    mov     eax, [rbx]
+    syscall
+    movsxd  rcx, dword ptr [rbx + 4]
+    cmp     rax, rcx                # the least it has to return
+    jl      4f
+    mov     rcx, [rbx + 72]         # where the result goes
+    test    rcx, rcx
+    jz      3f
+    mov     [rcx], rax
+3:
+    add     rbx, 80
+    inc     r12d
+    jmp     2b
+4:
+    neg     rax
+    mov     ecx, 5                  # EIO for a short result
+    cmovle  rax, rcx
+    cmp     rax, 63
+    ja      5f
+    mov     rcx, [rbx + 64]
+    bt      rcx, rax
+    jc      3b                      # tolerated
+5:
+    mov     [r13 + 16], r12d        # {{op, errno}} to the header and to the error fd
+    mov     [r13 + 20], eax
+    mov     rdi, [r13 + 8]
+    lea     rsi, [r13 + 16]
+    mov     edx, 8
+    mov     eax, 1
+    syscall
+6:
+    mov     edi, 127
+    mov     eax, 231                # exit_group
+    syscall
+    ud2
+cofferdam_stub_end:
+
+    .p2align 4
+cofferdam_clone3:                   # rdi: clone_args, rsi: its size, rdx: the child's program
+    mov     eax, 435
+    syscall
+    test    rax, rax
+    jz      7f
+    ret
+7:
+    xor     ebp, ebp
+    mov     r13, rdx
+    jmp     cofferdam_stub_run
+    .popsection
+"#,
+    image_fd = const super::IMAGE_FD,
+    image_base = const super::IMAGE_BASE,
+    image_max = const super::IMAGE_MAX,
+);
+
+#[cfg(target_arch = "x86_64")]
+unsafe extern "C" {
+    static cofferdam_stub_start: u8;
+    static cofferdam_stub_end: u8;
+    fn cofferdam_clone3(args: *const CloneArgs, size: usize, program: *mut c_void) -> isize;
+}
+
+/// The interpreter's instructions, where this architecture has them.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn code() -> Option<&'static [u8]> {
+    let (start, end) = (
+        &raw const cofferdam_stub_start,
+        &raw const cofferdam_stub_end,
+    );
+    // SAFETY: both symbols stand in the one section above, start first; its bytes live and stay as they are for ever.
+    Some(unsafe { std::slice::from_raw_parts(start, end.offset_from(start).unsigned_abs()) })
+}
+
+/// The interpreter's instructions, where this architecture has them.
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) fn code() -> Option<&'static [u8]> {
+    None
+}
+
+/// clone3(2) whose child never returns: it runs the encoded program at `program`, then is gone. Returns the child's
+/// pid, or a negative errno.
+///
+/// # Safety
+/// `args` ask for `CLONE_VM` with a stack of their own, and neither `CLONE_FILES`, `CLONE_FS`, `CLONE_SIGHAND` nor
+/// `CLONE_THREAD`. All signals are blocked. `program` is an encoded program whose base is its own address; it, what it
+/// points to, the stack and the cells that `args` name stay where they are until the child has left this memory.
+#[cfg(target_arch = "x86_64")]
+pub(crate) unsafe fn clone3(args: &CloneArgs, program: *mut c_void) -> isize {
+    // SAFETY: as promised by the caller. The child runs only the instructions above: no libc, no thread-local storage,
+    // no stack; the parent sees an ordinary call of a C function.
+    unsafe { cofferdam_clone3(args, size_of::<CloneArgs>(), program) }
+}
+
+/// clone3(2), which this architecture's interpreter is still missing for.
+///
+/// # Safety
+/// None here.
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) unsafe fn clone3(_args: &CloneArgs, _program: *mut c_void) -> isize {
+    -(libc::ENOSYS as isize)
+}

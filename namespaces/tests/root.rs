@@ -1,0 +1,615 @@
+//! Programs started on the real kernel. The program is this test binary itself: it needs no other on the machine.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::print_stdout, reason = "the payload's way to answer")]
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use cofferdam_namespaces::{
+    Capabilities, Command, Error, ErrorKind, IdMap, Mount, Namespace, Namespaces, RootFs, Stdio,
+};
+use cofferdam_testkit::{Need, have, in_mount_namespace};
+
+const PAYLOAD: &str = "COFFERDAM_PAYLOAD";
+
+/// Not a test of its own: what runs inside. Prints what it was asked for between markers, and exits.
+#[test]
+fn payload() {
+    let Ok(what) = std::env::var(PAYLOAD) else {
+        return;
+    };
+    let (verb, rest) = what.split_once(' ').unwrap_or((&what, ""));
+    let text = match verb {
+        "read" => fs::read_to_string(rest).map_err(|error| error.to_string()),
+        "list" => fs::read_dir(rest)
+            .map_err(|error| error.to_string())
+            .map(|entries| {
+                let mut names: Vec<_> = entries.flatten().map(|e| e.file_name()).collect();
+                names.sort();
+                names
+                    .iter()
+                    .map(|name| name.to_string_lossy().into_owned() + "\n")
+                    .collect()
+            }),
+        "write" => fs::write(rest, "written")
+            .map_err(|error| error.to_string())
+            .map(|()| "done".into()),
+        "cwd" => std::env::current_dir()
+            .map_err(|e| e.to_string())
+            .map(|d| d.display().to_string()),
+        "env" => Ok(std::env::vars()
+            .map(|(n, v)| format!("{n}={v}\n"))
+            .collect()),
+        "exit" => std::process::exit(rest.parse().unwrap()),
+        "abort" => std::process::abort(),
+        "sleep" => {
+            std::thread::sleep(Duration::from_secs(60));
+            Ok(String::new())
+        }
+        "echo" => std::io::read_to_string(std::io::stdin()).map_err(|error| error.to_string()),
+        other => Err(format!("no payload {other}")),
+    };
+    match text {
+        Ok(text) => println!("<<<{text}>>>"),
+        Err(text) => println!("<<<error: {text}>>>"),
+    }
+    std::process::exit(0);
+}
+
+/// This binary, to run `what` inside.
+fn inside(what: &str) -> Command {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "payload", "--nocapture", "--test-threads=1"])
+        .env(PAYLOAD, what)
+        .stdout(Stdio::piped())
+}
+
+/// The same in a root of its own: the host's, as a bind mount.
+fn rooted(what: &str) -> Command {
+    inside(what).root(RootFs::directory("/")).hostname("box")
+}
+
+/// Runs it to its end and returns what it printed.
+fn output(command: Command) -> String {
+    let output = command
+        .spawn()
+        .unwrap_or_else(|error| panic!("{error}"))
+        .wait_with_output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let text = text
+        .split_once("<<<")
+        .and_then(|(_, rest)| rest.rsplit_once(">>>"));
+    text.unwrap_or_else(|| panic!("no output, {}", output.status))
+        .0
+        .to_owned()
+}
+
+fn refused(command: Command) -> Error {
+    match command.spawn() {
+        Ok(child) => panic!("{} was started", child.pid()),
+        Err(error) => error,
+    }
+}
+
+/// A directory that is gone with the test.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("cofferdam-ns-{}-{name}", std::process::id()));
+        fs::create_dir(&path).unwrap();
+        Scratch(path)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).unwrap();
+    }
+}
+
+#[test]
+fn namespaces_are_its_own_and_the_rest_is_shared() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    let link = |name: &str| fs::read_link(format!("/proc/self/ns/{name}")).unwrap();
+    for (namespace, name) in [
+        (Namespace::Pid, "pid"),
+        (Namespace::Mount, "mnt"),
+        (Namespace::Uts, "uts"),
+        (Namespace::Ipc, "ipc"),
+        (Namespace::Net, "net"),
+        (Namespace::Cgroup, "cgroup"),
+    ] {
+        let only = Namespaces::none().with(namespace);
+        let child = inside("sleep").namespaces(only).spawn().unwrap();
+        for other in ["pid", "mnt", "uts", "ipc", "net", "cgroup", "user"] {
+            let its = fs::read_link(format!("/proc/{}/ns/{other}", child.pid())).unwrap();
+            assert_eq!(
+                its != link(other),
+                other == name,
+                "{other} with {namespace:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_program_is_pid_1_with_its_host_name() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    assert_eq!(output(rooted("read /proc/sys/kernel/hostname")), "box\n");
+    let status = output(rooted("read /proc/1/status"));
+    assert!(status.contains("NSpid:\t1\n"), "{status}");
+}
+
+#[test]
+fn capabilities_are_dockers_and_none_is_inheritable() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    let field = |status: &str, name: &str| {
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+        u64::from_str_radix(line.split_whitespace().nth(1).unwrap(), 16).unwrap()
+    };
+    let status = output(rooted("read /proc/self/status"));
+    for (name, expected) in [
+        ("CapInh", 0),
+        ("CapAmb", 0),
+        ("CapPrm", 0xa804_25fb),
+        ("CapEff", 0xa804_25fb),
+        ("CapBnd", 0xa804_25fb),
+        ("NoNewPrivs", 1),
+        ("SigBlk", 0),
+        ("SigIgn", 0x1000), // Rust's runtime ignores SIGPIPE
+    ] {
+        assert_eq!(field(&status, name), expected, "{name}");
+    }
+    let status = output(rooted("read /proc/self/status").capabilities(Capabilities::NONE));
+    assert_eq!(field(&status, "CapBnd"), 0);
+    assert_eq!(field(&status, "CapPrm"), 0);
+}
+
+#[test]
+fn a_user_has_no_capabilities_and_no_groups() {
+    if !have(&[Need::Root]) {
+        return;
+    }
+    let status = output(rooted("read /proc/self/status").user(1000, 1001));
+    assert!(
+        status.contains("Uid:\t1000\t1000\t1000\t1000\n"),
+        "{status}"
+    );
+    assert!(
+        status.contains("Gid:\t1001\t1001\t1001\t1001\n"),
+        "{status}"
+    );
+    assert!(status.contains("Groups:\t \n"), "{status}");
+    assert!(status.contains("CapPrm:\t0000000000000000\n"), "{status}");
+}
+
+#[test]
+fn a_user_namespace_makes_it_root_inside_and_nobody_outside() {
+    if !have(&[Need::Root]) {
+        return;
+    }
+    let map = output(rooted("read /proc/self/uid_map").id_map(IdMap::range(200_000, 1000)));
+    assert_eq!(
+        map.split_whitespace().collect::<Vec<_>>(),
+        ["0", "200000", "1000"]
+    );
+    let child = rooted("sleep")
+        .id_map(IdMap::range(200_000, 1000))
+        .spawn()
+        .unwrap();
+    let status = fs::read_to_string(format!("/proc/{}/status", child.pid())).unwrap();
+    assert!(status.contains("Uid:\t200000\t200000"), "{status}");
+    assert!(status.contains("CapAmb:\t0000000000000000"), "{status}");
+}
+
+#[test]
+fn the_single_id_map_needs_no_privilege() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    let status = output(rooted("read /proc/self/status").id_map(IdMap::current_user()));
+    assert!(status.contains("Uid:\t0\t0\t0\t0\n"), "{status}");
+    let setgroups = output(rooted("read /proc/self/setgroups").id_map(IdMap::current_user()));
+    assert_eq!(setgroups, "deny\n");
+}
+
+#[test]
+fn dev_proc_and_sys_are_a_containers() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    let names = output(rooted("list /dev"));
+    let expected = "fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero";
+    assert_eq!(
+        names.split_whitespace().collect::<Vec<_>>().join(" "),
+        expected
+    );
+    assert_eq!(output(rooted("write /dev/null")), "done");
+    assert_eq!(output(rooted("read /proc/timer_list")).len(), 0, "masked");
+    for path in ["/proc/sys/kernel/core_pattern", "/sys/kernel/profiling"] {
+        let refused = output(rooted(&format!("write {path}")));
+        assert!(
+            refused.starts_with("error: Read-only") || refused.contains("denied"),
+            "{path}: {refused}"
+        );
+    }
+}
+
+#[test]
+fn nothing_of_the_host_is_mounted_but_the_root() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    let root = Scratch::new("alone");
+    let exe = std::env::current_exe().unwrap();
+    let needs = ["/lib", "/lib64", "/usr"]
+        .into_iter()
+        .filter(|path| Path::new(path).is_dir());
+    let mut command = Command::new("/test")
+        .args(["--exact", "payload", "--nocapture", "--test-threads=1"])
+        .env(PAYLOAD, "read /proc/self/mountinfo")
+        .stdout(Stdio::piped())
+        .root(RootFs::directory(&root.0))
+        .mount(Mount::bind(exe, "/test").read_only());
+    for path in needs {
+        command = command.mount(Mount::bind(path, path).read_only());
+    }
+    let mounts = output(command);
+    let targets: Vec<_> = mounts
+        .lines()
+        .map(|line| line.split(' ').nth(4).unwrap())
+        .collect();
+    assert_eq!(
+        targets.iter().filter(|target| **target == "/").count(),
+        1,
+        "{targets:?}"
+    );
+    let known = [
+        "/", "/dev", "/lib", "/lib64", "/proc", "/sys", "/test", "/usr",
+    ];
+    let known = |target: &str| {
+        known
+            .iter()
+            .any(|k| target == *k || target.starts_with(&format!("{k}/")))
+    };
+    assert!(targets.iter().all(|target| known(target)), "{targets:?}");
+}
+
+#[test]
+fn mounts_are_what_was_asked_for() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    let host = Scratch::new("mounts");
+    let file = host.0.join("file");
+    fs::write(&file, "of the host").unwrap();
+    let path = host.0.display();
+    let bound = |what: &str| {
+        rooted(what)
+            .mount(Mount::tmpfs("/mnt", 1 << 20))
+            .mount(Mount::bind(&host.0, "/mnt/a/b"))
+            .mount(Mount::bind(&host.0, "/mnt/ro").read_only())
+            .mount(Mount::bind(&file, "/mnt/file"))
+            .mount(Mount::file("/mnt/etc/secret", b"a\0b".as_slice()).mode(0o400))
+            .mount(Mount::file("/mnt/empty", ""))
+    };
+    assert_eq!(output(bound("read /mnt/a/b/file")), "of the host");
+    assert_eq!(output(bound("read /mnt/file")), "of the host");
+    assert_eq!(output(bound("read /mnt/etc/secret")), "a\0b");
+    assert_eq!(output(bound("read /mnt/empty")), "");
+    assert!(output(bound("write /mnt/ro/file")).starts_with("error: Read-only"));
+    assert_eq!(output(bound("write /mnt/a/b/new")), "done");
+    assert_eq!(
+        fs::read_to_string(host.0.join("new")).unwrap(),
+        "written",
+        "{path}"
+    );
+    assert_eq!(
+        output(bound("list /dev")).lines().count(),
+        14,
+        "no helper file is left in /dev"
+    );
+}
+
+#[test]
+fn a_read_only_bind_is_read_only_all_the_way_down() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    let host = Scratch::new("recursive");
+    let below = host.0.join("below");
+    fs::create_dir(&below).unwrap();
+    in_mount_namespace(|| {
+        rustix::mount::mount(
+            "tmpfs",
+            &below,
+            "tmpfs",
+            rustix::mount::MountFlags::empty(),
+            None::<&std::ffi::CStr>,
+        )
+        .unwrap();
+        let command =
+            rooted("write /mnt/below/file").mount(Mount::bind(&host.0, "/mnt").read_only());
+        assert!(output(command).starts_with("error: Read-only"));
+        let command = rooted("write /mnt/below/file").mount(Mount::bind(&host.0, "/mnt"));
+        assert_eq!(output(command), "done");
+    });
+}
+
+#[test]
+fn a_link_in_the_root_never_leads_to_the_host() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    let (root, victim) = (Scratch::new("linked"), Scratch::new("victim"));
+    std::os::unix::fs::symlink(&victim.0, root.0.join("data")).unwrap();
+    let before = fs::read_dir(&victim.0).unwrap().count();
+    let command = Command::new("/nothing")
+        .root(RootFs::directory(&root.0))
+        .mount(Mount::file("/data/resolv.conf", "x"))
+        .mount(Mount::tmpfs("/data/dir", 4096));
+    // Inside the root the link leads nowhere; making its target there would be fine as well.
+    let error = refused(command);
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    assert_eq!(
+        fs::read_dir(&victim.0).unwrap().count(),
+        before,
+        "something was made on the host"
+    );
+
+    for name in ["proc", "dev", "sys"] {
+        let root = Scratch::new(&format!("link-{name}"));
+        std::os::unix::fs::symlink(&victim.0, root.0.join(name)).unwrap();
+        let error = refused(Command::new("/nothing").root(RootFs::directory(&root.0)));
+        assert_eq!(error.raw_os_error(), Some(libc_eloop()), "{error}");
+        assert!(error.to_string().contains(&format!("/{name}")), "{error}");
+    }
+    assert_eq!(fs::read_dir(&victim.0).unwrap().count(), before);
+}
+
+fn libc_eloop() -> i32 {
+    rustix::io::Errno::LOOP.raw_os_error()
+}
+
+#[test]
+fn errors_name_the_item_and_leave_no_process() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    let cases = [
+        (
+            rooted("").root(RootFs::directory("/nowhere")),
+            ErrorKind::NotFound,
+            "open the root /nowhere: ENOENT",
+        ),
+        (
+            rooted("").root(RootFs::directory("/proc/self/status")),
+            ErrorKind::InvalidInput,
+            "ENOTDIR",
+        ),
+        (
+            rooted("").mount(Mount::bind("/nowhere", "/mnt")),
+            ErrorKind::NotFound,
+            "mount source /nowhere",
+        ),
+        (
+            rooted("").workdir("/nowhere"),
+            ErrorKind::NotFound,
+            "enter the workdir /nowhere: ENOENT",
+        ),
+        (
+            rooted("").workdir("/proc/self/fd/3"),
+            ErrorKind::InvalidInput,
+            "ELOOP",
+        ),
+        (
+            rooted("").workdir("/proc/1/root"),
+            ErrorKind::InvalidInput,
+            "ELOOP",
+        ),
+        (
+            Command::new("/nowhere"),
+            ErrorKind::NotFound,
+            "start /nowhere: execve /nowhere: ENOENT",
+        ),
+        (
+            Command::new("nowhere"),
+            ErrorKind::NotFound,
+            "start nowhere: execve nowhere: ENOENT",
+        ),
+        (
+            Command::new("/"),
+            ErrorKind::PermissionDenied,
+            "execve /: EACCES",
+        ),
+    ];
+    for (command, kind, text) in cases {
+        let error = refused(command);
+        assert_eq!(error.kind(), kind, "{error}");
+        assert!(error.to_string().contains(text), "{error}");
+    }
+}
+
+#[test]
+fn streams_environment_and_workdir_arrive() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    let mut child = inside("echo").stdin(Stdio::piped()).spawn().unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all("čau".as_bytes())
+        .unwrap();
+    let out = child.wait_with_output().unwrap();
+    assert!(String::from_utf8(out.stdout).unwrap().contains("<<<čau>>>"));
+    assert_eq!(output(rooted("cwd").workdir("/dev/shm")), "/dev/shm");
+    let env = output(inside("env").env("A", "b"));
+    let mut names: Vec<_> = env
+        .lines()
+        .filter_map(|line| line.split_once('='))
+        .map(|(n, _)| n)
+        .collect();
+    names.sort_unstable();
+    assert_eq!(names, ["A", PAYLOAD, "PATH"]);
+}
+
+#[test]
+fn big_arguments_and_files_arrive_whole() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    let big = "x".repeat(3 << 20);
+    let text = output(
+        rooted("read /mnt/big")
+            .mount(Mount::tmpfs("/mnt", 8 << 20))
+            .mount(Mount::file("/mnt/big", big.clone())),
+    );
+    assert!(text == big, "{} bytes", text.len());
+    let long = "y".repeat(100 << 10);
+    let env = output(inside("env").env("LONG", long.clone()));
+    assert!(env.contains(&format!("LONG={long}\n")));
+    let error = refused(rooted("").mount(Mount::file("/mnt/big", vec![0; 9 << 20])));
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+}
+
+#[test]
+fn the_only_fds_are_the_streams() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    let leaked = fs::File::open("/").unwrap();
+    rustix::io::fcntl_setfd(&leaked, rustix::io::FdFlags::empty()).unwrap();
+    // 3 is the listing itself.
+    assert_eq!(output(rooted("list /proc/self/fd")), "0\n1\n2\n3\n");
+}
+
+#[test]
+fn status_signal_and_timeouts_are_told_apart() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    assert_eq!(
+        inside("exit 7").spawn().unwrap().wait().unwrap().code(),
+        Some(7)
+    );
+    let child = inside("sleep").spawn().unwrap();
+    let before = Instant::now();
+    assert_eq!(child.wait_timeout(Duration::from_millis(50)).unwrap(), None);
+    assert!(before.elapsed() >= Duration::from_millis(50));
+    assert_eq!(child.try_wait().unwrap(), None);
+    child.kill().unwrap();
+    let status = child.wait_timeout(Duration::from_secs(5)).unwrap().unwrap();
+    assert_eq!(status.signal(), Some(9));
+    assert_eq!(child.try_wait().unwrap(), Some(status), "the status stays");
+    child.kill().unwrap();
+    assert_eq!(
+        child.signal(999).unwrap_err().kind(),
+        ErrorKind::InvalidInput
+    );
+}
+
+#[test]
+fn dropping_it_kills_and_persist_does_not() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    let child = inside("sleep").spawn().unwrap();
+    let process = format!("/proc/{}", child.pid());
+    drop(child);
+    assert!(!Path::new(&process).exists());
+
+    let child = inside("sleep").spawn().unwrap();
+    let pidfd = std::os::fd::AsFd::as_fd(&child)
+        .try_clone_to_owned()
+        .unwrap();
+    let pid = child.persist();
+    let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    assert!(!state.contains(") Z "), "{state}");
+    rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL).unwrap();
+    let id = rustix::process::WaitId::PidFd(std::os::fd::AsFd::as_fd(&pidfd));
+    rustix::process::waitid(id, rustix::process::WaitIdOptions::EXITED).unwrap();
+}
+
+#[test]
+fn it_is_killed_when_the_start_takes_too_long() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    // A full pipe in place of a cgroup.procs: the child cannot go on.
+    let (_read, write) = rustix::pipe::pipe().unwrap();
+    rustix::io::fcntl_setfd(&write, rustix::io::FdFlags::CLOEXEC).unwrap();
+    rustix::io::write(&write, &[0; 64 << 10]).unwrap();
+    let before = Instant::now();
+    let command = rooted("sleep")
+        .cgroup_procs(write)
+        .start_deadline(Duration::from_millis(200));
+    let error = refused(command);
+    assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+    assert!(
+        (200..2000).contains(&before.elapsed().as_millis()),
+        "{:?}",
+        before.elapsed()
+    );
+}
+
+#[test]
+fn the_thread_that_started_it_can_end() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    let child = std::thread::spawn(|| inside("sleep").spawn().unwrap())
+        .join()
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(child.try_wait().unwrap(), None);
+}
+
+#[test]
+fn nothing_of_the_callers_process_changes() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    let state = || {
+        let status = fs::read_to_string("/proc/self/status").unwrap();
+        let fields = [
+            "Umask",
+            "SigBlk",
+            "SigIgn",
+            "SigCgt",
+            "CapEff",
+            "NoNewPrivs",
+            "Seccomp",
+        ];
+        let lines = status
+            .lines()
+            .filter(|line| fields.iter().any(|field| line.starts_with(field)));
+        let lines: Vec<_> = lines.map(str::to_owned).collect();
+        let read = |path: &str| fs::read_to_string(path).unwrap();
+        let dumpable = rustix::process::dumpable_behavior().unwrap();
+        (
+            lines,
+            read("/proc/self/oom_score_adj"),
+            std::env::current_dir().unwrap(),
+            format!("{dumpable:?}"),
+        )
+    };
+    let before = state();
+    output(rooted("cwd"));
+    output(rooted("cwd").id_map(IdMap::current_user()));
+    refused(Command::new("/nowhere"));
+    assert_eq!(state(), before);
+}
