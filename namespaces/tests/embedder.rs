@@ -44,7 +44,7 @@ fn starts_do_not_hang_fail_or_leak_while_threads_allocate() {
         done.store(true, Ordering::Relaxed);
         assert!(results.iter().all(Result::is_ok), "a start failed");
     });
-    before.assert_same("cofferdam");
+    before.assert_same("cofferdam-namespaces-embedder");
 }
 
 /// Every third in a user namespace too, every fifth of a program that does not exist.
