@@ -1,0 +1,298 @@
+//! What can go wrong, as one line each.
+
+use std::fmt;
+use std::io;
+
+/// What this crate's calls return.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why a call failed: one line with what was being done, to what, and the kernel's errno and words.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct Error(Box<Inner>);
+
+/// The kind of an [`Error`], to decide by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The kernel or this version of the crate lacks it.
+    Unsupported,
+    /// A capability is missing.
+    PermissionDenied,
+    /// What was named is not there, such as the host address to publish on.
+    NotFound,
+    /// The port, bridge or subnet is in the table already, or the table of that name is somebody else's.
+    AlreadyExists,
+    /// A socket of the host has the port, or others changed the ruleset too often meanwhile.
+    Busy,
+    /// An argument is wrong in itself.
+    InvalidInput,
+    /// The kernel answered something unexpected.
+    Malformed,
+    /// Any other errno.
+    Os,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Inner {
+    #[error("port {spec:?}: {part} {value:?}: {reason}")]
+    Port {
+        spec: String,
+        part: &'static str,
+        value: String,
+        reason: &'static str,
+    },
+    #[error("port {spec:?}: {form} is not supported yet")]
+    Form { spec: String, form: &'static str },
+    #[error("{what} {value:?}: {reason}")]
+    Input {
+        what: &'static str,
+        value: String,
+        reason: &'static str,
+    },
+    #[error("{doing}: {what} is not supported yet")]
+    NotYet { doing: String, what: String },
+    #[error("{doing}: {by} is there already")]
+    Taken { doing: String, by: String },
+    #[error("{doing}: the table was changed by others in each of {tries} tries")]
+    Contended { doing: String, tries: u32 },
+    #[error("{doing}: {step}: unexpected answer: {what}")]
+    Answer {
+        doing: String,
+        step: String,
+        what: String,
+    },
+    #[error("{doing}: {step}: {errno}{note}")]
+    Os {
+        doing: String,
+        step: String,
+        errno: Errno,
+        note: Note,
+        kind: ErrorKind,
+    },
+}
+
+impl Error {
+    /// What kind of failure it is.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match &*self.0 {
+            Inner::Port { .. } | Inner::Input { .. } => ErrorKind::InvalidInput,
+            Inner::Form { .. } | Inner::NotYet { .. } => ErrorKind::Unsupported,
+            Inner::Taken { .. } => ErrorKind::AlreadyExists,
+            Inner::Contended { .. } => ErrorKind::Busy,
+            Inner::Answer { .. } => ErrorKind::Malformed,
+            Inner::Os { kind, .. } => *kind,
+        }
+    }
+
+    /// The errno behind it, if a system call or the kernel's answer gave one.
+    #[must_use]
+    pub fn raw_os_error(&self) -> Option<i32> {
+        match &*self.0 {
+            Inner::Os { errno, .. } => Some(errno.0),
+            _ => None,
+        }
+    }
+}
+
+impl From<Inner> for Error {
+    fn from(inner: Inner) -> Self {
+        Error(Box::new(inner))
+    }
+}
+
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        let kind = match error.kind() {
+            ErrorKind::Unsupported => io::ErrorKind::Unsupported,
+            ErrorKind::PermissionDenied => io::ErrorKind::PermissionDenied,
+            ErrorKind::NotFound => io::ErrorKind::NotFound,
+            ErrorKind::AlreadyExists => io::ErrorKind::AlreadyExists,
+            ErrorKind::Busy => io::ErrorKind::ResourceBusy,
+            ErrorKind::InvalidInput => io::ErrorKind::InvalidInput,
+            ErrorKind::Malformed => io::ErrorKind::InvalidData,
+            ErrorKind::Os => io::ErrorKind::Other,
+        };
+        io::Error::new(kind, error)
+    }
+}
+
+/// A failed step, before it is known what it was a step of.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    Os {
+        step: String,
+        errno: Errno,
+        note: Note,
+        kind: ErrorKind,
+    },
+    Answer {
+        step: String,
+        what: String,
+    },
+}
+
+impl Failure {
+    /// A failed system call.
+    pub(crate) fn call(step: impl fmt::Display, error: &io::Error) -> Self {
+        let errno = Errno(error.raw_os_error().unwrap_or(libc::EIO));
+        Failure::Os {
+            step: step.to_string(),
+            errno,
+            note: Note::None,
+            kind: errno.kind(),
+        }
+    }
+
+    pub(crate) fn errno(&self) -> Option<i32> {
+        match self {
+            Failure::Os { errno, .. } => Some(errno.0),
+            Failure::Answer { .. } => None,
+        }
+    }
+
+    /// The same errno, as an error of another kind.
+    pub(crate) fn of_kind(mut self, as_kind: ErrorKind) -> Self {
+        if let Failure::Os { kind, .. } = &mut self {
+            *kind = as_kind;
+        }
+        self
+    }
+
+    pub(crate) fn with_note(mut self, words: &'static str) -> Self {
+        if let Failure::Os { note, .. } = &mut self {
+            *note = Note::Ours(words);
+        }
+        self
+    }
+
+    pub(crate) fn during(self, doing: impl fmt::Display) -> Error {
+        let doing = doing.to_string();
+        match self {
+            Failure::Os {
+                step,
+                errno,
+                note,
+                kind,
+            } => Inner::Os {
+                doing,
+                step,
+                errno,
+                note,
+                kind,
+            },
+            Failure::Answer { step, what } => Inner::Answer { doing, step, what },
+        }
+        .into()
+    }
+}
+
+/// What stands after an errno: the kernel's extended ack, or what we know about the cause.
+#[derive(Debug)]
+pub(crate) enum Note {
+    None,
+    Kernel(String),
+    Ours(&'static str),
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Note::None => Ok(()),
+            Note::Kernel(text) => write!(f, " ({text})"),
+            Note::Ours(text) => write!(f, " ({text})"),
+        }
+    }
+}
+
+/// An errno that prints as `NAME: text`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Errno(pub(crate) i32);
+
+impl Errno {
+    pub(crate) fn kind(self) -> ErrorKind {
+        match self.0 {
+            libc::EPERM | libc::EACCES => ErrorKind::PermissionDenied,
+            libc::ENOENT | libc::EADDRNOTAVAIL => ErrorKind::NotFound,
+            libc::EEXIST => ErrorKind::AlreadyExists,
+            libc::EBUSY | libc::EADDRINUSE => ErrorKind::Busy,
+            libc::EOPNOTSUPP | libc::EAFNOSUPPORT | libc::EPROTONOSUPPORT | libc::ENOSYS => {
+                ErrorKind::Unsupported
+            }
+            _ => ErrorKind::Os,
+        }
+    }
+
+    fn name(self) -> Option<&'static str> {
+        Some(match self.0 {
+            libc::EPERM => "EPERM",
+            libc::ENOENT => "ENOENT",
+            libc::EINTR => "EINTR",
+            libc::EIO => "EIO",
+            libc::EAGAIN => "EAGAIN",
+            libc::ENOMEM => "ENOMEM",
+            libc::EACCES => "EACCES",
+            libc::EBUSY => "EBUSY",
+            libc::EEXIST => "EEXIST",
+            libc::EINVAL => "EINVAL",
+            libc::ENFILE => "ENFILE",
+            libc::EMFILE => "EMFILE",
+            libc::ENOSPC => "ENOSPC",
+            libc::ERANGE => "ERANGE",
+            libc::ENOTEMPTY => "ENOTEMPTY",
+            libc::ERESTART => "ERESTART",
+            libc::EMSGSIZE => "EMSGSIZE",
+            libc::EPROTONOSUPPORT => "EPROTONOSUPPORT",
+            libc::EOPNOTSUPP => "EOPNOTSUPP",
+            libc::EAFNOSUPPORT => "EAFNOSUPPORT",
+            libc::EADDRINUSE => "EADDRINUSE",
+            libc::EADDRNOTAVAIL => "EADDRNOTAVAIL",
+            libc::ENOBUFS => "ENOBUFS",
+            libc::ENOSYS => "ENOSYS",
+            _ => return None,
+        })
+    }
+}
+
+impl fmt::Display for Errno {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = io::Error::from_raw_os_error(self.0).to_string();
+        let text = text.split(" (os error").next().unwrap_or_default();
+        match self.name() {
+            Some(name) => write!(f, "{name}: {text}"),
+            None => write!(f, "errno {}: {text}", self.0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_os_error_is_one_line_with_errno_name_and_the_kernels_words() {
+        let failure = Failure::Os {
+            step: "add element ports4".to_owned(),
+            errno: Errno(libc::EEXIST),
+            note: Note::Kernel("Element already exists".to_owned()),
+            kind: ErrorKind::AlreadyExists,
+        };
+        let error = failure.during("publish 8080:80/tcp to 10.0.0.2");
+        assert_eq!(
+            error.to_string(),
+            "publish 8080:80/tcp to 10.0.0.2: add element ports4: EEXIST: File exists (Element already exists)"
+        );
+        assert_eq!(error.kind(), ErrorKind::AlreadyExists);
+        assert_eq!(error.raw_os_error(), Some(libc::EEXIST));
+        assert_eq!(io::Error::from(error).kind(), io::ErrorKind::AlreadyExists);
+    }
+
+    #[test]
+    fn an_errno_without_a_name_here_shows_its_number() {
+        assert_eq!(
+            Errno(libc::EXDEV).to_string(),
+            "errno 18: Invalid cross-device link"
+        );
+    }
+}
