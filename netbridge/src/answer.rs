@@ -1,0 +1,300 @@
+//! What the kernel answers: just the attributes this crate needs, so that an attribute of a newer kernel cannot break
+//! the rest.
+
+use std::net::Ipv4Addr;
+
+use ipnetwork::Ipv4Network;
+use netlink_packet_core::{NLM_F_ACK_TLVS, NLM_F_CAPPED, NlaBuffer, NlasIterator};
+
+use crate::error::{Error, ErrorKind, Result};
+
+pub(crate) const NLMSG_ERROR: u16 = 2;
+pub(crate) const NLMSG_DONE: u16 = 3;
+const HEADER: usize = 16;
+
+/// One netlink message: the fields of its header that matter, and its payload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Message<'a> {
+    pub(crate) kind: u16,
+    pub(crate) flags: u16,
+    pub(crate) sequence: u32,
+    pub(crate) payload: &'a [u8],
+}
+
+/// Splits a datagram into its messages.
+pub(crate) fn messages(mut datagram: &[u8]) -> Result<Vec<Message<'_>>> {
+    let mut found = Vec::new();
+    while !datagram.is_empty() {
+        let length = u32_at(datagram, 0)? as usize;
+        if length < HEADER || length > datagram.len() {
+            return Err(malformed("a message's length is wrong"));
+        }
+        found.push(Message {
+            kind: u16_at(datagram, 4)?,
+            flags: u16_at(datagram, 6)?,
+            sequence: u32_at(datagram, 8)?,
+            payload: &datagram[HEADER..length],
+        });
+        datagram = datagram
+            .get(length.next_multiple_of(4)..)
+            .unwrap_or_default();
+    }
+    Ok(found)
+}
+
+/// The end of one request: errno 0 for success, and the text of the extended ack.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Ack {
+    pub(crate) errno: i32,
+    pub(crate) text: Option<String>,
+}
+
+impl Ack {
+    /// Reads an `NLMSG_ERROR`.
+    pub(crate) fn of_error(message: &Message<'_>) -> Result<Self> {
+        let errno = -i32_at(message.payload, 0)?;
+        // The request follows: only its header where the answer is capped, else all of it.
+        let echoed = if message.flags & NLM_F_CAPPED != 0 {
+            HEADER
+        } else {
+            (u32_at(message.payload, 4)? as usize).next_multiple_of(4)
+        };
+        let text = match message.payload.get(4 + echoed..) {
+            Some(attributes) if message.flags & NLM_F_ACK_TLVS != 0 => extended_text(attributes),
+            _ => None,
+        };
+        Ok(Ack { errno, text })
+    }
+
+    /// Reads an `NLMSG_DONE`, which may carry the errno of a dump that failed.
+    pub(crate) fn of_done(message: &Message<'_>) -> Self {
+        let errno = i32_at(message.payload, 0).map_or(0, i32::wrapping_neg);
+        let text = match message.payload.get(4..) {
+            Some(attributes) if message.flags & NLM_F_ACK_TLVS != 0 => extended_text(attributes),
+            _ => None,
+        };
+        Ack { errno, text }
+    }
+}
+
+fn extended_text(attributes: &[u8]) -> Option<String> {
+    const NLMSGERR_ATTR_MSG: u16 = 1;
+    NlasIterator::new(attributes)
+        .flatten()
+        .find(|attribute| attribute.kind() == NLMSGERR_ATTR_MSG)
+        .map(|attribute| text(attribute.value()).replace('\n', " "))
+}
+
+/// A link, as `RTM_NEWLINK` tells it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LinkAnswer {
+    pub(crate) index: u32,
+    pub(crate) name: String,
+    pub(crate) kind: Option<String>,
+    pub(crate) mtu: u32,
+    /// `IFLA_LINK`: of a veth, the index of its peer, in the peer's namespace.
+    pub(crate) link: Option<u32>,
+    /// `IFLA_BRPORT_STATE`, of a port of a bridge.
+    pub(crate) port_state: Option<u8>,
+}
+
+/// `BR_STATE_FORWARDING`.
+pub(crate) const FORWARDING: u8 = 3;
+
+impl LinkAnswer {
+    pub(crate) fn parse(payload: &[u8]) -> Result<Self> {
+        const IFLA_IFNAME: u16 = 3;
+        const IFLA_MTU: u16 = 4;
+        const IFLA_LINK: u16 = 5;
+        const IFLA_LINKINFO: u16 = 18;
+        let mut link = LinkAnswer {
+            index: u32_at(payload, 4)?,
+            ..LinkAnswer::default()
+        };
+        for attribute in attributes(payload, 16)? {
+            let attribute = attribute?;
+            match attribute.kind() {
+                IFLA_IFNAME => link.name = text(attribute.value()),
+                IFLA_MTU => link.mtu = u32_at(attribute.value(), 0)?,
+                IFLA_LINK => link.link = Some(u32_at(attribute.value(), 0)?),
+                IFLA_LINKINFO => link.parse_info(attribute.value())?,
+                _ => {}
+            }
+        }
+        Ok(link)
+    }
+
+    fn parse_info(&mut self, info: &[u8]) -> Result<()> {
+        const IFLA_INFO_KIND: u16 = 1;
+        const IFLA_INFO_SLAVE_KIND: u16 = 4;
+        const IFLA_INFO_SLAVE_DATA: u16 = 5;
+        const IFLA_BRPORT_STATE: u16 = 1;
+        let mut port_of = String::new();
+        for attribute in attributes(info, 0)? {
+            let attribute = attribute?;
+            match attribute.kind() {
+                IFLA_INFO_KIND => self.kind = Some(text(attribute.value())),
+                IFLA_INFO_SLAVE_KIND => port_of = text(attribute.value()),
+                IFLA_INFO_SLAVE_DATA if port_of == "bridge" => {
+                    self.port_state = attributes(attribute.value(), 0)?
+                        .flatten()
+                        .find(|option| option.kind() == IFLA_BRPORT_STATE)
+                        .and_then(|option| option.value().first().copied());
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An IPv4 address of a link, as `RTM_NEWADDR` tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct AddressAnswer {
+    pub(crate) index: u32,
+    /// The subnet: of a point-to-point link, the far end's.
+    pub(crate) subnet: Ipv4Network,
+}
+
+impl AddressAnswer {
+    pub(crate) fn parse(payload: &[u8]) -> Result<Option<Self>> {
+        const IFA_ADDRESS: u16 = 1;
+        let (family, prefix) = (byte_at(payload, 0)?, byte_at(payload, 1)?);
+        if i32::from(family) != libc::AF_INET {
+            return Ok(None);
+        }
+        let index = u32_at(payload, 4)?;
+        for attribute in attributes(payload, 8)? {
+            let attribute = attribute?;
+            if attribute.kind() == IFA_ADDRESS {
+                let subnet = network(attribute.value(), prefix)?;
+                return Ok(Some(AddressAnswer { index, subnet }));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// How a route leads to its destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// The destination is on the link, or the host itself.
+    OnLink,
+    /// By another router, or to nowhere.
+    Routed,
+}
+
+/// An IPv4 route, as `RTM_NEWROUTE` tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RouteAnswer {
+    pub(crate) destination: Ipv4Network,
+    pub(crate) reach: Reach,
+    /// The link of the route, or of its first hop.
+    pub(crate) link: Option<u32>,
+    pub(crate) metric: u32,
+    /// Whether it is of table `main`.
+    pub(crate) main: bool,
+}
+
+impl RouteAnswer {
+    pub(crate) fn parse(payload: &[u8]) -> Result<Option<Self>> {
+        const RTA_DST: u16 = 1;
+        const RTA_OIF: u16 = 4;
+        const RTA_GATEWAY: u16 = 5;
+        const RTA_PRIORITY: u16 = 6;
+        const RTA_MULTIPATH: u16 = 9;
+        const RTA_VIA: u16 = 18;
+        if i32::from(byte_at(payload, 0)?) != libc::AF_INET {
+            return Ok(None);
+        }
+        let prefix = byte_at(payload, 1)?;
+        let mut route = RouteAnswer {
+            destination: network(&[0; 4], prefix)?,
+            reach: reach_of_type(byte_at(payload, 7)?),
+            link: None,
+            metric: 0,
+            main: byte_at(payload, 4)? == libc::RT_TABLE_MAIN,
+        };
+        for attribute in attributes(payload, 12)? {
+            let attribute = attribute?;
+            let value = attribute.value();
+            match attribute.kind() {
+                RTA_DST => route.destination = network(value, prefix)?,
+                RTA_OIF => route.link = Some(u32_at(value, 0)?),
+                RTA_PRIORITY => route.metric = u32_at(value, 0)?,
+                RTA_GATEWAY | RTA_VIA => route.reach = Reach::Routed,
+                RTA_MULTIPATH => {
+                    // struct rtnexthop: its length, flags and hops, then the link.
+                    route.link = Some(u32_at(value, 4)?);
+                    route.reach = Reach::Routed;
+                }
+                _ => {}
+            }
+        }
+        Ok(Some(route))
+    }
+}
+
+fn reach_of_type(kind: u8) -> Reach {
+    match kind {
+        libc::RTN_UNICAST | libc::RTN_LOCAL | libc::RTN_BROADCAST | libc::RTN_ANYCAST => {
+            Reach::OnLink
+        }
+        _ => Reach::Routed,
+    }
+}
+
+type Attributes<'a> = Box<dyn Iterator<Item = Result<NlaBuffer<&'a [u8]>>> + 'a>;
+
+fn attributes(payload: &[u8], after: usize) -> Result<Attributes<'_>> {
+    let rest = payload
+        .get(after..)
+        .ok_or_else(|| malformed("a message is too short"))?;
+    Ok(Box::new(NlasIterator::new(rest).map(|attribute| {
+        attribute.map_err(|error| malformed(&error.to_string()))
+    })))
+}
+
+fn network(octets: &[u8], prefix: u8) -> Result<Ipv4Network> {
+    let octets: [u8; 4] = octets
+        .try_into()
+        .map_err(|_error| malformed("an IPv4 address is not 4 bytes"))?;
+    Ipv4Network::new(Ipv4Addr::from(octets), prefix).map_err(|error| malformed(&error.to_string()))
+}
+
+fn text(value: &[u8]) -> String {
+    let end = value.iter().position(|&byte| byte == 0);
+    String::from_utf8_lossy(&value[..end.unwrap_or(value.len())]).into_owned()
+}
+
+fn byte_at(bytes: &[u8], at: usize) -> Result<u8> {
+    array_at::<1>(bytes, at).map(|[byte]| byte)
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Result<u16> {
+    array_at(bytes, at).map(u16::from_ne_bytes)
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Result<u32> {
+    array_at(bytes, at).map(u32::from_ne_bytes)
+}
+
+fn i32_at(bytes: &[u8], at: usize) -> Result<i32> {
+    array_at(bytes, at).map(i32::from_ne_bytes)
+}
+
+fn array_at<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N]> {
+    bytes
+        .get(at..)
+        .and_then(|rest| rest.first_chunk())
+        .copied()
+        .ok_or_else(|| malformed("a message is too short"))
+}
+
+pub(crate) fn malformed(why: &str) -> Error {
+    Error::plain(
+        ErrorKind::Malformed,
+        "read the kernel's rtnetlink answer",
+        why,
+    )
+}

@@ -1,0 +1,131 @@
+//! Links of a network namespace.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::answer::LinkAnswer;
+use crate::error::{ErrorKind, Result};
+use crate::ifname::IfName;
+use crate::message::{self, LOOPBACK, Up};
+use crate::socket::Socket;
+
+/// A network link as the kernel lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Link {
+    /// The index, unique in its network namespace.
+    pub index: u32,
+    /// The name, unique in its network namespace.
+    pub name: String,
+    /// `bridge`, `veth`, ...; none for `lo` and hardware.
+    pub kind: Option<String>,
+}
+
+/// Lists the links of the calling thread's network namespace, as by `RTM_GETLINK`.
+///
+/// # Errors
+/// `Busy` where links keep changing while they are listed; `Os` where the kernel refuses.
+pub fn links() -> Result<Vec<Link>> {
+    let payloads = Socket::open()?.dump(&message::all_links())?;
+    payloads
+        .iter()
+        .map(|payload| {
+            let LinkAnswer {
+                index, name, kind, ..
+            } = LinkAnswer::parse(payload)?;
+            Ok(Link { index, name, kind })
+        })
+        .collect()
+}
+
+/// Sets `lo` of the calling thread's network namespace up, as by `RTM_SETLINK`: in a fresh namespace it is down.
+///
+/// # Errors
+/// `PermissionDenied` without `CAP_NET_ADMIN` over the namespace.
+pub fn loopback_up() -> Result<()> {
+    let request = message::set_up(LOOPBACK, "lo", Up::default());
+    Socket::open()?.ask_one(request).map(drop)
+}
+
+/// The rtnetlink socket of a bridge and its ports, in the network namespace the bridge was made in.
+#[derive(Clone, Debug)]
+pub(crate) struct SharedSocket(Arc<Mutex<Socket>>);
+
+impl SharedSocket {
+    pub(crate) fn open() -> Result<Self> {
+        Ok(SharedSocket(Arc::new(Mutex::new(Socket::open()?))))
+    }
+
+    /// A panic of another thread leaves at most unread answers, which are told by their sequence number.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Socket> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A link this process made: dropping it deletes the link.
+#[derive(Debug)]
+pub(crate) struct LinkGuard {
+    socket: SharedSocket,
+    /// 0 until it is found.
+    index: u32,
+    name: IfName,
+    armed: bool,
+}
+
+impl LinkGuard {
+    /// Guards a link by its name alone, until it is found.
+    pub(crate) fn new(socket: SharedSocket, name: IfName) -> Self {
+        LinkGuard {
+            socket,
+            index: 0,
+            name,
+            armed: true,
+        }
+    }
+
+    /// Takes the index from the answer to [`message::link_named`]: it holds where the name may change.
+    pub(crate) fn found(&mut self, payload: &[u8]) -> Result<LinkAnswer> {
+        let link = LinkAnswer::parse(payload)?;
+        self.index = link.index;
+        Ok(link)
+    }
+
+    pub(crate) fn index(&self) -> u32 {
+        self.index
+    }
+
+    pub(crate) fn name(&self) -> &IfName {
+        &self.name
+    }
+
+    pub(crate) fn socket(&self) -> &SharedSocket {
+        &self.socket
+    }
+
+    /// Deletes the link. One that is gone already is a success.
+    pub(crate) fn remove(mut self) -> Result<()> {
+        self.armed = false;
+        self.delete()
+    }
+
+    /// Leaves the link where it is.
+    pub(crate) fn persist(mut self) -> IfName {
+        self.armed = false;
+        self.name.clone()
+    }
+
+    fn delete(&self) -> Result<()> {
+        let request = message::delete_link(self.index, &self.name);
+        match self.socket.lock().ask_one(request) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            done => done.map(drop),
+        }
+    }
+}
+
+impl Drop for LinkGuard {
+    fn drop(&mut self) {
+        if self.armed {
+            let _unused = self.delete().is_ok();
+        }
+    }
+}

@@ -1,0 +1,368 @@
+//! A container's link to a bridge.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::BorrowedFd;
+use std::thread;
+use std::time::Duration;
+
+use ipnetwork::{IpNetwork, Ipv4Network};
+use rustix::fs::fstat;
+
+use crate::answer::{FORWARDING, LinkAnswer, malformed};
+use crate::bridge::{Attached, Bridge};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ifname::IfName;
+use crate::link::{LinkGuard, SharedSocket};
+use crate::message::{self, LinkLocal, Peer, Request, Up};
+use crate::netns::run_in;
+use crate::socket::Socket;
+use crate::subnet::{hash, v4};
+use crate::sysctl;
+
+/// How many names for the host's end are tried where none was given.
+const NAMES: u32 = 8;
+
+/// How often, and how far apart, the bridge is asked whether it forwards for a new port.
+const FORWARDING_POLLS: u32 = 40;
+const FORWARDING_PAUSE: Duration = Duration::from_micros(250);
+
+/// What a container gets of a bridge: [`Bridge::attach`] does it.
+///
+/// ```
+/// use cofferdam_netbridge::{Attachment, Gateway};
+///
+/// let second_network = Attachment::new("172.21.0.2/24".parse().unwrap())
+///     .ifname("eth1".parse()?)
+///     .gateway(Gateway::None);
+/// # Ok::<(), cofferdam_netbridge::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "an attachment does nothing until Bridge::attach"]
+pub struct Attachment {
+    address: IpNetwork,
+    gateway: Gateway,
+    ifname: IfName,
+    host_ifname: Option<IfName>,
+}
+
+/// Where a container's default route leads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Gateway {
+    /// To the bridge.
+    #[default]
+    Bridge,
+    /// To this address of the subnet.
+    Address(IpAddr),
+    /// There is none: an internal network, or the container has one by another network.
+    None,
+}
+
+impl Attachment {
+    /// An interface `eth0` with this address, and a default route to the bridge. The prefix is the bridge's.
+    pub fn new(address: IpNetwork) -> Self {
+        Attachment {
+            address,
+            gateway: Gateway::Bridge,
+            ifname: IfName::derived("eth0".to_owned()),
+            host_ifname: None,
+        }
+    }
+
+    /// Where the default route leads.
+    pub fn gateway(mut self, gateway: Gateway) -> Self {
+        self.gateway = gateway;
+        self
+    }
+
+    /// The name of the interface in the container.
+    pub fn ifname(mut self, name: IfName) -> Self {
+        self.ifname = name;
+        self
+    }
+
+    /// The name of the host's end. Without it, one is derived of the bridge, the namespace and the interface name.
+    pub fn host_ifname(mut self, name: IfName) -> Self {
+        self.host_ifname = Some(name);
+        self
+    }
+}
+
+/// A link of a container to a bridge, made by [`Bridge::attach`]: a veth pair. Dropping it deletes both ends, as by
+/// `RTM_DELLINK`, which takes the kernel 20 to 40 ms ([`Port::remove`] tells how that went).
+///
+/// There are two ways to be rid of it:
+/// - [`remove`](Port::remove) deletes both ends now. When it returns, nobody sees a link any more, though processes and
+///   sockets may still be in the namespace. It waits those 20 to 40 ms.
+/// - [`persist`](Port::persist), then drop the last fd, socket and process of the network namespace. That takes
+///   microseconds; the kernel deletes both ends when it takes the namespace down, some tens of milliseconds later, many
+///   namespaces at once. Until then the host's end can be seen.
+///
+/// A namespace that ended on its own took the link with it: then `remove` succeeds and Drop does nothing.
+#[derive(Debug)]
+#[must_use = "dropping a Port detaches the container"]
+pub struct Port {
+    link: LinkGuard,
+    lease: Lease,
+    address: Ipv4Network,
+}
+
+impl Port {
+    /// Deletes the link, as by `RTM_DELLINK`: 20 to 40 ms. One that is gone already is a success.
+    ///
+    /// # Errors
+    /// `PermissionDenied` where `CAP_NET_ADMIN` was lost.
+    pub fn remove(self) -> Result<()> {
+        self.link.remove()
+    }
+
+    /// Leaves the link to end with the network namespace of the container, and returns the name of the host's end.
+    pub fn persist(self) -> IfName {
+        self.link.persist()
+    }
+
+    /// The name of the host's end.
+    #[must_use]
+    pub fn name(&self) -> &IfName {
+        self.link.name()
+    }
+
+    /// The index of the host's end.
+    #[must_use]
+    pub fn index(&self) -> u32 {
+        self.link.index()
+    }
+
+    /// The address of the container's end, with the prefix of the subnet.
+    #[must_use]
+    pub fn address(&self) -> IpNetwork {
+        IpNetwork::V4(self.address)
+    }
+
+    /// The hardware address of the container's end.
+    #[must_use]
+    pub fn mac(&self) -> [u8; 6] {
+        message::mac_of(self.lease.address)
+    }
+}
+
+/// An address of a bridge in use by a port that lives.
+#[derive(Debug)]
+struct Lease {
+    address: Ipv4Addr,
+    attached: Attached,
+}
+
+impl Lease {
+    fn take(bridge: &Bridge, address: Ipv4Addr) -> Result<Self> {
+        let attached = bridge.attached().clone();
+        if attached.insert(address) {
+            return Ok(Lease { address, attached });
+        }
+        let what = format!("attach {address} to {}", bridge.name());
+        let why = "a container has the address";
+        Err(Error::plain(ErrorKind::AlreadyExists, what, why))
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.attached.remove(self.address);
+    }
+}
+
+pub(crate) fn attach(
+    bridge: &Bridge,
+    netns: BorrowedFd<'_>,
+    attachment: &Attachment,
+) -> Result<Port> {
+    attach_counted(bridge, netns, attachment).map(|(port, _)| port)
+}
+
+/// Beside the port, how many messages were sent inside the container's namespace.
+fn attach_counted(
+    bridge: &Bridge,
+    netns: BorrowedFd<'_>,
+    attachment: &Attachment,
+) -> Result<(Port, u32)> {
+    let address = container_address(bridge, attachment.address)?;
+    let gateway = default_gateway(bridge, attachment.gateway)?;
+    let lease = Lease::take(bridge, address.ip())?;
+    let (link, inside) = create_pair(bridge, netns, attachment, address.ip())?;
+    let port = Port {
+        link,
+        lease,
+        address,
+    };
+    set_port_options(&port.link)?;
+    let sent = run_in(netns, || {
+        configure(inside, &attachment.ifname, address, gateway)
+    })??;
+    await_forwarding(&port.link)?;
+    Ok((port, sent))
+}
+
+/// The address with the prefix of the bridge's subnet, in which it must be one of a container.
+fn container_address(bridge: &Bridge, address: IpNetwork) -> Result<Ipv4Network> {
+    let subnet = bridge.gateway();
+    let ip = v4(address)?.ip();
+    let why = if !subnet.contains(ip) {
+        "it is not in the subnet"
+    } else if ip == subnet.ip() {
+        "it is the address of the bridge"
+    } else if ip == subnet.network() || ip == subnet.broadcast() {
+        "it is the network or the broadcast address"
+    } else {
+        return Ok(Ipv4Network::new(ip, subnet.prefix()).unwrap_or(subnet));
+    };
+    let what = format!("attach {ip} to {} with {subnet}", bridge.name());
+    Err(Error::invalid(what, why))
+}
+
+fn default_gateway(bridge: &Bridge, gateway: Gateway) -> Result<Option<Ipv4Addr>> {
+    match gateway {
+        Gateway::Bridge => Ok(Some(bridge.gateway().ip())),
+        Gateway::Address(address) => Ok(Some(v4(address.into())?.ip())),
+        Gateway::None => Ok(None),
+    }
+}
+
+/// Makes the veth pair and returns the host's end, with the index of the container's end.
+fn create_pair(
+    bridge: &Bridge,
+    netns: BorrowedFd<'_>,
+    attachment: &Attachment,
+    address: Ipv4Addr,
+) -> Result<(LinkGuard, u32)> {
+    let peer = Peer {
+        netns,
+        name: &attachment.ifname,
+        mac: message::mac_of(address),
+    };
+    if let Some(name) = &attachment.host_ifname {
+        return create_named(bridge, name, peer)?.map_err(Clash::into_error);
+    }
+    let mut last = None;
+    for attempt in 0..NAMES {
+        let name = host_name(bridge.index(), netns, &attachment.ifname, attempt)?;
+        match create_named(bridge, &name, peer)? {
+            Ok(pair) => return Ok(pair),
+            Err(Clash::Host(error)) => last = Some(error),
+            Err(Clash::Inside(error)) => return Err(error),
+        }
+    }
+    Err(last.unwrap_or_else(|| malformed("no name was tried")))
+}
+
+/// Which of the two names was taken, with the kernel's refusal.
+#[derive(Debug)]
+enum Clash {
+    Host(Error),
+    Inside(Error),
+}
+
+impl Clash {
+    fn into_error(self) -> Error {
+        match self {
+            Clash::Host(error) | Clash::Inside(error) => error,
+        }
+    }
+}
+
+/// `EEXIST` does not say whose name is taken: whether the host's end can be read does.
+fn create_named(
+    bridge: &Bridge,
+    name: &IfName,
+    peer: Peer<'_>,
+) -> Result<std::result::Result<(LinkGuard, u32), Clash>> {
+    let veth = message::create_veth(name, bridge.index(), bridge.mtu(), peer);
+    let [created, read] = bridge
+        .socket()
+        .lock()
+        .ask([veth, message::link_named(name)])?;
+    match created {
+        Ok(_) => {}
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+        Err(error) if read.is_ok() => return Ok(Err(Clash::Host(error))),
+        Err(error) => return Ok(Err(Clash::Inside(error))),
+    }
+    let mut link = LinkGuard::new(bridge.socket().clone(), name.clone());
+    let host = link.found(&read?)?;
+    let inside = host.link.ok_or_else(|| malformed("a veth has no peer"))?;
+    Ok(Ok((link, inside)))
+}
+
+/// A name for the host's end: the same again for the same bridge, namespace and interface name.
+fn host_name(bridge: u32, netns: BorrowedFd<'_>, ifname: &IfName, attempt: u32) -> Result<IfName> {
+    let inode = fstat(netns)
+        .map_err(|errno| Error::sys("stat the network namespace", errno))?
+        .st_ino;
+    Ok(derived_host_name(bridge, inode, ifname, attempt))
+}
+
+fn derived_host_name(bridge: u32, inode: u64, ifname: &IfName, attempt: u32) -> IfName {
+    let bytes = bridge
+        .to_ne_bytes()
+        .into_iter()
+        .chain(inode.to_ne_bytes())
+        .chain(attempt.to_ne_bytes())
+        .chain(ifname.as_str().bytes());
+    IfName::derived(format!("veth{:010x}", hash(bytes) >> 24))
+}
+
+/// Hairpin mode, and no IPv6 address for the host's end, which nothing could reach.
+fn set_port_options(link: &LinkGuard) -> Result<()> {
+    let ask = |link_local| {
+        let request = message::port_options(link.index(), link.name(), link_local);
+        link.socket().lock().ask_one(request).map(drop)
+    };
+    match ask(LinkLocal::Off) {
+        // A kernel, or an MTU, without IPv6.
+        Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => ask(LinkLocal::Unchanged),
+        done => done,
+    }
+}
+
+/// What is done inside the container's namespace. Returns how many messages it took.
+fn configure(
+    index: u32,
+    name: &IfName,
+    address: Ipv4Network,
+    gateway: Option<Ipv4Addr>,
+) -> Result<u32> {
+    sysctl::ipv6_off(name)?;
+    let mut socket = Socket::open()?;
+    socket.ask_all(&inside_requests(index, name, address, gateway))?;
+    Ok(socket.sent())
+}
+
+fn inside_requests(
+    index: u32,
+    name: &IfName,
+    address: Ipv4Network,
+    gateway: Option<Ipv4Addr>,
+) -> Vec<Request> {
+    let mut requests = vec![
+        message::add_address(index, name, address),
+        message::set_up(index, name.as_str(), Up::default()),
+    ];
+    requests.extend(gateway.map(|gateway| message::add_default_route(index, name, gateway)));
+    requests
+}
+
+/// Waits until the bridge forwards for the port: the kernel lets it a moment after the container's end goes up, and the
+/// first packets would be lost, which costs the container a second until ARP asks again. Reading the link hurries the
+/// kernel on (since 6.8). A bridge that is down never forwards: then this gives up after 10 ms, without an error.
+fn await_forwarding(link: &LinkGuard) -> Result<()> {
+    for _ in 0..FORWARDING_POLLS {
+        if port_state(link.socket(), link.index())? == Some(FORWARDING) {
+            return Ok(());
+        }
+        thread::sleep(FORWARDING_PAUSE);
+    }
+    Ok(())
+}
+
+fn port_state(socket: &SharedSocket, index: u32) -> Result<Option<u8>> {
+    let answer = socket.lock().ask_one(message::link_at(index))?;
+    Ok(LinkAnswer::parse(&answer)?.port_state)
+}
