@@ -1,0 +1,385 @@
+//! What can go wrong, said in one line.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The result of everything here that can fail.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why a cgroup operation failed: what was being done, to which path, and the errno with its name.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct Error(Box<Inner>);
+
+/// What sort of failure an [`Error`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The machine or its kernel cannot do this: no cgroup mount, no such controller.
+    Unsupported,
+    /// The caller may not write there, or the cgroup filesystem is mounted read-only.
+    PermissionDenied,
+    /// The cgroup, its parent or the process does not exist (any more).
+    NotFound,
+    /// A cgroup of this name exists in one of the hierarchies.
+    AlreadyExists,
+    /// Processes are in the way.
+    Busy,
+    /// The caller's value cannot be used.
+    InvalidInput,
+    /// The kernel said something this crate does not understand.
+    Malformed,
+    /// Another errno: see [`Error::raw_os_error`].
+    Os,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Inner {
+    #[error("{op} {}: {errno}", path.display())]
+    Sys {
+        op: &'static str,
+        path: PathBuf,
+        errno: Errno,
+    },
+    #[error(
+        "{op} {}: {errno}; it needs root in the initial user namespace, or as parent a cgroup delegated to this user",
+        path.display()
+    )]
+    Denied {
+        op: &'static str,
+        path: PathBuf,
+        errno: Errno,
+    },
+    #[error("write {value:?} to {}: {errno}", path.display())]
+    Write {
+        path: PathBuf,
+        value: String,
+        errno: Errno,
+    },
+    #[error("{}: unexpected line {line:?}", path.display())]
+    Parse { path: PathBuf, line: String },
+    #[error("{}: is not the cgroup filesystem that mountinfo tells of", path.display())]
+    NotCgroupfs { path: PathBuf },
+    #[error("no cgroup hierarchy is mounted where this process can see it")]
+    NoHierarchy,
+    #[error("limit {limit} {value}: {reason}")]
+    Limit {
+        limit: &'static str,
+        value: String,
+        reason: &'static str,
+    },
+    #[error("cgroup name {name:?}: {reason}")]
+    Name { name: String, reason: &'static str },
+    #[error("cgroup path {}: {reason}", path.display())]
+    Path { path: PathBuf, reason: &'static str },
+    #[error("limit {limit}: no hierarchy of this machine has the {controller} controller")]
+    NoController {
+        limit: &'static str,
+        controller: &'static str,
+    },
+    #[error("limit {limit}: this kernel has no {}", path.display())]
+    NoFile { limit: &'static str, path: PathBuf },
+    #[error("{}: the memory controller is not enabled for this cgroup; create it with a memory limit", path.display())]
+    NoMemory { path: PathBuf },
+    #[error(
+        "enable {controllers} in {}: not in its cgroup.controllers; the parent cgroup has to pass it on",
+        level.display()
+    )]
+    NotPassedOn { level: PathBuf, controllers: String },
+    #[error(
+        "enable {controllers} in {}: it has processes of its own; move them into a child cgroup first",
+        level.display()
+    )]
+    Populated { level: PathBuf, controllers: String },
+    #[error(
+        "create a cgroup in {}: its cgroup.type is {kind:?}, where only threads can live; choose another parent",
+        level.display()
+    )]
+    Threaded { level: PathBuf, kind: String },
+    #[error("remove {}: processes are still in it after {waited:?}", path.display())]
+    Remaining { path: PathBuf, waited: Duration },
+    #[error("kill {}: processes appeared faster than they could be killed for {waited:?}", path.display())]
+    Unkilled { path: PathBuf, waited: Duration },
+}
+
+impl Error {
+    /// What sort of failure it is.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match &*self.0 {
+            Inner::Sys { errno, .. } | Inner::Denied { errno, .. } | Inner::Write { errno, .. } => {
+                errno.kind()
+            }
+            Inner::Parse { .. } => ErrorKind::Malformed,
+            Inner::Limit { .. } | Inner::Name { .. } | Inner::Path { .. } => {
+                ErrorKind::InvalidInput
+            }
+            Inner::NotCgroupfs { .. }
+            | Inner::NoHierarchy
+            | Inner::NoController { .. }
+            | Inner::NoFile { .. }
+            | Inner::NoMemory { .. }
+            | Inner::NotPassedOn { .. }
+            | Inner::Threaded { .. } => ErrorKind::Unsupported,
+            Inner::Populated { .. } | Inner::Remaining { .. } | Inner::Unkilled { .. } => {
+                ErrorKind::Busy
+            }
+        }
+    }
+
+    /// The errno, where a system call failed.
+    #[must_use]
+    pub fn raw_os_error(&self) -> Option<i32> {
+        match &*self.0 {
+            Inner::Sys { errno, .. } | Inner::Denied { errno, .. } | Inner::Write { errno, .. } => {
+                Some(errno.0)
+            }
+            _ => None,
+        }
+    }
+
+    pub(crate) fn sys(op: &'static str, path: &Path, errno: rustix::io::Errno) -> Self {
+        let path = path.to_owned();
+        let errno = Errno(errno.raw_os_error());
+        Self::new(match errno.kind() {
+            ErrorKind::PermissionDenied => Inner::Denied { op, path, errno },
+            _ => Inner::Sys { op, path, errno },
+        })
+    }
+
+    pub(crate) fn write(path: PathBuf, value: &str, errno: rustix::io::Errno) -> Self {
+        Self::new(Inner::Write {
+            path,
+            value: value.to_owned(),
+            errno: Errno(errno.raw_os_error()),
+        })
+    }
+
+    pub(crate) fn parse(path: &Path, line: &[u8]) -> Self {
+        Self::new(Inner::Parse {
+            path: path.to_owned(),
+            line: String::from_utf8_lossy(line).into_owned(),
+        })
+    }
+
+    pub(crate) fn not_cgroupfs(path: &Path) -> Self {
+        Self::new(Inner::NotCgroupfs {
+            path: path.to_owned(),
+        })
+    }
+
+    pub(crate) fn no_hierarchy() -> Self {
+        Self::new(Inner::NoHierarchy)
+    }
+
+    pub(crate) fn limit(
+        limit: &'static str,
+        value: impl fmt::Display,
+        reason: &'static str,
+    ) -> Self {
+        Self::new(Inner::Limit {
+            limit,
+            value: value.to_string(),
+            reason,
+        })
+    }
+
+    pub(crate) fn name(name: &str, reason: &'static str) -> Self {
+        Self::new(Inner::Name {
+            name: name.to_owned(),
+            reason,
+        })
+    }
+
+    pub(crate) fn path(path: &Path, reason: &'static str) -> Self {
+        Self::new(Inner::Path {
+            path: path.to_owned(),
+            reason,
+        })
+    }
+
+    pub(crate) fn no_controller(limit: &'static str, controller: &'static str) -> Self {
+        Self::new(Inner::NoController { limit, controller })
+    }
+
+    pub(crate) fn no_file(limit: &'static str, path: PathBuf) -> Self {
+        Self::new(Inner::NoFile { limit, path })
+    }
+
+    pub(crate) fn no_memory(path: &Path) -> Self {
+        Self::new(Inner::NoMemory {
+            path: path.to_owned(),
+        })
+    }
+
+    pub(crate) fn not_passed_on(level: &Path, controllers: String) -> Self {
+        Self::new(Inner::NotPassedOn {
+            level: level.to_owned(),
+            controllers,
+        })
+    }
+
+    pub(crate) fn populated(level: &Path, controllers: String) -> Self {
+        Self::new(Inner::Populated {
+            level: level.to_owned(),
+            controllers,
+        })
+    }
+
+    pub(crate) fn threaded(level: &Path, kind: String) -> Self {
+        Self::new(Inner::Threaded {
+            level: level.to_owned(),
+            kind,
+        })
+    }
+
+    pub(crate) fn remaining(path: &Path, waited: Duration) -> Self {
+        Self::new(Inner::Remaining {
+            path: path.to_owned(),
+            waited,
+        })
+    }
+
+    pub(crate) fn unkilled(path: &Path, waited: Duration) -> Self {
+        Self::new(Inner::Unkilled {
+            path: path.to_owned(),
+            waited,
+        })
+    }
+
+    fn new(inner: Inner) -> Self {
+        Error(Box::new(inner))
+    }
+}
+
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        let kind = match error.kind() {
+            ErrorKind::Unsupported => io::ErrorKind::Unsupported,
+            ErrorKind::PermissionDenied => io::ErrorKind::PermissionDenied,
+            ErrorKind::NotFound => io::ErrorKind::NotFound,
+            ErrorKind::AlreadyExists => io::ErrorKind::AlreadyExists,
+            ErrorKind::Busy => io::ErrorKind::ResourceBusy,
+            ErrorKind::InvalidInput => io::ErrorKind::InvalidInput,
+            ErrorKind::Malformed => io::ErrorKind::InvalidData,
+            ErrorKind::Os => error.raw_os_error().map_or(io::ErrorKind::Other, |errno| {
+                io::Error::from_raw_os_error(errno).kind()
+            }),
+        };
+        io::Error::new(kind, error)
+    }
+}
+
+/// An errno that prints its name and text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Errno(i32);
+
+impl Errno {
+    fn kind(self) -> ErrorKind {
+        use rustix::io::Errno as E;
+        match E::from_raw_os_error(self.0) {
+            E::ACCESS | E::PERM | E::ROFS => ErrorKind::PermissionDenied,
+            E::NOENT | E::NODEV | E::SRCH => ErrorKind::NotFound,
+            E::EXIST => ErrorKind::AlreadyExists,
+            E::BUSY => ErrorKind::Busy,
+            E::INVAL | E::RANGE | E::NAMETOOLONG => ErrorKind::InvalidInput,
+            E::NOSYS | E::OPNOTSUPP => ErrorKind::Unsupported,
+            _ => ErrorKind::Os,
+        }
+    }
+
+    /// Name and text of those that cgroupfs gives.
+    fn known(self) -> Option<(&'static str, &'static str)> {
+        use rustix::io::Errno as E;
+        Some(match E::from_raw_os_error(self.0) {
+            E::PERM => ("EPERM", "Operation not permitted"),
+            E::NOENT => ("ENOENT", "No such file or directory"),
+            E::SRCH => ("ESRCH", "No such process"),
+            E::INTR => ("EINTR", "Interrupted system call"),
+            E::IO => ("EIO", "Input/output error"),
+            E::AGAIN => ("EAGAIN", "Resource temporarily unavailable"),
+            E::NOMEM => ("ENOMEM", "Cannot allocate memory"),
+            E::ACCESS => ("EACCES", "Permission denied"),
+            E::BUSY => ("EBUSY", "Device or resource busy"),
+            E::EXIST => ("EEXIST", "File exists"),
+            E::XDEV => ("EXDEV", "Invalid cross-device link"),
+            E::NODEV => ("ENODEV", "No such device"),
+            E::NOTDIR => ("ENOTDIR", "Not a directory"),
+            E::INVAL => ("EINVAL", "Invalid argument"),
+            E::NFILE => ("ENFILE", "Too many open files in system"),
+            E::MFILE => ("EMFILE", "Too many open files"),
+            E::NOSPC => ("ENOSPC", "No space left on device"),
+            E::ROFS => ("EROFS", "Read-only file system"),
+            E::RANGE => ("ERANGE", "Numerical result out of range"),
+            E::NAMETOOLONG => ("ENAMETOOLONG", "File name too long"),
+            E::NOSYS => ("ENOSYS", "Function not implemented"),
+            E::LOOP => ("ELOOP", "Too many levels of symbolic links"),
+            E::OPNOTSUPP => ("EOPNOTSUPP", "Operation not supported"),
+            _ => return None,
+        })
+    }
+}
+
+impl fmt::Display for Errno {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.known() {
+            Some((name, text)) => write!(f, "{name}: {text}"),
+            None => {
+                let text = io::Error::from_raw_os_error(self.0).to_string();
+                let text = text.split(" (os error").next().unwrap_or_default();
+                write!(f, "errno {}: {text}", self.0)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::io::Errno as E;
+
+    #[test]
+    fn an_error_is_one_line_with_the_name_of_its_errno() {
+        let error = Error::sys("mkdir", Path::new("/sys/fs/cgroup/a"), E::NOENT);
+        assert_eq!(
+            error.to_string(),
+            "mkdir /sys/fs/cgroup/a: ENOENT: No such file or directory"
+        );
+        let error = Error::write("/sys/fs/cgroup/a/pids.max".into(), "5\n", E::INVAL);
+        assert_eq!(
+            error.to_string(),
+            "write \"5\\n\" to /sys/fs/cgroup/a/pids.max: EINVAL: Invalid argument"
+        );
+        let error = Error::sys("mkdir", Path::new("/a"), E::DQUOT);
+        assert_eq!(
+            error.to_string(),
+            "mkdir /a: errno 122: Disk quota exceeded"
+        );
+    }
+
+    #[test]
+    fn kinds_and_errnos_survive_in_an_io_error() {
+        let table = [
+            (E::ROFS, io::ErrorKind::PermissionDenied),
+            (E::SRCH, io::ErrorKind::NotFound),
+            (E::BUSY, io::ErrorKind::ResourceBusy),
+            (E::OPNOTSUPP, io::ErrorKind::Unsupported),
+            (E::NOSPC, io::ErrorKind::StorageFull),
+        ];
+        for (errno, kind) in table {
+            let error = Error::sys("mkdir", Path::new("/a"), errno);
+            assert_eq!(error.raw_os_error(), Some(errno.raw_os_error()));
+            let text = error.to_string();
+            let io = io::Error::from(error);
+            assert_eq!((io.kind(), io.to_string()), (kind, text));
+        }
+    }
+
+    #[test]
+    fn a_denial_says_what_is_missing() {
+        let text = Error::sys("mkdir", Path::new("/a"), E::ACCESS).to_string();
+        assert!(text.starts_with("mkdir /a: EACCES: Permission denied; it needs root"));
+    }
+}

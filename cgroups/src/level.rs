@@ -1,0 +1,191 @@
+//! Whether one level of the v2 tree can pass controllers on to its children; the decision is pure.
+
+use crate::controller::Controller;
+use crate::dir::Dir;
+use crate::error::{Error, Result};
+use rustix::fs::OFlags;
+
+/// What one v2 cgroup says about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Level {
+    kind: Kind,
+    /// `cgroup.controllers`: what the level above passes on.
+    offered: Vec<Controller>,
+    /// `cgroup.subtree_control`: what it passes on itself.
+    enabled: Vec<Controller>,
+    has_processes: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Kind {
+    /// The root of the whole tree: it may have processes and pass controllers on.
+    Root,
+    Domain,
+    /// `threaded`, `domain threaded`, `domain invalid`: a child could not take processes.
+    Threaded(String),
+}
+
+/// What has to happen for children of a level to have the controllers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Ready,
+    /// Write this into `cgroup.subtree_control`.
+    Enable(String),
+    /// These are not offered.
+    NotPassedOn(String),
+    /// These cannot be enabled beside processes. The kernel would allow it for `cpu` and `pids`, but that makes the
+    /// level threaded and its children unusable.
+    Populated(String),
+    Threaded(String),
+}
+
+impl Level {
+    /// Reads it, as far as `needed` asks for.
+    pub(crate) fn read(dir: &Dir, needed: &[Controller]) -> Result<Self> {
+        let kind = match dir.read("cgroup.type")?.as_deref().map(str::trim_end) {
+            None | Some("domain") => root_or_domain(dir),
+            Some(kind) => Kind::Threaded(kind.to_owned()),
+        };
+        let mut level = Level {
+            kind,
+            offered: Vec::new(),
+            enabled: Vec::new(),
+            has_processes: false,
+        };
+        if !needed.is_empty() {
+            level.offered = controllers(&dir.read_required("cgroup.controllers")?);
+            level.enabled = controllers(&dir.read_required("cgroup.subtree_control")?);
+            level.has_processes = level.kind == Kind::Domain && has_processes(dir)?;
+        }
+        Ok(level)
+    }
+
+    pub(crate) fn verdict(&self, needed: &[Controller]) -> Verdict {
+        if let Kind::Threaded(kind) = &self.kind {
+            return Verdict::Threaded(kind.clone());
+        }
+        let lacking = |have: &[Controller]| -> Vec<Controller> {
+            let lacking = needed
+                .iter()
+                .filter(|controller| !have.contains(controller));
+            lacking.copied().collect()
+        };
+        let missing = lacking(&self.enabled);
+        let not_offered = lacking(&self.offered);
+        if !not_offered.is_empty() {
+            Verdict::NotPassedOn(joined(&not_offered, ""))
+        } else if missing.is_empty() {
+            Verdict::Ready
+        } else if self.has_processes {
+            Verdict::Populated(joined(&missing, ""))
+        } else {
+            Verdict::Enable(joined(&missing, "+"))
+        }
+    }
+}
+
+/// Makes children of `dir` have the controllers: at most one write.
+pub(crate) fn enable(dir: &Dir, needed: &[Controller]) -> Result<()> {
+    match Level::read(dir, needed)?.verdict(needed) {
+        Verdict::Ready => Ok(()),
+        Verdict::NotPassedOn(which) => Err(Error::not_passed_on(dir.path(), which)),
+        Verdict::Populated(which) => Err(Error::populated(dir.path(), which)),
+        Verdict::Threaded(kind) => Err(Error::threaded(dir.path(), kind)),
+        Verdict::Enable(value) => dir
+            .write("cgroup.subtree_control", &value)
+            .map_err(|errno| Error::write(dir.file_path("cgroup.subtree_control"), &value, errno)),
+    }
+}
+
+/// The controllers of a list, those that this crate knows.
+pub(crate) fn controllers(text: &str) -> Vec<Controller> {
+    text.split_whitespace()
+        .filter_map(Controller::from_name)
+        .collect()
+}
+
+/// Only the root lacks `cgroup.events`; kernels before 4.14 have no `cgroup.type`.
+fn root_or_domain(dir: &Dir) -> Kind {
+    match dir.open_file("cgroup.events", OFlags::PATH) {
+        Ok(_) => Kind::Domain,
+        Err(_) => Kind::Root,
+    }
+}
+
+fn has_processes(dir: &Dir) -> Result<bool> {
+    Ok(!dir.read_required("cgroup.procs")?.is_empty())
+}
+
+fn joined(controllers: &[Controller], sign: &str) -> String {
+    let words: Vec<_> = controllers
+        .iter()
+        .map(|controller| format!("{sign}{controller}"))
+        .collect();
+    words.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Controller::{Cpu, Memory, Pids};
+
+    fn level(kind: Kind, offered: &str, enabled: &str, has_processes: bool) -> Level {
+        Level {
+            kind,
+            offered: controllers(offered),
+            enabled: controllers(enabled),
+            has_processes,
+        }
+    }
+
+    #[test]
+    fn only_what_is_needed_and_missing_is_enabled() {
+        let all = "cpuset cpu io memory hugetlb pids rdma misc";
+        let table = [
+            (level(Kind::Root, all, "", false), "+memory +pids"),
+            (level(Kind::Root, all, "cpu memory", false), "+pids"),
+            (level(Kind::Domain, all, "pids", false), "+memory"),
+        ];
+        for (level, value) in table {
+            assert_eq!(
+                level.verdict(&[Memory, Pids]),
+                Verdict::Enable(value.to_owned())
+            );
+        }
+    }
+
+    #[test]
+    fn nothing_is_written_where_all_is_enabled() {
+        let level = level(Kind::Domain, "cpu memory pids", "memory pids", true);
+        assert_eq!(level.verdict(&[Memory, Pids]), Verdict::Ready);
+        assert_eq!(level.verdict(&[]), Verdict::Ready);
+    }
+
+    #[test]
+    fn a_level_with_processes_enables_nothing_not_even_cpu() {
+        let level = level(Kind::Domain, "cpu memory pids", "pids", true);
+        assert_eq!(
+            level.verdict(&[Cpu, Pids]),
+            Verdict::Populated("cpu".to_owned())
+        );
+    }
+
+    #[test]
+    fn what_the_level_above_keeps_is_named() {
+        let level = level(Kind::Domain, "memory pids", "", false);
+        assert_eq!(
+            level.verdict(&[Cpu, Memory]),
+            Verdict::NotPassedOn("cpu".to_owned())
+        );
+    }
+
+    #[test]
+    fn a_threaded_level_takes_no_children() {
+        let kind = Kind::Threaded("domain threaded".to_owned());
+        let level = level(kind, "cpu", "cpu", false);
+        assert_eq!(
+            level.verdict(&[]),
+            Verdict::Threaded("domain threaded".to_owned())
+        );
+    }
+}
