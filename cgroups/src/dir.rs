@@ -5,11 +5,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags};
 use rustix::io::Errno;
 
 use crate::controller::Version;
 use crate::error::{Error, Result};
+use crate::mountinfo::Mounted;
 
 const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
@@ -25,28 +26,16 @@ pub(crate) struct Dir {
 
 impl Dir {
     /// Opens the top of a mount and checks that it is the one meant, not something mounted over it.
-    pub(crate) fn open_mount(path: &Path, version: Version, device: (u32, u32)) -> Result<Self> {
+    pub(crate) fn open_mount(mounted: &Mounted) -> Result<Self> {
+        let path = &mounted.target;
         let fd = rustix::fs::open(path, DIRECTORY, Mode::empty())
             .map_err(|errno| Error::sys("open", path, errno))?;
-        let magic = rustix::fs::fstatfs(&fd)
-            .map_err(|errno| Error::sys("statfs", path, errno))?
-            .f_type as u64;
-        let stat = rustix::fs::fstat(&fd).map_err(|errno| Error::sys("stat", path, errno))?;
-        let found = (
-            rustix::fs::major(stat.st_dev),
-            rustix::fs::minor(stat.st_dev),
-        );
-        let expected = match version {
-            Version::V1 => MAGIC_V1,
-            Version::V2 => MAGIC_V2,
-        };
-        if magic != expected || found != device {
+        let found = Found::of(&fd).map_err(|errno| Error::sys("stat", path, errno))?;
+        if !found.is(mounted) {
             return Err(Error::not_cgroupfs(path));
         }
-        Ok(Dir {
-            fd,
-            path: path.to_owned(),
-        })
+        let path = path.to_owned();
+        Ok(Dir { fd, path })
     }
 
     /// Opens a directory below this one. `below` may be empty, for this one itself.
@@ -161,6 +150,42 @@ impl Dir {
 impl AsFd for Dir {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+/// What really is where a mount should be.
+struct Found {
+    magic: u64,
+    device: (u32, u32),
+    /// `None` before Linux 5.8.
+    mount_id: Option<u64>,
+}
+
+impl Found {
+    fn of(fd: &OwnedFd) -> rustix::io::Result<Self> {
+        let stat = rustix::fs::fstat(fd)?;
+        let mount_id = rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)
+            .ok()
+            .filter(|stat| stat.stx_mask & StatxFlags::MNT_ID.bits() != 0)
+            .map(|stat| stat.stx_mnt_id);
+        Ok(Found {
+            magic: rustix::fs::fstatfs(fd)?.f_type as u64,
+            device: (
+                rustix::fs::major(stat.st_dev),
+                rustix::fs::minor(stat.st_dev),
+            ),
+            mount_id,
+        })
+    }
+
+    fn is(&self, mounted: &Mounted) -> bool {
+        let magic = match mounted.version {
+            Version::V1 => MAGIC_V1,
+            Version::V2 => MAGIC_V2,
+        };
+        self.magic == magic
+            && self.device == mounted.device
+            && self.mount_id.is_none_or(|id| id == mounted.id)
     }
 }
 

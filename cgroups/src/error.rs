@@ -37,22 +37,13 @@ pub enum ErrorKind {
 
 #[derive(Debug, thiserror::Error)]
 enum Inner {
-    #[error("{op} {}: {errno}", path.display())]
+    #[error("{op} {}: {errno}{}", path.display(), errno.remedy())]
     Sys {
         op: &'static str,
         path: PathBuf,
         errno: Errno,
     },
-    #[error(
-        "{op} {}: {errno}; it needs root in the initial user namespace, or as parent a cgroup delegated to this user",
-        path.display()
-    )]
-    Denied {
-        op: &'static str,
-        path: PathBuf,
-        errno: Errno,
-    },
-    #[error("write {value:?} to {}: {errno}", path.display())]
+    #[error("write {value:?} to {}: {errno}{}", path.display(), errno.remedy())]
     Write {
         path: PathBuf,
         value: String,
@@ -109,9 +100,7 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match &*self.0 {
-            Inner::Sys { errno, .. } | Inner::Denied { errno, .. } | Inner::Write { errno, .. } => {
-                errno.kind()
-            }
+            Inner::Sys { errno, .. } | Inner::Write { errno, .. } => errno.kind(),
             Inner::Parse { .. } => ErrorKind::Malformed,
             Inner::Limit { .. } | Inner::Name { .. } | Inner::Path { .. } => {
                 ErrorKind::InvalidInput
@@ -133,19 +122,16 @@ impl Error {
     #[must_use]
     pub fn raw_os_error(&self) -> Option<i32> {
         match &*self.0 {
-            Inner::Sys { errno, .. } | Inner::Denied { errno, .. } | Inner::Write { errno, .. } => {
-                Some(errno.0)
-            }
+            Inner::Sys { errno, .. } | Inner::Write { errno, .. } => Some(errno.0),
             _ => None,
         }
     }
 
     pub(crate) fn sys(op: &'static str, path: &Path, errno: rustix::io::Errno) -> Self {
-        let path = path.to_owned();
-        let errno = Errno(errno.raw_os_error());
-        Self::new(match errno.kind() {
-            ErrorKind::PermissionDenied => Inner::Denied { op, path, errno },
-            _ => Inner::Sys { op, path, errno },
+        Self::new(Inner::Sys {
+            op,
+            path: path.to_owned(),
+            errno: Errno(errno.raw_os_error()),
         })
     }
 
@@ -290,6 +276,17 @@ impl Errno {
         }
     }
 
+    /// What a denial asks for.
+    fn remedy(self) -> &'static str {
+        match rustix::io::Errno::from_raw_os_error(self.0) {
+            rustix::io::Errno::ROFS => "; it needs a cgroup mount that is not read-only",
+            _ if self.kind() == ErrorKind::PermissionDenied => {
+                "; it needs root in the initial user namespace, or a parent cgroup delegated to this user"
+            }
+            _ => "",
+        }
+    }
+
     /// Name and text of those that cgroupfs gives.
     fn known(self) -> Option<(&'static str, &'static str)> {
         use rustix::io::Errno as E;
@@ -381,5 +378,9 @@ mod tests {
     fn a_denial_says_what_is_missing() {
         let text = Error::sys("mkdir", Path::new("/a"), E::ACCESS).to_string();
         assert!(text.starts_with("mkdir /a: EACCES: Permission denied; it needs root"));
+        let text = Error::write("/a/pids.max".into(), "1", E::ACCESS).to_string();
+        assert!(
+            text.starts_with("write \"1\" to /a/pids.max: EACCES: Permission denied; it needs")
+        );
     }
 }

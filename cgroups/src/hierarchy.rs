@@ -37,7 +37,8 @@ const CGROUP: &str = "/proc/thread-self/cgroup";
 
 impl Hierarchy {
     /// Finds what is mounted, from `/proc/thread-self/mountinfo`, and the calling thread's own cgroup in it, from
-    /// `/proc/thread-self/cgroup`. A mount counts if it still is on top: checked by fstatfs(2) and device number.
+    /// `/proc/thread-self/cgroup`. A mount counts if it
+    /// is what its path shows, not hidden under another: checked by fstatfs(2), device number and mount id.
     ///
     /// # Errors
     /// `Unsupported` if no cgroup hierarchy can be seen, `NotFound` without `/proc`, `Malformed` if the kernel's text

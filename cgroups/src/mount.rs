@@ -28,7 +28,7 @@ pub(crate) enum Parent<'a> {
 
 impl Mount {
     pub(crate) fn open(mounted: &Mounted, memberships: &[Membership]) -> Result<Self> {
-        let root = Dir::open_mount(&mounted.target, mounted.version, mounted.device)?;
+        let root = Dir::open_mount(mounted)?;
         let root = Arc::new(root);
         let own = match mounted.own(memberships) {
             None => None,

@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 /// One mount of a cgroup hierarchy, from `/proc/<pid>/mountinfo`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Mounted {
+    pub(crate) id: u64,
     pub(crate) version: Version,
     /// Of v1 the controllers that this crate knows.
     pub(crate) controllers: Vec<Controller>,
@@ -70,7 +71,8 @@ pub(crate) fn memberships(path: &Path, text: &[u8]) -> Result<Vec<Membership>> {
 /// `None` is a line that is no mountinfo; `Some(None)` a mount of something else.
 fn mount(line: &[u8]) -> Option<Option<Mounted>> {
     let mut fields = line.split(|byte| *byte == b' ');
-    let (_id, _parent) = (fields.next()?, fields.next()?);
+    let id = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
+    let _parent = fields.next()?;
     let device = device(fields.next()?)?;
     let root = unescape(fields.next()?);
     let target = unescape(fields.next()?);
@@ -86,6 +88,7 @@ fn mount(line: &[u8]) -> Option<Option<Mounted>> {
         Version::V2 => Vec::new(),
     };
     Some(Some(Mounted {
+        id,
         version,
         controllers,
         device,
@@ -181,7 +184,7 @@ mod tests {
         let memory = with(&mounts, Controller::Memory);
         assert_eq!(memory.version, Version::V1);
         assert_eq!(memory.target, Path::new("/sys/fs/cgroup/memory"));
-        assert_eq!(memory.device, (0, 32));
+        assert_eq!((memory.id, memory.device), (35, (0, 32)));
         let own = memory.own(&memberships);
         assert_eq!(
             own.as_deref(),

@@ -547,7 +547,7 @@ fn a_name_taken_in_any_hierarchy_is_refused_and_nothing_is_left() {
             taken.to_string().contains(path.to_str().unwrap()),
             "{taken}"
         );
-        assert_eq!(scene.left(), [path.clone()]);
+        assert_eq!(scene.left(), std::slice::from_ref(&path));
         fs::remove_dir(&path).unwrap();
     }
 }
@@ -687,17 +687,17 @@ fn an_ordinary_user_is_told_what_is_missing() {
         succeeds_alone(name, "");
         return;
     }
+    let scene = Scene::new();
     // Of this thread alone, and this process does nothing else.
     let nobody = rustix::process::Uid::from_raw(65534);
     rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
-    let scene = Scene::new();
     let name = scene.name();
     for limits in [Limits::new(), Limits::new().memory_max(1 << 20)] {
         let error = scene.hierarchy.create(&name, &limits).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::PermissionDenied);
         let text = error.to_string();
         assert!(
-            text.contains("/sys/fs/cgroup") && text.contains("EACCES"),
+            text.contains(" /sys/fs/cgroup") && text.contains("EACCES"),
             "{text}"
         );
         assert!(text.contains("needs root"), "{text}");
