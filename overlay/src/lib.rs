@@ -1,1 +1,77 @@
-//! Overlay mounts as file descriptors: layers, throw-away uppers.
+//! Stacks directories with overlayfs into a mount that is a file descriptor: in no mount table, and gone when it closes.
+//!
+//! ```no_run
+//! use std::fs;
+//! use std::os::fd::{AsFd, AsRawFd};
+//!
+//! use cofferdam_overlay::Overlay;
+//!
+//! # fn main() -> cofferdam_overlay::Result<()> {
+//! let root = Overlay::builder(["/srv/app", "/srv/debian"]) // the top layer first
+//!     .scratch() // writes go to a tmpfs that ends with the mount
+//!     .detached()?;
+//!
+//! let motd = format!("/proc/self/fd/{}/etc/motd", root.as_fd().as_raw_fd());
+//! let _written = fs::write(motd, "not in a layer\n");
+//!
+//! let mounted = root.attach("/mnt")?; // or hand `root.into_fd()` to whoever enters it
+//! mounted.unmount()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Privileges
+//!
+//! `CAP_SYS_ADMIN` in the user namespace that owns the caller's mount namespace: root, or root of a user namespace. In a
+//! user namespace overlayfs keeps its marks in `user.overlay.*` xattrs (`userxattr`), and a layer with mounts below it
+//! that the namespace may not uncover, such as its `/`, is refused. `/proc` must be mounted.
+//!
+//! # Kernel support
+//!
+//! [`OverlayMount::applied`] tells which was used:
+//!
+//! | kernel | way |
+//! |---|---|
+//! | 6.15 | [`Applied::Native`]: fsopen(2), each directory as an fd |
+//! | 5.10 | [`Applied::Classic`]: mount(2) in the mount namespace of a thread that ends with it; a layer must be attached in the caller's mount namespace |
+//! | 5.12 | [`Applied::Bind`]: one layer, read-only, by open_tree(2) and mount_setattr(2) |
+//!
+//! It is found out by trying, at each mount. User namespaces need 5.11, and there a [`scratch`](Overlay::scratch) upper needs 6.6,
+//! where tmpfs learnt `user.*` xattrs: before, a directory of a layer cannot be removed and made again.
+//!
+//! # What it changes on the host
+//!
+//! Nothing for a detached mount of layers, or with a scratch upper; its contents are memory of whoever writes them. With an
+//! [`upperdir`](Overlay::upperdir) that directory gets what is written, and the workdir a directory `work`.
+//! [`Overlay::mount`] and [`OverlayMount::attach`] add a mount to the caller's mount namespace.
+//!
+//! # Cleanup
+//!
+//! An [`OverlayMount`] ends with its fd, also when the process is killed. A [`MountedOverlay`] is unmounted when dropped;
+//! of a killed process it stays until unmounted, or until its mount namespace ends.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod bind;
+mod classic;
+mod context;
+mod directory;
+mod error;
+mod mount;
+mod native;
+mod overlay;
+mod scratch;
+mod sys;
+
+pub use error::{Error, ErrorKind, Result};
+pub use mount::{Applied, MountedOverlay, OverlayMount};
+pub use overlay::Overlay;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
+#[cfg(test)]
+extern crate self as cofferdam_overlay;
+#[cfg(test)]
+#[path = "../tests/table/mod.rs"]
+mod table;

@@ -1,0 +1,73 @@
+//! Directories by fd, and what can be learnt of them when a mount was refused.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, open, stat, statx};
+use rustix::io::Errno;
+use rustix::mount::{OpenTreeFlags, open_tree};
+
+use crate::error::{Error, Inner, Result};
+use crate::overlay::{Overlay, Upper};
+
+/// Opens `path` with `O_PATH`; `what` says in the error what it was to be.
+pub(crate) fn open_as(what: &'static str, path: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    open(path, flags, Mode::empty()).map_err(Error::sys(what, path))
+}
+
+/// A detached copy of the mount that `directory` is on, with this directory as its root and without what is mounted
+/// below it, by open_tree(2).
+pub(crate) fn clone_mount(directory: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    open_tree(directory, "", flags)
+}
+
+/// Whether overlayfs must keep its xattrs in `user.overlay.*`: with `trusted.*` it mounts in a user namespace too, but
+/// fails with `EIO` as soon as a removed directory is made again.
+pub(crate) fn in_user_namespace() -> Result<bool> {
+    /// `USER_NS_INIT_INO`, the same on every kernel: the inode of the initial one.
+    const INITIAL: u64 = 0xEFFF_FFFD;
+    let path = "/proc/thread-self/ns/user";
+    let namespace = stat(path).map_err(Error::sys("stat", Path::new(path)))?;
+    Ok(namespace.st_ino != INITIAL)
+}
+
+/// A better error than `refused`, where what the kernel minds can be found out.
+pub(crate) fn diagnose(overlay: &Overlay, refused: Error) -> Error {
+    let minded = [Errno::INVAL, Errno::PERM, Errno::XDEV].map(|errno| Some(errno.raw_os_error()));
+    if !minded.contains(&refused.raw_os_error()) {
+        return refused;
+    }
+    split_upper(overlay)
+        .or_else(|| unclonable_layer(overlay))
+        .unwrap_or(refused)
+}
+
+fn split_upper(overlay: &Overlay) -> Option<Error> {
+    let Some(Upper::Directories { upper, work }) = overlay.upper() else {
+        return None;
+    };
+    let mount = |path: &Path| {
+        statx(CWD, path, AtFlags::empty(), StatxFlags::MNT_ID)
+            .ok()
+            .map(|found| (found.stx_dev_major, found.stx_dev_minor, found.stx_mnt_id))
+    };
+    if mount(upper)? == mount(work)? {
+        return None;
+    }
+    let (upper, work) = (upper.clone(), work.clone());
+    Some(Inner::SplitUpper { upper, work }.into())
+}
+
+/// open_tree(2) and overlayfs refuse the same layers: with mounts below them that a user namespace may not uncover.
+fn unclonable_layer(overlay: &Overlay) -> Option<Error> {
+    overlay.layers().iter().find_map(|path| {
+        let layer = open_as("open layer", path).ok()?;
+        let errno = clone_mount(layer.as_fd()).err()?.into();
+        let path = path.clone();
+        Some(Inner::UnclonableLayer { path, errno }.into())
+    })
+}

@@ -1,0 +1,253 @@
+//! What can go wrong, as one line that stands alone in a log.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno as Raw;
+
+use crate::overlay::MAX_LAYERS;
+
+/// The result of this crate's calls.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why an overlay could not be made or taken away: what was being done, to what, and the kernel's reason.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct Error(Box<Inner>);
+
+/// A coarse reason, to decide on. The details are in the [`Error`]'s text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The kernel lacks a feature.
+    Unsupported,
+    /// A capability is missing, or a user namespace may not do this.
+    PermissionDenied,
+    /// A directory does not exist.
+    NotFound,
+    /// Something of that name is there already.
+    AlreadyExists,
+    /// In use by another mount.
+    Busy,
+    /// What was asked for cannot be mounted.
+    InvalidInput,
+    /// The kernel's answer could not be read.
+    Malformed,
+    /// Any other errno: see [`Error::raw_os_error`].
+    Os,
+}
+
+impl Error {
+    /// The reason, coarsely.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match &*self.0 {
+            Inner::Unsupported { .. } => ErrorKind::Unsupported,
+            Inner::NoLayers
+            | Inner::TooManyLayers { .. }
+            | Inner::ScratchSize
+            | Inner::OptionsTooLong { .. }
+            | Inner::SplitUpper { .. } => ErrorKind::InvalidInput,
+            Inner::UnclonableLayer { .. } => ErrorKind::PermissionDenied,
+            Inner::Sys { errno, .. } | Inner::Said { errno, .. } => errno.kind(),
+            Inner::CameUpReadOnly { .. } => ErrorKind::Os,
+        }
+    }
+
+    /// The kernel's errno, where there was one.
+    #[must_use]
+    pub fn raw_os_error(&self) -> Option<i32> {
+        match &*self.0 {
+            Inner::Sys { errno, .. }
+            | Inner::Said { errno, .. }
+            | Inner::UnclonableLayer { errno, .. }
+            | Inner::Unsupported { errno, .. } => Some(errno.0),
+            Inner::CameUpReadOnly { .. } => Some(Raw::ROFS.raw_os_error()),
+            Inner::NoLayers
+            | Inner::TooManyLayers { .. }
+            | Inner::ScratchSize
+            | Inner::OptionsTooLong { .. }
+            | Inner::SplitUpper { .. } => None,
+        }
+    }
+
+    /// For `map_err` after the system call `op` on `path`.
+    pub(crate) fn sys<E: Into<Errno>>(op: &'static str, path: &Path) -> impl FnOnce(E) -> Error {
+        move |errno| {
+            Error::from(Inner::Sys {
+                op,
+                path: path.to_owned(),
+                errno: errno.into(),
+            })
+        }
+    }
+}
+
+impl From<Inner> for Error {
+    fn from(inner: Inner) -> Self {
+        Error(Box::new(inner))
+    }
+}
+
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        let kind = match (error.raw_os_error(), error.kind()) {
+            (_, ErrorKind::PermissionDenied) => io::ErrorKind::PermissionDenied,
+            (_, ErrorKind::InvalidInput) => io::ErrorKind::InvalidInput,
+            (_, ErrorKind::Unsupported) => io::ErrorKind::Unsupported,
+            (Some(errno), _) => io::Error::from_raw_os_error(errno).kind(),
+            (None, _) => io::ErrorKind::Other,
+        };
+        io::Error::new(kind, error)
+    }
+}
+
+/// What the public [`Error`] holds.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Inner {
+    #[error("{op} {}: {errno}", path.display())]
+    Sys {
+        op: &'static str,
+        path: PathBuf,
+        errno: Errno,
+    },
+    #[error("{op} {what}: {errno} ({said})")]
+    Said {
+        op: &'static str,
+        what: String,
+        errno: Errno,
+        said: String,
+    },
+    #[error("mount overlay: no layers given")]
+    NoLayers,
+    #[error("mount overlay of {count} layers: overlayfs takes at most {MAX_LAYERS}")]
+    TooManyLayers { count: usize },
+    #[error("scratch upper of 0 bytes: tmpfs takes that for no limit")]
+    ScratchSize,
+    #[error("mount overlay by mount(2): {length} bytes of options, but the kernel takes {limit}")]
+    OptionsTooLong { length: usize, limit: usize },
+    #[error("upperdir {} and workdir {} must be on the same mount", upper.display(), work.display())]
+    SplitUpper { upper: PathBuf, work: PathBuf },
+    #[error(
+        "clone the mount of layer {}: {errno} (mounts below it are locked in this user namespace, or it is of another mount namespace)",
+        path.display()
+    )]
+    UnclonableLayer { path: PathBuf, errno: Errno },
+    #[error(
+        "mount overlay with workdir {}: it came up read-only, because work could not be made in it",
+        work.display()
+    )]
+    CameUpReadOnly { work: PathBuf },
+    #[error("{feature} (Linux {since}): {errno}")]
+    Unsupported {
+        feature: &'static str,
+        since: &'static str,
+        errno: Errno,
+    },
+}
+
+/// An errno that shows its name and its text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Errno(pub(crate) i32);
+
+impl Errno {
+    fn kind(self) -> ErrorKind {
+        match Raw::from_raw_os_error(self.0) {
+            Raw::NOENT => ErrorKind::NotFound,
+            Raw::PERM | Raw::ACCESS => ErrorKind::PermissionDenied,
+            Raw::EXIST => ErrorKind::AlreadyExists,
+            Raw::BUSY => ErrorKind::Busy,
+            Raw::INVAL | Raw::NOTDIR | Raw::NAMETOOLONG | Raw::LOOP => ErrorKind::InvalidInput,
+            Raw::NOSYS | Raw::OPNOTSUPP | Raw::NODEV => ErrorKind::Unsupported,
+            _ => ErrorKind::Os,
+        }
+    }
+}
+
+impl From<Raw> for Errno {
+    fn from(errno: Raw) -> Self {
+        Errno(errno.raw_os_error())
+    }
+}
+
+impl From<io::Error> for Errno {
+    fn from(error: io::Error) -> Self {
+        // Only an error without an errno (an inner NUL byte) takes the default.
+        Errno(error.raw_os_error().unwrap_or(Raw::INVAL.raw_os_error()))
+    }
+}
+
+impl fmt::Display for Errno {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let full = io::Error::from_raw_os_error(self.0).to_string();
+        let text = full.split(" (os error").next().unwrap_or_default();
+        match NAMES
+            .iter()
+            .find(|(errno, _)| errno.raw_os_error() == self.0)
+        {
+            Some((_, name)) => write!(f, "{name}: {text}"),
+            None => write!(f, "errno {}: {text}", self.0),
+        }
+    }
+}
+
+const NAMES: [(Raw, &str); 27] = [
+    (Raw::ACCESS, "EACCES"),
+    (Raw::AGAIN, "EAGAIN"),
+    (Raw::BADF, "EBADF"),
+    (Raw::BUSY, "EBUSY"),
+    (Raw::DQUOT, "EDQUOT"),
+    (Raw::EXIST, "EEXIST"),
+    (Raw::INVAL, "EINVAL"),
+    (Raw::IO, "EIO"),
+    (Raw::LOOP, "ELOOP"),
+    (Raw::MFILE, "EMFILE"),
+    (Raw::NAMETOOLONG, "ENAMETOOLONG"),
+    (Raw::NFILE, "ENFILE"),
+    (Raw::NODEV, "ENODEV"),
+    (Raw::NOENT, "ENOENT"),
+    (Raw::NOMEM, "ENOMEM"),
+    (Raw::NOSPC, "ENOSPC"),
+    (Raw::NOSYS, "ENOSYS"),
+    (Raw::NOTDIR, "ENOTDIR"),
+    (Raw::NOTEMPTY, "ENOTEMPTY"),
+    (Raw::OPNOTSUPP, "EOPNOTSUPP"),
+    (Raw::OVERFLOW, "EOVERFLOW"),
+    (Raw::PERM, "EPERM"),
+    (Raw::ROFS, "EROFS"),
+    (Raw::STALE, "ESTALE"),
+    (Raw::TOOBIG, "E2BIG"),
+    (Raw::USERS, "EUSERS"),
+    (Raw::XDEV, "EXDEV"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_call_is_one_line_with_the_errnos_name() {
+        let error = Error::sys("open layer", Path::new("/srv/gone"))(Raw::NOENT);
+        assert_eq!(
+            error.to_string(),
+            "open layer /srv/gone: ENOENT: No such file or directory"
+        );
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        assert_eq!(error.raw_os_error(), Some(2));
+    }
+
+    #[test]
+    fn an_errno_without_a_name_shows_its_number() {
+        assert_eq!(Errno(59).to_string(), "errno 59: Bad font file format");
+    }
+
+    #[test]
+    fn an_io_error_keeps_kind_and_text() {
+        let error = Error::sys("open layer", Path::new("/srv/file"))(Raw::NOTDIR);
+        let text = error.to_string();
+        let error = io::Error::from(error);
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        assert_eq!(error.to_string(), text);
+    }
+}
