@@ -13,6 +13,7 @@ use rustix::mount::{
 };
 use sys_mount::{Mount, MountFlags};
 
+use crate::directory::MOUNT;
 use crate::error::{Error, Inner, Result};
 use crate::overlay::{Overlay, Upper};
 use crate::scratch::{self, Directories};
@@ -94,7 +95,7 @@ impl ScratchMount {
             .fstype("tmpfs")
             .data(&options.join(","))
             .mount("tmpfs", "/")
-            .map_err(Error::sys("mount", Path::new(scratch::NAME)))?;
+            .map_err(Error::sys("mount tmpfs for", Path::new(scratch::NAME)))?;
         // The root directory of this thread stays the one below; `..` of it is what is mounted there.
         let root = directory::open_as("open the tmpfs over", Path::new("/.."))?;
         scratch::make(&root, TARGET)?;
@@ -109,7 +110,7 @@ impl ScratchMount {
         let target = scratch::open(&self.root, TARGET)?;
         rustix::process::chdir(fds).map_err(Error::sys("chdir", fds))?;
         mount_on(target.as_fd(), overlay.is_read_only(), options)
-            .map_err(Error::sys("mount", &name))?;
+            .map_err(Error::sys(MOUNT, &name))?;
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
         let copy = open_tree(&self.root, TARGET, flags).map_err(Error::sys("open_tree", &name))?;
         let target = format!("{}/{TARGET}", self.root.as_raw_fd());

@@ -9,6 +9,7 @@ use rustix::mount::{
     fsconfig_set_string, fsmount, fsopen,
 };
 
+use crate::directory::MOUNT;
 use crate::error::{Error, Inner};
 
 /// The fd of fsopen(2). It pins the superblock as long as it is open: it must not outlive the mounting.
@@ -46,7 +47,7 @@ impl Context {
 
     /// Makes the superblock.
     pub(crate) fn create(&self) -> Result<(), Refusal> {
-        fsconfig_create(&self.fd).map_err(|errno| self.refusal("mount", errno))
+        fsconfig_create(&self.fd).map_err(|errno| self.refusal(MOUNT, errno))
     }
 
     /// Makes a detached mount of it, and closes the context.
@@ -88,11 +89,11 @@ impl Refusal {
         if self.said.is_empty() {
             return Error::sys(self.op, what)(self.errno);
         }
-        Error::from(Inner::Said {
+        Error::from(Inner::Refused {
             op: self.op,
-            what: what.display().to_string(),
+            path: what.to_owned(),
             errno: self.errno.into(),
-            said: self.said,
+            reason: self.said,
         })
     }
 }

@@ -10,6 +10,9 @@ use rustix::mount::{OpenTreeFlags, open_tree};
 use crate::error::{Error, Inner, Result};
 use crate::overlay::{Overlay, Upper};
 
+/// What an error calls the step in which overlayfs looks at it all.
+pub(crate) const MOUNT: &str = "mount";
+
 /// Opens `path` with `O_PATH`; `what` says in the error what it was to be.
 pub(crate) fn open_as(what: &'static str, path: &Path) -> Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -35,15 +38,23 @@ pub(crate) fn in_user_namespace() -> Result<bool> {
     Ok(namespace.st_ino != INITIAL)
 }
 
-/// A better error than `refused`, where what the kernel minds can be found out.
+/// A better error than `refused`, where it is that of mounting the overlay: what the kernel minds then, it tells its log
+/// only.
 pub(crate) fn diagnose(overlay: &Overlay, refused: Error) -> Error {
-    let minded = [Errno::INVAL, Errno::PERM, Errno::XDEV].map(|errno| Some(errno.raw_os_error()));
-    if !minded.contains(&refused.raw_os_error()) {
+    if !refused.is_of(MOUNT) {
         return refused;
     }
-    split_upper(overlay)
-        .or_else(|| unclonable_layer(overlay))
-        .unwrap_or(refused)
+    let reason = match refused.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::LOOP) => "the same directory twice, or an upperdir or workdir inside another",
+        Some(Errno::BUSY) => "the upperdir or workdir is in use by another overlay",
+        Some(Errno::INVAL | Errno::PERM | Errno::XDEV) => {
+            return split_upper(overlay)
+                .or_else(|| unclonable_layer(overlay))
+                .unwrap_or_else(|| refused.because("the kernel's log tells why"));
+        }
+        _ => return refused,
+    };
+    refused.because(reason)
 }
 
 fn split_upper(overlay: &Overlay) -> Option<Error> {

@@ -1,6 +1,6 @@
 //! What can go wrong, as one line that stands alone in a log.
 
-use std::fmt;
+use std::fmt::{self, Write};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -50,7 +50,7 @@ impl Error {
             | Inner::OptionsTooLong { .. }
             | Inner::SplitUpper { .. } => ErrorKind::InvalidInput,
             Inner::UnclonableLayer { .. } => ErrorKind::PermissionDenied,
-            Inner::Sys { errno, .. } | Inner::Said { errno, .. } => errno.kind(),
+            Inner::Sys { errno, .. } | Inner::Refused { errno, .. } => errno.kind(),
             Inner::CameUpReadOnly { .. } => ErrorKind::Os,
         }
     }
@@ -60,7 +60,7 @@ impl Error {
     pub fn raw_os_error(&self) -> Option<i32> {
         match &*self.0 {
             Inner::Sys { errno, .. }
-            | Inner::Said { errno, .. }
+            | Inner::Refused { errno, .. }
             | Inner::UnclonableLayer { errno, .. }
             | Inner::Unsupported { errno, .. } => Some(errno.0),
             Inner::CameUpReadOnly { .. } => Some(Raw::ROFS.raw_os_error()),
@@ -80,6 +80,24 @@ impl Error {
                 path: path.to_owned(),
                 errno: errno.into(),
             })
+        }
+    }
+
+    /// Whether the step `op` failed with a bare errno.
+    pub(crate) fn is_of(&self, step: &str) -> bool {
+        matches!(&*self.0, Inner::Sys { op, .. } if *op == step)
+    }
+
+    /// The same with a reason, where the kernel gave none.
+    pub(crate) fn because(self, reason: &str) -> Error {
+        match *self.0 {
+            Inner::Sys { op, path, errno } => Error::from(Inner::Refused {
+                op,
+                path,
+                errno,
+                reason: reason.to_owned(),
+            }),
+            inner => Error::from(inner),
         }
     }
 }
@@ -106,18 +124,18 @@ impl From<Error> for io::Error {
 /// What the public [`Error`] holds.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Inner {
-    #[error("{op} {}: {errno}", path.display())]
+    #[error("{op} {}: {errno}", Shown(path))]
     Sys {
         op: &'static str,
         path: PathBuf,
         errno: Errno,
     },
-    #[error("{op} {what}: {errno} ({said})")]
-    Said {
+    #[error("{op} {}: {errno} ({reason})", Shown(path))]
+    Refused {
         op: &'static str,
-        what: String,
+        path: PathBuf,
         errno: Errno,
-        said: String,
+        reason: String,
     },
     #[error("mount overlay: no layers given")]
     NoLayers,
@@ -127,16 +145,20 @@ pub(crate) enum Inner {
     ScratchSize,
     #[error("mount overlay by mount(2): {length} bytes of options, but the kernel takes {limit}")]
     OptionsTooLong { length: usize, limit: usize },
-    #[error("upperdir {} and workdir {} must be on the same mount", upper.display(), work.display())]
+    #[error(
+        "upperdir {} and workdir {} must be on the same mount",
+        Shown(upper),
+        Shown(work)
+    )]
     SplitUpper { upper: PathBuf, work: PathBuf },
     #[error(
         "clone the mount of layer {}: {errno} (mounts below it are locked in this user namespace, or it is of another mount namespace)",
-        path.display()
+        Shown(path)
     )]
     UnclonableLayer { path: PathBuf, errno: Errno },
     #[error(
         "mount overlay with workdir {}: it came up read-only, because work could not be made in it",
-        work.display()
+        Shown(work)
     )]
     CameUpReadOnly { work: PathBuf },
     #[error("{feature} (Linux {since}): {errno}")]
@@ -145,6 +167,22 @@ pub(crate) enum Inner {
         since: &'static str,
         errno: Errno,
     },
+}
+
+/// A path on one line, whatever bytes it has.
+struct Shown<'a>(&'a Path);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for letter in self.0.to_string_lossy().chars() {
+            if letter.is_control() {
+                write!(f, "{}", letter.escape_default())?;
+            } else {
+                f.write_char(letter)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// An errno that shows its name and its text.
@@ -235,6 +273,12 @@ mod tests {
         );
         assert_eq!(error.kind(), ErrorKind::NotFound);
         assert_eq!(error.raw_os_error(), Some(2));
+    }
+
+    #[test]
+    fn a_path_with_a_line_break_is_shown_on_one_line() {
+        let error = Error::sys("open layer", Path::new("/a\nb\u{e9}"))(Raw::NOENT);
+        assert!(error.to_string().starts_with("open layer /a\\nb\u{e9}: "));
     }
 
     #[test]

@@ -42,6 +42,7 @@ macro_rules! tests {
             layers_over_500_are_refused_with_the_limit
             a_layer_that_is_missing_or_no_directory_is_named
             upper_and_work_on_different_filesystems_are_refused
+            a_stack_the_kernel_refuses_is_an_error_with_a_reason
             a_missing_upper_or_work_is_named
             an_upper_the_kernel_cannot_work_with_is_an_error
             a_scratch_upper_has_its_size
@@ -321,6 +322,40 @@ pub(crate) fn upper_and_work_on_different_filesystems_are_refused(detached: Deta
                 work.display()
             )
         );
+    });
+}
+
+pub(crate) fn a_stack_the_kernel_refuses_is_an_error_with_a_reason(detached: Detached) {
+    in_world(|world| {
+        let (a, b, work) = (
+            directory(world, "a"),
+            directory(world, "b"),
+            directory(world, "w"),
+        );
+        for (overlay, reason) in [
+            (
+                Overlay::builder([&a, &a]).scratch(),
+                "the same directory twice",
+            ),
+            (
+                Overlay::builder([&a, &b]).upperdir(&a, &work),
+                "the same directory twice",
+            ),
+            (
+                Overlay::builder([&a]).upperdir(&b, &b),
+                "the kernel's log tells why",
+            ),
+        ] {
+            let error = detached(&overlay).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+            assert!(
+                error
+                    .to_string()
+                    .starts_with(&format!("mount overlay of {}", a.display())),
+                "{error}"
+            );
+            assert!(error.to_string().contains(reason), "{error}");
+        }
     });
 }
 
