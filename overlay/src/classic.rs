@@ -15,9 +15,9 @@ use sys_mount::{Mount, MountFlags};
 
 use crate::directory::MOUNT;
 use crate::error::{Error, Inner, Result};
-use crate::overlay::{Overlay, Upper};
-use crate::scratch::{self, Directories};
-use crate::{directory, sys};
+use crate::overlay::Overlay;
+use crate::upper::{Directories, Upper};
+use crate::{directory, scratch, sys};
 
 /// What mount(2) reads of its options: more is cut off without an error.
 const PAGE: usize = 4095;
@@ -51,31 +51,21 @@ fn in_namespace_of_its_own(overlay: &Overlay) -> Result<OwnedFd> {
         .map(|path| directory::open_as("open layer", path))
         .collect::<Result<Vec<_>>>()?;
     let tmpfs = ScratchMount::make(overlay.upper())?;
-    let upper = open_upper(overlay.upper(), &tmpfs, &layers)?;
+    let upper = overlay
+        .upper()
+        .map(|upper| upper.open(|_| scratch::populate(tmpfs.root.as_fd(), layers[0].as_fd())))
+        .transpose()?;
+    let userxattr = directory::in_user_namespace()?;
+    if let (Some(asked), Some(opened), true) = (overlay.upper(), &upper, userxattr) {
+        asked.check_user_xattrs(opened.upper.as_fd())?;
+    }
     let options = Options {
         layers: &layers,
         upper: upper.as_ref(),
-        volatile: matches!(overlay.upper(), Some(Upper::Scratch { .. })),
-        userxattr: directory::in_user_namespace()?,
+        volatile: overlay.upper().is_some_and(Upper::is_scratch),
+        userxattr,
     };
     tmpfs.mount_overlay(overlay, &options.render()?)
-}
-
-fn open_upper(
-    upper: Option<&Upper>,
-    tmpfs: &ScratchMount,
-    layers: &[OwnedFd],
-) -> Result<Option<Directories>> {
-    match (upper, layers) {
-        (Some(Upper::Directories { upper, work }), _) => Ok(Some(Directories {
-            upper: directory::open_as("open upperdir", upper)?,
-            work: directory::open_as("open workdir", work)?,
-        })),
-        (Some(Upper::Scratch { .. }), [top, ..]) => {
-            scratch::populate(tmpfs.root.as_fd(), top.as_fd()).map(Some)
-        }
-        _ => Ok(None),
-    }
 }
 
 /// A tmpfs over the namespace's `/`: it holds the overlay's target, and a scratch upper.
@@ -151,7 +141,7 @@ impl<Fd: AsRawFd> Options<'_, Fd> {
             .map(|layer| layer.as_raw_fd().to_string())
             .collect();
         let mut options = format!("lowerdir={}", layers.join(":"));
-        if let Some(Directories { upper, work }) = self.upper {
+        if let Some(Directories { upper, work, .. }) = self.upper {
             let (upper, work) = (upper.as_raw_fd(), work.as_raw_fd());
             options += &format!(",upperdir={upper},workdir={work}");
         }

@@ -8,7 +8,8 @@ use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 
 use crate::error::{Error, Inner, Result};
-use crate::overlay::{Overlay, Upper};
+use crate::overlay::Overlay;
+use crate::upper::Upper;
 
 /// What an error calls the step in which overlayfs looks at it all.
 pub(crate) const MOUNT: &str = "mount";

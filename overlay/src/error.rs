@@ -43,7 +43,7 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match &*self.0 {
-            Inner::Unsupported { .. } => ErrorKind::Unsupported,
+            Inner::Unsupported { .. } | Inner::NoUserXattrs { .. } => ErrorKind::Unsupported,
             Inner::NoLayers
             | Inner::TooManyLayers { .. }
             | Inner::ScratchSize
@@ -62,6 +62,7 @@ impl Error {
             Inner::Sys { errno, .. }
             | Inner::Refused { errno, .. }
             | Inner::UnclonableLayer { errno, .. }
+            | Inner::NoUserXattrs { errno, .. }
             | Inner::Unsupported { errno, .. } => Some(errno.0),
             Inner::CameUpReadOnly { .. } => Some(Raw::ROFS.raw_os_error()),
             Inner::NoLayers
@@ -161,6 +162,11 @@ pub(crate) enum Inner {
         Shown(work)
     )]
     CameUpReadOnly { work: PathBuf },
+    #[error(
+        "{} takes no user.* xattrs, which overlayfs needs in a user namespace (tmpfs: Linux 6.6): {errno}",
+        Shown(path)
+    )]
+    NoUserXattrs { path: PathBuf, errno: Errno },
     #[error("{feature} (Linux {since}): {errno}")]
     Unsupported {
         feature: &'static str,

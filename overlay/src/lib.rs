@@ -37,7 +37,8 @@
 //! | 5.12 | [`Applied::Bind`]: one layer, read-only, by open_tree(2) and mount_setattr(2) |
 //!
 //! It is found out by trying, at each mount. User namespaces need 5.11, and there a [`scratch`](Overlay::scratch) upper needs 6.6,
-//! where tmpfs learnt `user.*` xattrs: before, a directory of a layer cannot be removed and made again.
+//! where tmpfs learnt `user.*` xattrs: before, it is refused as `Unsupported`, since overlayfs would fail with `EIO` where a
+//! directory of a layer is removed and made again. An [`upperdir`](Overlay::upperdir) on ext4, xfs or btrfs works there.
 //!
 //! # What it changes on the host
 //!
@@ -61,6 +62,7 @@ mod native;
 mod overlay;
 mod scratch;
 mod sys;
+mod upper;
 
 pub use error::{Error, ErrorKind, Result};
 pub use mount::{Applied, MountedOverlay, OverlayMount};

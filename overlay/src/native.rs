@@ -1,6 +1,6 @@
 //! The mount by fsopen(2) with every directory as an fd: Linux 6.15.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
@@ -8,7 +8,8 @@ use rustix::mount::MountAttrFlags;
 
 use crate::context::{Context, Refusal};
 use crate::error::Result;
-use crate::overlay::{Overlay, Upper};
+use crate::overlay::Overlay;
+use crate::upper::{Directories, Upper};
 use crate::{directory, scratch};
 
 /// None where the kernel has no fsopen(2) or takes no `O_PATH` fds.
@@ -20,8 +21,11 @@ pub(crate) fn mount(overlay: &Overlay) -> Result<Option<OwnedFd>> {
     let Some(top) = stack(&context, overlay.layers())? else {
         return Ok(None);
     };
-    let _until_created = put_on_top(&context, overlay.upper(), &top)?;
     let userxattr = directory::in_user_namespace()?;
+    let _until_created = overlay
+        .upper()
+        .map(|upper| put_on_top(&context, upper, top.as_fd(), userxattr))
+        .transpose()?;
     create(context, userxattr, overlay.is_read_only())
         .map(Some)
         .map_err(|refusal| directory::diagnose(overlay, refusal.on(&overlay.name())))
@@ -41,34 +45,28 @@ fn stack(context: &Context, layers: &[PathBuf]) -> Result<Option<OwnedFd>> {
     Ok(top)
 }
 
-/// Returns the mount of a scratch upper: closing its fd detaches it, so it must be open until overlayfs has its own copy.
-fn put_on_top(context: &Context, upper: Option<&Upper>, top: &OwnedFd) -> Result<Option<OwnedFd>> {
-    let set = |key, directory: &OwnedFd, path: &Path| {
-        context
-            .fd(key, directory.as_fd())
-            .map_err(|refusal| refusal.on(path))
-    };
-    match upper {
-        None => Ok(None),
-        Some(Upper::Directories { upper, work }) => {
-            let directory = directory::open_as("open upperdir", upper)?;
-            set("upperdir", &directory, upper)?;
-            let directory = directory::open_as("open workdir", work)?;
-            set("workdir", &directory, work)?;
-            Ok(None)
-        }
-        Some(Upper::Scratch { size }) => {
-            let tmpfs = scratch::mount(*size)?;
-            let made = scratch::populate(tmpfs.as_fd(), top.as_fd())?;
-            let name = Path::new(scratch::NAME);
-            set("upperdir", &made.upper, name)?;
-            set("workdir", &made.work, name)?;
-            context
-                .flag("volatile")
-                .map_err(|refusal| refusal.on(name))?;
-            Ok(Some(tmpfs))
-        }
+fn put_on_top(
+    context: &Context,
+    upper: &Upper,
+    top: BorrowedFd<'_>,
+    userxattr: bool,
+) -> Result<Directories> {
+    let opened = upper.open(|size| scratch::mount(size, top))?;
+    if userxattr {
+        upper.check_user_xattrs(opened.upper.as_fd())?;
     }
+    let set = |key, directory: &OwnedFd, name| {
+        let done = context.fd(key, directory.as_fd());
+        done.map_err(|refusal| refusal.on(name))
+    };
+    let (upper_name, work_name) = upper.names();
+    set("upperdir", &opened.upper, upper_name)?;
+    set("workdir", &opened.work, work_name)?;
+    if upper.is_scratch() {
+        let done = context.flag("volatile");
+        done.map_err(|refusal| refusal.on(upper_name))?;
+    }
+    Ok(opened)
 }
 
 /// Ends the context too: while open it would keep an upper in use after the mount is gone.

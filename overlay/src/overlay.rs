@@ -8,6 +8,7 @@ use rustix::fs::{StatVfsMountFlags, fstatvfs};
 
 use crate::error::{Error, Inner, Result};
 use crate::mount::{Applied, MountedOverlay, OverlayMount};
+use crate::upper::Upper;
 use crate::{bind, classic, directory, native};
 
 /// The most layers overlayfs stacks: `OVL_MAX_STACK` of the kernel. An upper does not count.
@@ -24,13 +25,6 @@ pub struct Overlay {
     layers: Vec<PathBuf>,
     upper: Option<Upper>,
     read_only: bool,
-}
-
-/// Where writes go.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Upper {
-    Directories { upper: PathBuf, work: PathBuf },
-    Scratch { size: u64 },
 }
 
 impl Overlay {
@@ -158,13 +152,10 @@ impl Overlay {
 
     /// Where overlayfs cannot make `work/work` it mounts read-only and says so to nobody but the kernel's log.
     fn check_writable(&self, made: &OverlayMount) -> Result<()> {
-        if self.is_read_only() {
+        let Some(upper) = self.upper().filter(|_| !self.is_read_only()) else {
             return Ok(());
-        }
-        let work = match self.upper() {
-            Some(Upper::Directories { work, .. }) => work.as_path(),
-            _ => Path::new("of the scratch upper"),
         };
+        let (_, work) = upper.names();
         let state =
             fstatvfs(made.as_fd()).map_err(Error::sys("statvfs overlay of workdir", work))?;
         if state.f_flag.contains(StatVfsMountFlags::RDONLY) {

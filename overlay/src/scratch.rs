@@ -10,16 +10,10 @@ use rustix::mount::MountAttrFlags;
 
 use crate::context::{Context, Refusal};
 use crate::error::{Error, Result};
+use crate::upper::Directories;
 
 /// Its name in errors.
 pub(crate) const NAME: &str = "scratch upper";
-
-/// The directories of an upper, both on one mount.
-#[derive(Debug)]
-pub(crate) struct Directories {
-    pub(crate) upper: OwnedFd,
-    pub(crate) work: OwnedFd,
-}
 
 /// The options of its tmpfs. Inodes are bounded too: an empty file costs the kernel memory that `size` does not count.
 pub(crate) fn options(size: u64) -> [(&'static str, String); 3] {
@@ -31,9 +25,14 @@ pub(crate) fn options(size: u64) -> [(&'static str, String); 3] {
     ]
 }
 
-/// Mounts it detached. The mount ends when the fd and all that refers to its directories are closed.
-pub(crate) fn mount(size: u64) -> Result<OwnedFd> {
-    detached(size).map_err(|refusal| refusal.on(Path::new(NAME)))
+/// Mounts it detached, and makes the directories. Their fds do not keep the mount: it is among them.
+pub(crate) fn mount(size: u64, top: BorrowedFd<'_>) -> Result<Directories> {
+    let tmpfs = detached(size).map_err(|refusal| refusal.on(Path::new(NAME)))?;
+    let directories = populate(tmpfs.as_fd(), top)?;
+    Ok(Directories {
+        mount: Some(tmpfs),
+        ..directories
+    })
 }
 
 fn detached(size: u64) -> Result<OwnedFd, Refusal> {
@@ -62,6 +61,7 @@ pub(crate) fn populate(scratch: BorrowedFd<'_>, top: BorrowedFd<'_>) -> Result<D
     Ok(Directories {
         upper: open(scratch, "upper")?,
         work: open(scratch, "work")?,
+        mount: None,
     })
 }
 

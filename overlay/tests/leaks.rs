@@ -15,7 +15,7 @@ use rustix::mount::{MountFlags, mount};
 
 #[test]
 fn nothing_is_left_with_or_without_fsopen() {
-    if !have(&[Need::Namespaces, Need::Filesystem("overlay")]) {
+    if !have(&[Need::Root, Need::Filesystem("overlay")]) {
         return;
     }
     in_mount_namespace(|| {

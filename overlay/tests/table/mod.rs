@@ -18,7 +18,8 @@ use std::{env, process, thread};
 
 use cofferdam_overlay::{Applied, ErrorKind, Overlay, OverlayMount, Result};
 use cofferdam_testkit::{Need, have, in_mount_namespace};
-use rustix::fs::{Mode, OFlags, inotify, open};
+use rustix::fs::{Mode, OFlags, getxattr, inotify, open};
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount};
 use rustix::thread::UnshareFlags;
 
@@ -36,6 +37,7 @@ macro_rules! tests {
             a_directory_made_again_is_empty
             a_read_only_overlay_refuses_writes
             a_single_layer_needs_no_overlayfs
+            an_upper_without_the_xattrs_it_needs_is_refused
             it_is_in_no_mount_table
             it_ends_with_its_last_fd
             up_to_500_layers_are_stacked
@@ -204,6 +206,27 @@ pub(crate) fn a_single_layer_needs_no_overlayfs(detached: Detached) {
         write(&layer.join("later/file"), "above");
         assert!(names(&at(&mount, "later")).is_empty());
         write(&layer.join("still-writable"), "");
+    });
+}
+
+/// ramfs has no xattrs on any kernel, as tmpfs has no `user.*` ones before Linux 6.6.
+pub(crate) fn an_upper_without_the_xattrs_it_needs_is_refused(detached: Detached) {
+    if !in_user_namespace() || !have(&[Need::Namespaces, Need::Filesystem("overlay")]) {
+        return;
+    }
+    in_mount_namespace(|| {
+        let world = env::temp_dir();
+        mount("ramfs", &world, "ramfs", MountFlags::empty(), None).unwrap();
+        let (layer, upper, work) = (
+            directory(&world, "a"),
+            directory(&world, "u"),
+            directory(&world, "w"),
+        );
+        assert!(!has_user_xattrs(&world));
+        let error = detached(&Overlay::builder([&layer]).upperdir(&upper, &work)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        let start = format!("{} takes no user.* xattrs", upper.display());
+        assert!(error.to_string().starts_with(&start), "{error}");
     });
 }
 
@@ -494,7 +517,12 @@ pub(crate) fn the_hosts_root_is_a_layer_or_named_as_none(detached: Detached) {
         return;
     }
     if in_user_namespace() {
-        for overlay in [Overlay::builder(["/"]).scratch(), Overlay::builder(["/"])] {
+        let below = env::temp_dir();
+        for overlay in [
+            Overlay::builder([Path::new("/")]),
+            Overlay::builder([Path::new("/"), &below]),
+            Overlay::builder([&below, Path::new("/")]),
+        ] {
             let error = detached(&overlay).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
             assert!(error.to_string().contains("layer /: E"), "{error}");
@@ -597,6 +625,11 @@ fn in_world(work: impl FnOnce(&Path) + Send) {
     in_mount_namespace(|| {
         let world = env::temp_dir();
         tmpfs(&world, "size=64m,mode=0755");
+        if in_user_namespace() && !has_user_xattrs(&world) {
+            let test = thread::current().name().unwrap_or("main").to_owned();
+            eprintln!("SKIP {test}: needs user.* xattrs on tmpfs in a user namespace");
+            return;
+        }
         work(&world);
     });
 }
@@ -617,6 +650,11 @@ fn in_user_namespace() -> bool {
     read(Path::new("/proc/self/uid_map"))
         .split_whitespace()
         .ne(["0", "0", "4294967295"])
+}
+
+fn has_user_xattrs(directory: &Path) -> bool {
+    let read = getxattr(directory, "user.overlay.opaque", &mut [0; 1]);
+    read != Err(Errno::OPNOTSUPP)
 }
 
 /// A path below the root of a detached mount.
