@@ -168,7 +168,23 @@ impl Compiler<'_> {
             self.program
                 .op(call!(SYS_setns), args, "join the network namespace");
         }
+        if self.command.namespaces.has(Namespace::Net) {
+            self.loopback_up();
+        }
         self.program.op(call!(SYS_setsid), [], "start a session");
+    }
+
+    fn loopback_up(&mut self) {
+        let step = "set the loopback up";
+        let kind = Arg::flags(libc::SOCK_DGRAM | libc::SOCK_CLOEXEC);
+        let args = [Arg::flags(libc::AF_INET), kind, Arg::Int(0)];
+        let socket = self.program.op(call!(SYS_socket), args, step).keep();
+        // A struct ifreq: 16 bytes of name, then the flags.
+        let name = u64::from_ne_bytes(*b"lo\0\0\0\0\0\0");
+        let flags = u64::from((libc::IFF_UP | libc::IFF_RUNNING).unsigned_abs());
+        let request = self.program.words(&[name, 0, flags, 0, 0].map(Word::Int));
+        let args = [socket, Arg::Int(libc::SIOCSIFFLAGS), request];
+        self.program.op(call!(SYS_ioctl), args, step);
     }
 
     /// Stage one kept all capabilities over its execveat(2) as ambient ones.

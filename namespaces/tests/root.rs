@@ -151,6 +151,17 @@ fn the_program_is_pid_1_with_its_host_name() {
 }
 
 #[test]
+fn a_network_namespace_of_its_own_has_its_loopback_up() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    let routes = output(rooted("read /proc/net/fib_trie"));
+    assert!(routes.contains("127.0.0.1"), "{routes}");
+    let links = output(rooted("read /proc/net/dev"));
+    assert!(!links.contains("eth0"), "{links}");
+}
+
+#[test]
 fn capabilities_are_dockers_and_none_is_inheritable() {
     if !have(&[Need::Namespaces]) {
         return;
