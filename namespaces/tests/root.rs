@@ -170,7 +170,7 @@ fn capabilities_are_dockers_and_none_is_inheritable() {
         let line = status.lines().find(|line| line.starts_with(name)).unwrap();
         u64::from_str_radix(line.split_whitespace().nth(1).unwrap(), 16).unwrap()
     };
-    let status = output(rooted("read /proc/self/status"));
+    let status = output(rooted("read /proc/thread-self/status"));
     for (name, expected) in [
         ("CapInh", 0),
         ("CapAmb", 0),
@@ -183,7 +183,7 @@ fn capabilities_are_dockers_and_none_is_inheritable() {
     ] {
         assert_eq!(field(&status, name), expected, "{name}");
     }
-    let status = output(rooted("read /proc/self/status").capabilities(Capabilities::NONE));
+    let status = output(rooted("read /proc/thread-self/status").capabilities(Capabilities::NONE));
     assert_eq!(field(&status, "CapBnd"), 0);
     assert_eq!(field(&status, "CapPrm"), 0);
 }
