@@ -63,6 +63,12 @@ impl Command {
         }
     }
 
+    /// Another program, in the same surroundings.
+    pub fn program(mut self, program: impl Into<OsString>) -> Self {
+        self.program = program.into();
+        self
+    }
+
     /// One more argument.
     pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
         self.args.push(arg.into());
@@ -193,7 +199,11 @@ impl Command {
         Path::new(&self.program)
     }
 
-    fn validate(&self) -> Result<()> {
+    /// Checks all that can be checked without the kernel, as [`spawn`](Self::spawn) does first.
+    ///
+    /// # Errors
+    /// `InvalidInput` names the item that cannot be.
+    pub fn validate(&self) -> Result<()> {
         if self.program.is_empty() {
             return Err(Error::invalid("program", "", "is empty"));
         }

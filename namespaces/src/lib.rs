@@ -10,7 +10,7 @@
 //!     .hostname("box")
 //!     .stdout(Stdio::piped())
 //!     .spawn()? // about a millisecond later the shell runs
-//!     .wait_with_output()?;
+//!     .output()?;
 //! assert!(out.status.success());
 //! # Ok::<(), cofferdam_namespaces::Error>(())
 //! ```

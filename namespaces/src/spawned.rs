@@ -116,7 +116,7 @@ impl Spawned {
     ///
     /// # Errors
     /// As [`wait`](Self::wait), or if a pipe cannot be read.
-    pub fn wait_with_output(mut self) -> Result<Output> {
+    pub fn output(&mut self) -> Result<Output> {
         self.stdin = None;
         let (out, err) = (self.stdout.take(), self.stderr.take());
         let read = Error::sys("read a stream of the program");

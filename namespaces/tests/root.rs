@@ -78,7 +78,7 @@ fn output(command: Command) -> String {
     let output = command
         .spawn()
         .unwrap_or_else(|error| panic!("{error}"))
-        .wait_with_output()
+        .output()
         .unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     let text = text
@@ -465,7 +465,7 @@ fn streams_environment_and_workdir_arrive() {
         .unwrap()
         .write_all("čau".as_bytes())
         .unwrap();
-    let out = child.wait_with_output().unwrap();
+    let out = child.output().unwrap();
     assert!(String::from_utf8(out.stdout).unwrap().contains("<<<čau>>>"));
     assert_eq!(output(rooted("cwd").workdir("/dev/shm")), "/dev/shm");
     let env = output(inside("env").env("A", "b"));

@@ -1,0 +1,301 @@
+//! What a container is to be.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use cofferdam_cgroups::Limits;
+use cofferdam_dns::Name;
+use cofferdam_namespaces::{Capabilities, Command, Mount, RootFs, Stdio};
+use cofferdam_portmap::PortSpec;
+
+use crate::container::Container;
+use crate::error::{Error, Result, Subject};
+use crate::network::Network;
+use crate::rootfs::Rootfs;
+use crate::running::Running;
+
+/// The size of a [`tmpfs`](ContainerBuilder::tmpfs): 64 MiB.
+const TMPFS_SIZE: u64 = 64 << 20;
+
+/// Says what a [`Container`] is to be. Nothing on the host changes before [`start`](Self::start).
+#[derive(Clone, Debug)]
+#[must_use = "a ContainerBuilder does nothing until it is started"]
+pub struct ContainerBuilder {
+    name: Option<String>,
+    rootfs: Option<Rootfs>,
+    network: Option<Network>,
+    aliases: Vec<String>,
+    ports: Vec<PortSpec>,
+    limits: Limits,
+    command: Command,
+    hostname: Option<OsString>,
+}
+
+impl ContainerBuilder {
+    pub(crate) fn new() -> Self {
+        ContainerBuilder {
+            name: None,
+            rootfs: None,
+            network: None,
+            aliases: Vec::new(),
+            ports: Vec::new(),
+            limits: Limits::new(),
+            command: Command::new(""),
+            hostname: None,
+        }
+    }
+
+    /// Its name: in errors, as its host name, and for the other containers of its network to find it by. Letters,
+    /// digits, `-` and `_`, at most 63. Without one it is `c1`, `c2` and so on.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Its root directory. Without one it has the caller's own, and namespaces of its own all the same.
+    pub fn rootfs(mut self, rootfs: Rootfs) -> Self {
+        self.rootfs = Some(rootfs);
+        self
+    }
+
+    /// Connects it to this network. Without one it has a loopback and nothing else.
+    pub fn network(mut self, network: &Network) -> Self {
+        self.network = Some(network.clone());
+        self
+    }
+
+    /// One more name for it in its network. Containers may share an alias; whoever asks gets all their addresses.
+    pub fn alias(mut self, name: impl Into<String>) -> Self {
+        self.aliases.push(name.into());
+        self
+    }
+
+    /// Leads a port of the host to one of the container: `"127.0.0.1:8080:80".parse()?`. Needs a network.
+    pub fn publish(mut self, port: PortSpec) -> Self {
+        self.ports.push(port);
+        self
+    }
+
+    /// The most memory it may use, in bytes, without swap. Beyond it a process of it is killed.
+    #[doc(alias = "memory.max")]
+    pub fn memory_max(mut self, bytes: u64) -> Self {
+        self.limits = self.limits.memory_max(bytes);
+        self
+    }
+
+    /// The most processes and threads it may have.
+    #[doc(alias = "pids.max")]
+    pub fn pids_max(mut self, n: u32) -> Self {
+        self.limits = self.limits.pids_max(n);
+        self
+    }
+
+    /// How much CPU time it may use: 0.5 is half of one CPU's.
+    #[doc(alias = "cpu.max")]
+    pub fn cpus(mut self, cpus: f64) -> Self {
+        self.limits = self.limits.cpus(cpus);
+        self
+    }
+
+    /// A file or directory of the host, seen at `target` inside, both ways writable. Needs a root.
+    pub fn volume(self, source: impl Into<PathBuf>, target: impl Into<PathBuf>) -> Self {
+        self.mount(Mount::bind(source, target))
+    }
+
+    /// An empty filesystem in memory, of at most 64 MiB. Needs a root.
+    pub fn tmpfs(self, target: impl Into<PathBuf>) -> Self {
+        self.mount(Mount::tmpfs(target, TMPFS_SIZE))
+    }
+
+    /// Anything else mounted on top of the root: read-only volumes, files in memory.
+    pub fn mount(mut self, mount: Mount) -> Self {
+        self.command = self.command.mount(mount);
+        self
+    }
+
+    /// The program. A name without a slash is looked for in its `PATH`, inside.
+    pub fn command(mut self, program: impl Into<OsString>) -> Self {
+        self.command = self.command.program(program);
+        self
+    }
+
+    /// One more argument.
+    pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
+        self.command = self.command.arg(arg);
+        self
+    }
+
+    /// More arguments.
+    pub fn args(mut self, args: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
+        self.command = self.command.args(args);
+        self
+    }
+
+    /// Sets an environment variable. Without any there is `PATH` and nothing else.
+    pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.command = self.command.env(name, value);
+        self
+    }
+
+    /// The directory it starts in: `/` unless set.
+    pub fn workdir(mut self, path: impl Into<PathBuf>) -> Self {
+        self.command = self.command.workdir(path);
+        self
+    }
+
+    /// The user and group id it runs as: root unless set.
+    pub fn user(mut self, uid: u32, gid: u32) -> Self {
+        self.command = self.command.user(uid, gid);
+        self
+    }
+
+    /// Its host name: its name unless set.
+    pub fn hostname(mut self, name: impl Into<OsString>) -> Self {
+        self.hostname = Some(name.into());
+        self
+    }
+
+    /// The capabilities it can ever have, instead of Docker's.
+    pub fn capabilities(mut self, capabilities: Capabilities) -> Self {
+        self.command = self.command.capabilities(capabilities);
+        self
+    }
+
+    /// Its standard input: `/dev/null` unless set.
+    pub fn stdin(mut self, stdio: impl Into<Stdio>) -> Self {
+        self.command = self.command.stdin(stdio);
+        self
+    }
+
+    /// Its standard output: `/dev/null` unless set.
+    pub fn stdout(mut self, stdio: impl Into<Stdio>) -> Self {
+        self.command = self.command.stdout(stdio);
+        self
+    }
+
+    /// Its standard error: `/dev/null` unless set.
+    pub fn stderr(mut self, stdio: impl Into<Stdio>) -> Self {
+        self.command = self.command.stderr(stdio);
+        self
+    }
+
+    /// Checks all that can be checked without the kernel.
+    ///
+    /// # Errors
+    /// `InvalidInput` names the option that cannot be: a name that is none, ports or aliases without a network, the same
+    /// port twice, a limit out of range, no program.
+    pub fn build(self) -> Result<Container> {
+        let name = self.name.unwrap_or_else(next_name);
+        let subject = Subject::container(&name);
+        let own_name = label(&subject, "name", &name)?;
+        let mut names = vec![own_name];
+        for alias in &self.aliases {
+            names.push(label(&subject, "alias", alias)?);
+        }
+        if self.network.is_none() {
+            let reason = "needs a network";
+            if let Some(port) = self.ports.first() {
+                return Err(Error::invalid(&subject, "publish", port, reason));
+            }
+            if let Some(alias) = self.aliases.first() {
+                return Err(Error::invalid(&subject, "alias", alias, reason));
+            }
+        }
+        if let Some(twice) = repeated(&self.ports) {
+            return Err(Error::invalid(&subject, "publish", twice, "is there twice"));
+        }
+        self.limits
+            .validate()
+            .map_err(subject.failed("check the limits"))?;
+        let hostname = self.hostname.unwrap_or_else(|| name.clone().into());
+        let command = self.command.hostname(hostname);
+        // The real root is opened when it starts; whether there is one is what the check needs.
+        let root = self.rootfs.as_ref().map(|_| RootFs::directory("/"));
+        let checked = root.into_iter().fold(command.clone(), Command::root);
+        checked.validate().map_err(subject.failed("check the command"))?;
+        Ok(Container {
+            subject,
+            name,
+            rootfs: self.rootfs,
+            network: self.network.map(|network| (network, names)),
+            ports: self.ports,
+            limits: self.limits,
+            command,
+        })
+    }
+
+    /// Builds it and starts it once, as [`Container::start`].
+    ///
+    /// # Errors
+    /// As [`build`](Self::build) and [`Container::start`].
+    pub fn start(self) -> Result<Running> {
+        self.build()?.start()
+    }
+}
+
+/// `c1`, `c2` and so on, in this process.
+fn next_name() -> String {
+    static LAST: AtomicU32 = AtomicU32::new(0);
+    format!("c{}", LAST.fetch_add(1, Ordering::Relaxed) + 1)
+}
+
+/// One label of a host name.
+fn label(subject: &Subject, item: &'static str, text: &str) -> Result<Name> {
+    match text.parse::<Name>() {
+        Ok(name) if !text.contains('.') => Ok(name),
+        _ => Err(Error::invalid(
+            subject,
+            item,
+            text,
+            "is not 1 to 63 letters, digits, - and _",
+        )),
+    }
+}
+
+fn repeated(ports: &[PortSpec]) -> Option<&PortSpec> {
+    ports
+        .iter()
+        .enumerate()
+        .find(|(at, port)| ports[..*at].contains(port))
+        .map(|(_, port)| port)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    fn refused(builder: ContainerBuilder) -> String {
+        let error = builder.build().expect_err("refused");
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+        error.to_string()
+    }
+
+    fn web() -> ContainerBuilder {
+        ContainerBuilder::new().name("web").command("/bin/app")
+    }
+
+    #[test]
+    fn bad_input_names_container_and_option() {
+        assert_eq!(
+            refused(web().name("a b")),
+            r#"container a b: name "a b": is not 1 to 63 letters, digits, - and _"#
+        );
+        assert_eq!(
+            refused(web().publish("80:80".parse().unwrap())),
+            r#"container web: publish "80:80/tcp": needs a network"#
+        );
+        assert!(refused(web().alias("www")).contains("needs a network"));
+        assert!(refused(web().memory_max(0)).starts_with("container web: check the limits: "));
+        assert!(refused(web().command("")).starts_with("container web: check the command: "));
+        assert!(refused(web().volume("/a", "/b")).contains("needs a root"));
+    }
+
+    #[test]
+    fn a_container_without_a_name_gets_the_next_one() {
+        let name = |builder: ContainerBuilder| builder.build().unwrap().name().to_owned();
+        let first = name(ContainerBuilder::new().command("a"));
+        assert_ne!(first, name(ContainerBuilder::new().command("a")));
+    }
+}
