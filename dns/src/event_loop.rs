@@ -1,0 +1,476 @@
+//! The one thread that serves all containers. It waits in epoll(7) and nowhere else.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
+use std::time::{Duration, Instant};
+
+use rustix::net::{SocketFlags, accept_with, sockopt};
+
+use crate::answer::{Outcome, respond};
+use crate::forward::{Forwarder, Origin};
+use crate::poll::{Events, Interest, Poll, Ready, Token};
+use crate::scope::Scope;
+use crate::slab::{Key, Slab};
+use crate::stream::Stream;
+use crate::wire::{Query, Rcode, Response, Transport};
+
+/// How often flights and connections are looked over, while there are any.
+const TICK: Duration = Duration::from_millis(50);
+/// A connection without a whole query for this long is closed.
+const IDLE: Duration = Duration::from_secs(10);
+/// Connections of one container; a further one takes the place of the one idle longest.
+const STREAMS_PER_ENDPOINT: usize = 16;
+/// Connections of all containers.
+const STREAMS_MAX: usize = 512;
+/// Queries of one container at an upstream: one container's flood leaves room for the others.
+const FLIGHTS_PER_ENDPOINT: usize = 256;
+/// Datagrams or connections taken from a socket before others have their turn.
+const AT_ONCE: usize = 32;
+/// For how long a listener rests that could not accept.
+const REST: Duration = Duration::from_millis(100);
+
+/// What the loop is told to do.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Serve {
+        udp: UdpSocket,
+        tcp: TcpListener,
+        scope: Scope,
+        done: SyncSender<io::Result<Key>>,
+    },
+    Scope {
+        endpoint: Key,
+        scope: Scope,
+    },
+    Remove {
+        endpoint: Key,
+        done: SyncSender<()>,
+    },
+    Stop,
+}
+
+/// The sockets of one container.
+#[derive(Debug)]
+struct Endpoint {
+    udp: UdpSocket,
+    tcp: TcpListener,
+    scope: Scope,
+    /// Queries at an upstream.
+    flights: usize,
+    /// The listener waits for room until then.
+    rests_until: Option<Instant>,
+}
+
+/// Fields drop in this order: sockets before the channel whose end says that they are closed.
+#[derive(Debug)]
+pub(crate) struct EventLoop {
+    endpoints: Slab<Endpoint>,
+    streams: Slab<Stream>,
+    forwarder: Forwarder,
+    poll: Poll,
+    wake: Arc<OwnedFd>,
+    now: Instant,
+    ticked: Instant,
+    /// What is being read.
+    buffer: Vec<u8>,
+    /// The query of a connection that is being answered.
+    query: Vec<u8>,
+    /// What is being written.
+    out: Vec<u8>,
+    /// Listeners that wait for room.
+    resting: usize,
+    commands: Receiver<Command>,
+}
+
+impl EventLoop {
+    pub(crate) fn new(
+        upstreams: Vec<SocketAddr>,
+        wake: Arc<OwnedFd>,
+        commands: Receiver<Command>,
+    ) -> rustix::io::Result<Self> {
+        let poll = Poll::new()?;
+        poll.add(&wake, Token::Wake, Interest::Read)?;
+        let now = Instant::now();
+        Ok(EventLoop {
+            endpoints: Slab::new(),
+            streams: Slab::new(),
+            forwarder: Forwarder::new(upstreams),
+            poll,
+            wake,
+            now,
+            ticked: now,
+            buffer: vec![0; usize::from(u16::MAX)],
+            query: Vec::new(),
+            out: Vec::new(),
+            resting: 0,
+            commands,
+        })
+    }
+
+    /// Serves until told to stop, or until nobody is left to tell it.
+    pub(crate) fn run(mut self) {
+        let mut events = Events::new();
+        loop {
+            if self.poll.wait(self.timeout(), &mut events).is_err() {
+                return;
+            }
+            self.now = Instant::now();
+            for ready in events.iter() {
+                if ready.token == Token::Wake && self.obey() == Obeyed::Stop {
+                    return;
+                }
+                self.dispatch(ready);
+            }
+            if self.now - self.ticked >= TICK {
+                self.tick();
+            }
+        }
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        let busy = self.forwarder.is_busy() || !self.streams.is_empty() || self.resting > 0;
+        busy.then_some(TICK)
+    }
+
+    fn dispatch(&mut self, ready: Ready) {
+        match ready.token {
+            Token::Wake => {}
+            Token::Udp(key) => self.datagrams(key),
+            Token::Listener(key) => self.accept(key),
+            Token::Stream(key) => self.stream_ready(ready, key),
+            Token::Socket(key) => {
+                self.forwarder
+                    .socket_ready(key, &mut self.buffer, self.now, &self.poll);
+            }
+            Token::Link(key) => {
+                self.forwarder
+                    .link_ready(ready, key, &mut self.buffer, self.now, &self.poll);
+            }
+        }
+        self.deliver();
+    }
+
+    /// Carries out what came through the channel.
+    fn obey(&mut self) -> Obeyed {
+        let mut count = [0; 8];
+        let _nothing_new = rustix::io::read(&self.wake, &mut count).is_err();
+        loop {
+            match self.commands.try_recv() {
+                Ok(Command::Serve {
+                    udp,
+                    tcp,
+                    scope,
+                    done,
+                }) => {
+                    let _caller_has_gone = done.send(self.serve(udp, tcp, scope)).is_err();
+                }
+                Ok(Command::Scope { endpoint, scope }) => {
+                    if let Some(endpoint) = self.endpoints.get_mut(endpoint) {
+                        endpoint.scope = scope;
+                    }
+                }
+                Ok(Command::Remove { endpoint, done }) => {
+                    self.remove(endpoint);
+                    let _caller_has_gone = done.send(()).is_err();
+                }
+                Err(TryRecvError::Empty) => return Obeyed::Go,
+                Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return Obeyed::Stop,
+            }
+        }
+    }
+
+    fn serve(&mut self, udp: UdpSocket, tcp: TcpListener, scope: Scope) -> io::Result<Key> {
+        let key = self.endpoints.next_key();
+        self.poll.add(&udp, Token::Udp(key), Interest::Read)?;
+        if let Err(errno) = self.poll.add(&tcp, Token::Listener(key), Interest::Read) {
+            self.poll.delete(&udp);
+            return Err(errno.into());
+        }
+        Ok(self.endpoints.insert(Endpoint {
+            udp,
+            tcp,
+            scope,
+            flights: 0,
+            rests_until: None,
+        }))
+    }
+
+    /// Closes an endpoint's sockets and connections, and forgets its queries.
+    fn remove(&mut self, key: Key) {
+        let Some(endpoint) = self.endpoints.remove(key) else {
+            return;
+        };
+        self.poll.delete(&endpoint.udp);
+        self.poll.delete(&endpoint.tcp);
+        self.resting -= usize::from(endpoint.rests_until.is_some());
+        let streams = self.streams.iter();
+        let its: Vec<_> = streams
+            .filter(|(_, stream)| stream.endpoint == key)
+            .map(|(key, _)| key)
+            .collect();
+        for stream in its {
+            self.close(stream);
+        }
+        let of_it = |origin| matches!(origin, Origin::Udp { endpoint, .. } if endpoint == key);
+        self.forwarder.cancel(of_it, &self.poll);
+    }
+
+    /// Answers what came on a container's UDP socket.
+    fn datagrams(&mut self, key: Key) {
+        for _ in 0..AT_ONCE {
+            let Some(endpoint) = self.endpoints.get_mut(key) else {
+                return;
+            };
+            // Whatever the error, the next event says whether there is more.
+            let Ok((size, peer)) = endpoint.udp.recv_from(&mut self.buffer) else {
+                return;
+            };
+            let query = &self.buffer[..size];
+            match respond(endpoint.scope.zones(), query, Transport::Udp, &mut self.out) {
+                Outcome::Drop => continue,
+                Outcome::Answered => {}
+                Outcome::Forward(query) => {
+                    if endpoint.may_forward(&query, Transport::Udp, &mut self.out) {
+                        endpoint.flights += 1;
+                        let origin = Origin::Udp {
+                            endpoint: key,
+                            peer,
+                        };
+                        self.forwarder
+                            .submit(&query, origin, Transport::Udp, self.now, &self.poll);
+                        continue;
+                    }
+                }
+            }
+            // A client whose socket is full asks again.
+            let _lost = endpoint.udp.send_to(&self.out, peer).is_err();
+        }
+    }
+
+    fn accept(&mut self, key: Key) {
+        for _ in 0..AT_ONCE {
+            let Some(endpoint) = self.endpoints.get_mut(key) else {
+                return;
+            };
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            match accept_with(&endpoint.tcp, flags) {
+                Ok(fd) => self.admit(key, TcpStream::from(fd)),
+                Err(errno) if is_about_one_connection(errno) => {}
+                Err(rustix::io::Errno::AGAIN) => return,
+                Err(_) => return self.rest(key),
+            }
+        }
+    }
+
+    /// Takes a connection in, in the place of the one idle longest where there are many.
+    fn admit(&mut self, endpoint: Key, tcp: TcpStream) {
+        let of_it = |stream: &Stream| stream.endpoint == endpoint;
+        let its = self.streams.iter().filter(|(_, s)| of_it(s)).count();
+        if its >= STREAMS_PER_ENDPOINT {
+            self.close_idlest(of_it);
+        } else if self.streams.len() >= STREAMS_MAX {
+            self.close_idlest(|_| true);
+        }
+        // Without it, a reply may wait for the acknowledgement of the one before.
+        let _slower = sockopt::set_tcp_nodelay(&tcp, true).is_err();
+        let key = self.streams.next_key();
+        if self
+            .poll
+            .add(&tcp, Token::Stream(key), Interest::Read)
+            .is_ok()
+        {
+            self.streams.insert(Stream::new(endpoint, tcp, self.now));
+        }
+    }
+
+    fn close_idlest(&mut self, among: impl Fn(&Stream) -> bool) {
+        let streams = self.streams.iter().filter(|(_, stream)| among(stream));
+        let idlest = streams.min_by_key(|(_, stream)| (stream.pending > 0, stream.last_query));
+        if let Some((key, _)) = idlest {
+            self.close(key);
+        }
+    }
+
+    /// Stops listening for a while: out of fds or memory, accepting again at once would only burn time.
+    fn rest(&mut self, key: Key) {
+        if let Some(endpoint) = self.endpoints.get_mut(key) {
+            self.resting += usize::from(endpoint.rests_until.is_none());
+            endpoint.rests_until = Some(self.now + REST);
+            let token = Token::Listener(key);
+            let _spins = self
+                .poll
+                .modify(&endpoint.tcp, token, Interest::None)
+                .is_err();
+        }
+    }
+
+    fn stream_ready(&mut self, ready: Ready, key: Key) {
+        let Some(stream) = self.streams.get_mut(key) else {
+            return;
+        };
+        let failed = ready.readable && stream.read(&mut self.buffer).is_err();
+        if failed || ready.broken {
+            return self.close(key);
+        }
+        self.pump(key);
+    }
+
+    /// Answers the queries that a connection has, sends what it takes, and closes it where it is over.
+    fn pump(&mut self, key: Key) {
+        let over = self.answer_stream(key).unwrap_or(true);
+        if over {
+            self.close(key);
+        }
+    }
+
+    /// Returns whether the connection is over.
+    fn answer_stream(&mut self, key: Key) -> io::Result<bool> {
+        let Some(stream) = self.streams.get_mut(key) else {
+            return Ok(false);
+        };
+        let Some(endpoint) = self.endpoints.get_mut(stream.endpoint) else {
+            return Ok(true);
+        };
+        stream.flush()?;
+        while stream.next_query(&mut self.query, self.now)? {
+            match respond(
+                endpoint.scope.zones(),
+                &self.query,
+                Transport::Tcp,
+                &mut self.out,
+            ) {
+                Outcome::Drop => return Ok(true),
+                Outcome::Answered => stream.push(&self.out),
+                Outcome::Forward(query) => {
+                    if endpoint.may_forward(&query, Transport::Tcp, &mut self.out) {
+                        endpoint.flights += 1;
+                        stream.pending += 1;
+                        let origin = Origin::Tcp {
+                            endpoint: stream.endpoint,
+                            stream: key,
+                        };
+                        self.forwarder
+                            .submit(&query, origin, Transport::Tcp, self.now, &self.poll);
+                    } else {
+                        stream.push(&self.out);
+                    }
+                }
+            }
+            stream.flush()?;
+        }
+        let wanted = stream.wanted();
+        if wanted != stream.interest {
+            self.poll.modify(&stream.tcp, Token::Stream(key), wanted)?;
+            stream.interest = wanted;
+        }
+        Ok(stream.is_done())
+    }
+
+    fn close(&mut self, key: Key) {
+        let Some(stream) = self.streams.remove(key) else {
+            return;
+        };
+        self.poll.delete(&stream.tcp);
+        if let Some(endpoint) = self.endpoints.get_mut(stream.endpoint) {
+            endpoint.flights -= stream.pending;
+        }
+        let of_it = |origin| matches!(origin, Origin::Tcp { stream, .. } if stream == key);
+        self.forwarder.cancel(of_it, &self.poll);
+    }
+
+    /// Brings replies of upstreams to who asked.
+    fn deliver(&mut self) {
+        while let Some((origin, reply)) = self.forwarder.done.pop() {
+            match origin {
+                Origin::Probe => {}
+                Origin::Udp { endpoint, peer } => {
+                    if let Some(endpoint) = self.endpoints.get_mut(endpoint) {
+                        endpoint.flights -= 1;
+                        let _lost = endpoint.udp.send_to(&reply, peer).is_err();
+                    }
+                }
+                Origin::Tcp {
+                    endpoint,
+                    stream: key,
+                } => {
+                    if let Some(stream) = self.streams.get_mut(key) {
+                        stream.pending -= 1;
+                        stream.push(&reply);
+                        if let Some(endpoint) = self.endpoints.get_mut(endpoint) {
+                            endpoint.flights -= 1;
+                        }
+                        self.pump(key);
+                    }
+                }
+            }
+            self.forwarder.recycle(reply);
+        }
+    }
+
+    fn tick(&mut self) {
+        self.ticked = self.now;
+        self.forwarder.tick(self.now, &self.poll);
+        self.deliver();
+        let streams = self.streams.iter();
+        let idle = |stream: &Stream| stream.pending == 0 && self.now - stream.last_query >= IDLE;
+        let over: Vec<_> = streams
+            .filter(|(_, stream)| idle(stream))
+            .map(|(key, _)| key)
+            .collect();
+        for key in over {
+            self.close(key);
+        }
+        self.end_rests();
+    }
+
+    fn end_rests(&mut self) {
+        if self.resting == 0 {
+            return;
+        }
+        let rested = |endpoint: &Endpoint| endpoint.rests_until.is_some_and(|at| at <= self.now);
+        let endpoints = self.endpoints.iter();
+        let over: Vec<_> = endpoints
+            .filter(|(_, endpoint)| rested(endpoint))
+            .map(|(key, _)| key)
+            .collect();
+        for key in over {
+            if let Some(endpoint) = self.endpoints.get_mut(key) {
+                let token = Token::Listener(key);
+                let woken = self.poll.modify(&endpoint.tcp, token, Interest::Read);
+                endpoint.rests_until = woken.is_err().then_some(self.now + REST);
+                self.resting -= usize::from(woken.is_ok());
+            }
+        }
+    }
+}
+
+/// What becomes of the loop after a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Obeyed {
+    Go,
+    Stop,
+}
+
+impl Endpoint {
+    /// Whether a query may go to an upstream; if not, why is in `out`.
+    fn may_forward(&self, query: &Query<'_>, transport: Transport, out: &mut Vec<u8>) -> bool {
+        let rcode = if self.scope.is_internal() {
+            Rcode::Refused
+        } else if self.flights >= FLIGHTS_PER_ENDPOINT {
+            Rcode::ServFail
+        } else {
+            return true;
+        };
+        Response::new(query.envelope, transport, out).finish(rcode);
+        false
+    }
+}
+
+/// Whether accept4(2) tells of a connection that failed, rather than of the listener or the process.
+fn is_about_one_connection(errno: rustix::io::Errno) -> bool {
+    use rustix::io::Errno as E;
+    matches!(errno, E::CONNABORTED | E::INTR | E::PERM | E::PROTO)
+}

@@ -1,0 +1,647 @@
+//! Queries on their way to an upstream and back.
+//!
+//! A query becomes a flight. It is sent to the best upstream, and to the next one when that is silent for
+//! [`RETRY`], refuses, or cannot be reached; a late reply to an earlier try still counts. After [`GIVE_UP`] the client
+//! gets SERVFAIL. Every reply must come from the address asked (the sockets are connected), with the random id and the
+//! question that was sent.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::poll::{Interest, Poll, Ready, Token};
+use crate::random::Random;
+use crate::slab::{Key, Slab};
+use crate::upstream::{Health, Link, Socket, Upstream};
+use crate::wire::{Envelope, Query, Rcode, Response, Transport, Verdict, judge};
+
+/// Silence after which the next upstream is tried.
+const RETRY: Duration = Duration::from_millis(800);
+/// Silence after which the client is told.
+const GIVE_UP: Duration = Duration::from_millis(2400);
+/// Queries sent for one flight.
+const TRIES: usize = 3;
+/// Flights at once.
+const FLIGHTS_MAX: usize = 2048;
+/// UDP sockets per upstream that new queries may use.
+const SOCKETS_PER_UPSTREAM: usize = 8;
+/// UDP sockets at once, those that wait for last replies included.
+const SOCKETS_MAX: usize = 96;
+/// TCP connections at once.
+const LINKS_MAX: usize = 128;
+/// Queries after which a socket makes way for one with another port.
+const SOCKET_QUERIES: u32 = 1024;
+/// Age after which it does: its port gets known and its source address stale.
+const SOCKET_AGE: Duration = Duration::from_secs(30);
+/// Replies taken from a socket before others have their turn.
+const REPLIES_AT_ONCE: usize = 32;
+
+/// Who asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    Udp {
+        endpoint: Key,
+        peer: SocketAddr,
+    },
+    Tcp {
+        endpoint: Key,
+        stream: Key,
+    },
+    /// Nobody: it shows whether an upstream is back.
+    Probe,
+}
+
+#[derive(Debug)]
+pub(crate) struct Forwarder {
+    upstreams: Vec<Upstream>,
+    sockets: Slab<Socket>,
+    links: Slab<Link>,
+    flights: Slab<Flight>,
+    random: Random,
+    /// Replies to deliver.
+    pub(crate) done: Vec<(Origin, Vec<u8>)>,
+    /// Buffers to use again.
+    spare: Vec<Vec<u8>>,
+    due: Vec<Key>,
+}
+
+#[derive(Debug)]
+struct Flight {
+    origin: Origin,
+    transport: Transport,
+    client_id: [u8; 2],
+    /// The client's query; its id is that of the try sent last.
+    query: Vec<u8>,
+    question_end: usize,
+    tries: [Option<Try>; TRIES],
+    sent: usize,
+    asked_last: usize,
+    /// Upstreams, as bits, that are of no use for this query.
+    useless: u8,
+    /// What an upstream said that was of no use: better than nothing.
+    unhelpful: Option<Vec<u8>>,
+    sent_at: Instant,
+    retry_at: Instant,
+    give_up_at: Instant,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Try {
+    upstream: usize,
+    via: Via,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Via {
+    Udp { socket: Key, id: u16 },
+    Tcp { link: Key },
+}
+
+impl Flight {
+    fn new(
+        query: &Query<'_>,
+        bytes: Vec<u8>,
+        origin: Origin,
+        transport: Transport,
+        now: Instant,
+    ) -> Self {
+        Flight {
+            origin,
+            transport,
+            client_id: [bytes[0], bytes[1]],
+            query: bytes,
+            question_end: query.envelope.question_end(),
+            tries: [None; TRIES],
+            sent: 0,
+            asked_last: 0,
+            useless: 0,
+            unhelpful: None,
+            sent_at: now,
+            retry_at: now + RETRY,
+            give_up_at: now + GIVE_UP,
+        }
+    }
+
+    fn tried(&self, upstream: usize) -> Option<Try> {
+        let tries = self.tries.iter().flatten();
+        tries.copied().find(|try_| try_.upstream == upstream)
+    }
+
+    fn forget(&mut self, upstream: usize) -> Option<Try> {
+        let is_it = |try_: &Option<Try>| try_.is_some_and(|try_| try_.upstream == upstream);
+        self.tries.iter_mut().find(|try_| is_it(try_))?.take()
+    }
+
+    /// The upstream to ask next: one not asked yet before one asked already, one that is up before one that is down,
+    /// then in the order given.
+    fn next(&self, upstreams: &[Upstream]) -> Option<usize> {
+        if self.sent >= TRIES {
+            return None;
+        }
+        let asks_once = self.transport == Transport::Tcp;
+        let may = |index: &usize| {
+            self.useless & (1 << index) == 0 && !(asks_once && self.tried(*index).is_some())
+        };
+        (0..upstreams.len()).filter(may).min_by_key(|&index| {
+            let asked = self.tried(index).is_some();
+            (asked, upstreams[index].health.is_down(), index)
+        })
+    }
+}
+
+impl Forwarder {
+    pub(crate) fn new(upstreams: Vec<SocketAddr>) -> Self {
+        let upstreams = upstreams.into_iter().map(|address| Upstream {
+            address,
+            health: Health::new(),
+            sockets: Vec::new(),
+        });
+        Forwarder {
+            upstreams: upstreams.collect(),
+            sockets: Slab::new(),
+            links: Slab::new(),
+            flights: Slab::new(),
+            random: Random::new(),
+            done: Vec::new(),
+            spare: Vec::new(),
+            due: Vec::new(),
+        }
+    }
+
+    /// Whether there is anything a tick may have to do.
+    pub(crate) fn is_busy(&self) -> bool {
+        !self.flights.is_empty()
+    }
+
+    /// Sends a query on its way. The reply, or SERVFAIL, comes out of `done` once.
+    pub(crate) fn submit(
+        &mut self,
+        query: &Query<'_>,
+        origin: Origin,
+        transport: Transport,
+        now: Instant,
+        poll: &Poll,
+    ) {
+        let bytes = self.copy(query.bytes());
+        let flight = Flight::new(query, bytes, origin, transport, now);
+        if self.flights.len() >= FLIGHTS_MAX || self.is_own(query, origin) {
+            self.land(flight, None);
+            return;
+        }
+        let key = self.flights.insert(flight);
+        self.advance(key, now, poll);
+        self.probe(query, now, poll);
+    }
+
+    /// Takes a buffer back after delivery.
+    pub(crate) fn recycle(&mut self, mut buffer: Vec<u8>) {
+        if self.spare.len() < 64 && buffer.capacity() <= 4096 {
+            buffer.clear();
+            self.spare.push(buffer);
+        }
+    }
+
+    /// Forgets the flights of who has gone.
+    pub(crate) fn cancel(&mut self, gone: impl Fn(Origin) -> bool, poll: &Poll) {
+        let flights = self.flights.iter();
+        let keys: Vec<_> = flights
+            .filter(|(_, flight)| gone(flight.origin))
+            .map(|(key, _)| key)
+            .collect();
+        for key in keys {
+            self.take(key, poll);
+        }
+    }
+
+    /// Tries again what has been silent for long, gives up what has been for too long.
+    pub(crate) fn tick(&mut self, now: Instant, poll: &Poll) {
+        let mut due = std::mem::take(&mut self.due);
+        let flights = self.flights.iter();
+        due.extend(
+            flights
+                .filter(|(_, f)| now >= f.retry_at)
+                .map(|(key, _)| key),
+        );
+        for key in due.drain(..) {
+            self.overdue(key, now, poll);
+        }
+        self.due = due;
+    }
+
+    /// Takes replies from an upstream's UDP socket.
+    pub(crate) fn socket_ready(&mut self, key: Key, buffer: &mut [u8], now: Instant, poll: &Poll) {
+        for _ in 0..REPLIES_AT_ONCE {
+            let Some(socket) = self.sockets.get(key) else {
+                return;
+            };
+            match socket.udp.recv(buffer) {
+                Ok(size) => self.reply(key, &buffer[..size], now, poll),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) => return self.socket_failed(key, now, poll),
+            }
+        }
+    }
+
+    /// Goes on with a TCP connection to an upstream.
+    pub(crate) fn link_ready(
+        &mut self,
+        ready: Ready,
+        key: Key,
+        buffer: &mut [u8],
+        now: Instant,
+        poll: &Poll,
+    ) {
+        let Some(link) = self.links.get_mut(key) else {
+            return;
+        };
+        let (upstream, flight) = (link.upstream, link.flight);
+        match drive(link, ready, key, buffer, poll) {
+            Ok(None) => {}
+            Ok(Some(message)) => self.judge(flight, upstream, &message, now, poll),
+            Err(_) => {
+                self.upstreams[upstream].health.failed(now);
+                self.useless(flight, upstream, now, poll);
+            }
+        }
+    }
+
+    /// Whether the query is one of ours that came back: an upstream that leads here.
+    fn is_own(&self, query: &Query<'_>, origin: Origin) -> bool {
+        let Origin::Udp { peer, .. } = origin else {
+            return false;
+        };
+        let id = u16::from_be_bytes([query.bytes()[0], query.bytes()[1]]);
+        let mut sockets = self.sockets.iter();
+        sockets.any(|(_, socket)| socket.local == peer && socket.ids.contains_key(&id))
+    }
+
+    fn copy(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let mut copy = self.spare.pop().unwrap_or_default();
+        copy.extend_from_slice(bytes);
+        copy
+    }
+
+    /// Asks the upstreams that were passed over whether they are back, with a copy of a query they would have got.
+    fn probe(&mut self, query: &Query<'_>, now: Instant, poll: &Poll) {
+        if self
+            .upstreams
+            .iter()
+            .all(|upstream| upstream.health.is_down())
+        {
+            return;
+        }
+        for upstream in 0..self.upstreams.len() {
+            if !self.upstreams[upstream].health.take_probe(now) {
+                continue;
+            }
+            let bytes = self.copy(query.bytes());
+            let mut flight = Flight::new(query, bytes, Origin::Probe, Transport::Udp, now);
+            flight.useless = !(1 << upstream);
+            flight.give_up_at = flight.retry_at;
+            let key = self.flights.insert(flight);
+            self.advance(key, now, poll);
+        }
+    }
+
+    /// Sends a flight to the next upstream that takes it. Without one, it waits for the replies still out, or lands.
+    fn advance(&mut self, key: Key, now: Instant, poll: &Poll) {
+        while let Some(flight) = self.flights.get_mut(key) {
+            let Some(upstream) = flight.next(&self.upstreams) else {
+                flight.retry_at = flight.give_up_at;
+                if flight.tries.iter().all(Option::is_none) {
+                    self.give_up(key, poll);
+                }
+                return;
+            };
+            flight.sent += 1;
+            flight.asked_last = upstream;
+            flight.sent_at = now;
+            flight.retry_at = (now + RETRY).min(flight.give_up_at);
+            match self.send(key, upstream, now, poll) {
+                Ok(()) => return,
+                Err(error) => {
+                    if is_theirs(&error) {
+                        self.upstreams[upstream].health.failed(now);
+                    }
+                    self.forget(key, upstream, poll);
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, key: Key, upstream: usize, now: Instant, poll: &Poll) -> io::Result<()> {
+        let Some(flight) = self.flights.get(key) else {
+            return Ok(());
+        };
+        match (flight.transport, flight.tried(upstream)) {
+            (Transport::Tcp, _) => self.send_tcp(key, upstream, poll),
+            (
+                Transport::Udp,
+                Some(Try {
+                    via: Via::Udp { socket, id },
+                    ..
+                }),
+            ) => self.send_udp(key, socket, id),
+            (Transport::Udp, _) => {
+                let (socket, id) = self.socket_and_id(upstream, now, poll)?;
+                self.keep(
+                    key,
+                    Try {
+                        upstream,
+                        via: Via::Udp { socket, id },
+                    },
+                );
+                if let Some(socket) = self.sockets.get_mut(socket) {
+                    socket.ids.insert(id, key);
+                }
+                self.send_udp(key, socket, id)
+            }
+        }
+    }
+
+    fn send_udp(&mut self, key: Key, socket: Key, id: u16) -> io::Result<()> {
+        let (Some(flight), Some(socket)) =
+            (self.flights.get_mut(key), self.sockets.get_mut(socket))
+        else {
+            return Ok(());
+        };
+        flight.query[..2].copy_from_slice(&id.to_be_bytes());
+        let sent = socket.send(&flight.query);
+        if sent.is_err() {
+            socket.sent = SOCKET_QUERIES;
+        }
+        sent
+    }
+
+    fn send_tcp(&mut self, key: Key, upstream: usize, poll: &Poll) -> io::Result<()> {
+        if self.links.len() >= LINKS_MAX {
+            return Err(io::ErrorKind::ResourceBusy.into());
+        }
+        let id = self.random.next_u16()?;
+        let Some(flight) = self.flights.get_mut(key) else {
+            return Ok(());
+        };
+        flight.query[..2].copy_from_slice(&id.to_be_bytes());
+        let link = Link::open(
+            upstream,
+            self.upstreams[upstream].address,
+            key,
+            &flight.query,
+        )?;
+        let token = self.links.next_key();
+        poll.add(&link.tcp, Token::Link(token), Interest::Write)?;
+        let link = self.links.insert(link);
+        self.keep(
+            key,
+            Try {
+                upstream,
+                via: Via::Tcp { link },
+            },
+        );
+        Ok(())
+    }
+
+    fn keep(&mut self, key: Key, new: Try) {
+        let tries = self.flights.get_mut(key).map(|flight| &mut flight.tries);
+        if let Some(slot) = tries.and_then(|tries| tries.iter_mut().find(|slot| slot.is_none())) {
+            *slot = Some(new);
+        }
+    }
+
+    /// A socket to `upstream`, one of several at random, and a random id that is free on it.
+    fn socket_and_id(
+        &mut self,
+        upstream: usize,
+        now: Instant,
+        poll: &Poll,
+    ) -> io::Result<(Key, u16)> {
+        self.retire_old(upstream, now, poll);
+        let usable = self.upstreams[upstream].sockets.len();
+        let key = if usable < SOCKETS_PER_UPSTREAM && self.sockets.len() < SOCKETS_MAX {
+            self.open_socket(upstream, now, poll)?
+        } else if usable > 0 {
+            let index = usize::from(self.random.next_u16()?) % usable;
+            self.upstreams[upstream].sockets[index]
+        } else {
+            return Err(io::ErrorKind::ResourceBusy.into());
+        };
+        let Some(socket) = self.sockets.get(key) else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        // At most FLIGHTS_MAX of 65536 are taken.
+        loop {
+            let id = self.random.next_u16()?;
+            if !socket.ids.contains_key(&id) {
+                return Ok((key, id));
+            }
+        }
+    }
+
+    fn open_socket(&mut self, upstream: usize, now: Instant, poll: &Poll) -> io::Result<Key> {
+        let socket = Socket::open(upstream, self.upstreams[upstream].address, now)?;
+        let token = Token::Socket(self.sockets.next_key());
+        poll.add(&socket.udp, token, Interest::Read)?;
+        let key = self.sockets.insert(socket);
+        self.upstreams[upstream].sockets.push(key);
+        Ok(key)
+    }
+
+    /// Takes sockets used much or long out of use, as far as there is room to wait for their last replies.
+    fn retire_old(&mut self, upstream: usize, now: Instant, poll: &Poll) {
+        let room = self.sockets.len() < SOCKETS_MAX;
+        let (sockets, list) = (&mut self.sockets, &mut self.upstreams[upstream].sockets);
+        list.retain(|&key| {
+            let Some(socket) = sockets.get_mut(key) else {
+                return false;
+            };
+            let old = socket.sent >= SOCKET_QUERIES || now - socket.opened >= SOCKET_AGE;
+            if !old || !(room || socket.ids.is_empty()) {
+                return true;
+            }
+            socket.retiring = true;
+            close_if_over(sockets, key, poll);
+            false
+        });
+    }
+
+    /// One message from an upstream's socket.
+    fn reply(&mut self, key: Key, message: &[u8], now: Instant, poll: &Poll) {
+        let Some(socket) = self.sockets.get(key) else {
+            return;
+        };
+        let Some(&[high, low]) = message.first_chunk() else {
+            return;
+        };
+        let id = u16::from_be_bytes([high, low]);
+        if let Some(&flight) = socket.ids.get(&id) {
+            self.judge(flight, socket.upstream, message, now, poll);
+        }
+    }
+
+    fn judge(&mut self, key: Key, upstream: usize, message: &[u8], now: Instant, poll: &Poll) {
+        let Some(flight) = self.flights.get_mut(key) else {
+            return;
+        };
+        // Over UDP the id led here; the flight's may be that of a later try.
+        if let Some(id) = message.first_chunk::<2>() {
+            if flight.transport == Transport::Udp {
+                flight.query[..2].copy_from_slice(id);
+            }
+        }
+        match judge(&flight.query, flight.question_end, message) {
+            Verdict::Stranger => {}
+            Verdict::Unhelpful => {
+                flight.unhelpful.get_or_insert_with(|| message.to_vec());
+                self.upstreams[upstream].health.replied(now);
+                self.useless(key, upstream, now, poll);
+            }
+            Verdict::Answer => {
+                self.upstreams[upstream].health.replied(now);
+                if let Some(flight) = self.take(key, poll) {
+                    self.land(flight, Some(message));
+                }
+            }
+        }
+    }
+
+    /// The kernel says that nobody is there: all who wait for it go elsewhere.
+    fn socket_failed(&mut self, key: Key, now: Instant, poll: &Poll) {
+        let Some(socket) = self.sockets.get_mut(key) else {
+            return;
+        };
+        socket.sent = SOCKET_QUERIES;
+        let upstream = socket.upstream;
+        let waiting: Vec<_> = socket.ids.values().copied().collect();
+        self.upstreams[upstream].health.failed(now);
+        for flight in waiting {
+            self.useless(flight, upstream, now, poll);
+        }
+    }
+
+    fn useless(&mut self, key: Key, upstream: usize, now: Instant, poll: &Poll) {
+        self.forget(key, upstream, poll);
+        self.advance(key, now, poll);
+    }
+
+    /// Ends a flight's try of an upstream and all further ones.
+    fn forget(&mut self, key: Key, upstream: usize, poll: &Poll) {
+        let Some(flight) = self.flights.get_mut(key) else {
+            return;
+        };
+        flight.useless |= 1 << upstream;
+        if let Some(try_) = flight.forget(upstream) {
+            self.release(try_, poll);
+        }
+    }
+
+    fn overdue(&mut self, key: Key, now: Instant, poll: &Poll) {
+        let Some(flight) = self.flights.get(key) else {
+            return;
+        };
+        if let Some(Try { upstream, .. }) = flight.tried(flight.asked_last) {
+            self.upstreams[upstream].health.silent(flight.sent_at, now);
+        }
+        if now >= flight.give_up_at {
+            self.give_up(key, poll);
+        } else {
+            self.advance(key, now, poll);
+        }
+    }
+
+    fn give_up(&mut self, key: Key, poll: &Poll) {
+        if let Some(mut flight) = self.take(key, poll) {
+            let unhelpful = flight.unhelpful.take();
+            self.land(flight, unhelpful.as_deref());
+        }
+    }
+
+    fn take(&mut self, key: Key, poll: &Poll) -> Option<Flight> {
+        let flight = self.flights.remove(key)?;
+        for try_ in flight.tries.iter().flatten() {
+            self.release(*try_, poll);
+        }
+        Some(flight)
+    }
+
+    fn release(&mut self, try_: Try, poll: &Poll) {
+        match try_.via {
+            Via::Udp { socket, id } => {
+                if let Some(socket) = self.sockets.get_mut(socket) {
+                    socket.ids.remove(&id);
+                }
+                close_if_over(&mut self.sockets, socket, poll);
+            }
+            Via::Tcp { link } => {
+                if let Some(link) = self.links.remove(link) {
+                    poll.delete(&link.tcp);
+                }
+            }
+        }
+    }
+
+    /// Makes the client's reply of an upstream's message, or SERVFAIL of none.
+    fn land(&mut self, mut flight: Flight, message: Option<&[u8]>) {
+        flight.query[..2].copy_from_slice(&flight.client_id);
+        if flight.origin == Origin::Probe {
+            return self.recycle(flight.query);
+        }
+        let mut reply = self.spare.pop().unwrap_or_default();
+        let Some(envelope) = Envelope::of(&flight.query) else {
+            return;
+        };
+        match message {
+            None => Response::new(envelope, flight.transport, &mut reply).finish(Rcode::ServFail),
+            Some(message) if message.len() > envelope.client_limit(flight.transport) => {
+                let response = Response::new(envelope, flight.transport, &mut reply);
+                response.truncated().finish(Rcode::NoError);
+            }
+            Some(message) => {
+                reply.extend_from_slice(message);
+                reply[..2].copy_from_slice(&flight.client_id);
+            }
+        }
+        self.recycle(flight.query);
+        self.done.push((flight.origin, reply));
+    }
+}
+
+/// Whether a failure to send is the upstream's, not ours for want of fds or ports.
+fn is_theirs(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkDown
+    )
+}
+
+/// Closes a socket that takes no more queries and waits for no reply.
+fn close_if_over(sockets: &mut Slab<Socket>, key: Key, poll: &Poll) {
+    let over = |socket: &Socket| socket.retiring && socket.ids.is_empty();
+    if sockets.get(key).is_some_and(over) {
+        if let Some(socket) = sockets.remove(key) {
+            poll.delete(&socket.udp);
+        }
+    }
+}
+
+/// Sends and reads what is possible. Returns the reply once it is whole.
+fn drive(
+    link: &mut Link,
+    ready: Ready,
+    key: Key,
+    buffer: &mut [u8],
+    poll: &Poll,
+) -> io::Result<Option<Vec<u8>>> {
+    if let Some(error) = link.tcp.take_error()? {
+        return Err(error);
+    }
+    if ready.writable && link.flush()? {
+        poll.modify(&link.tcp, Token::Link(key), Interest::Read)?;
+    }
+    if ready.readable || ready.broken {
+        return Ok(link.read(buffer)?.map(<[u8]>::to_vec));
+    }
+    Ok(None)
+}

@@ -1,0 +1,158 @@
+//! A zone that several resolvers read while it changes, and what one container may ask.
+
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+
+use crate::Zone;
+
+/// The zone of a network, shared by its containers' resolvers and whoever changes it. Clones are the same zone.
+#[derive(Clone, Debug, Default)]
+pub struct SharedZone(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// Held for as long as a change takes.
+    change: Mutex<()>,
+    /// Held to read an answer off, or to put the changed zone in place.
+    current: RwLock<Zone>,
+}
+
+impl SharedZone {
+    /// Shares `zone`.
+    #[must_use]
+    pub fn new(zone: Zone) -> Self {
+        SharedZone(Arc::new(Shared {
+            change: Mutex::new(()),
+            current: RwLock::new(zone),
+        }))
+    }
+
+    /// Changes the zone. Resolvers answer from the old one until `change` returns, then from the new one; the index is
+    /// copied once a call, so what changes together is best changed in one.
+    pub fn update<T>(&self, change: impl FnOnce(&mut Zone) -> T) -> T {
+        let _one_at_a_time = self.0.change.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut zone = self.load();
+        let result = change(&mut zone);
+        let old = {
+            let mut current = self.write();
+            std::mem::replace(&mut *current, zone)
+        };
+        drop(old);
+        result
+    }
+
+    /// The zone as it is now.
+    #[must_use]
+    pub fn load(&self) -> Zone {
+        self.read().clone()
+    }
+
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, Zone> {
+        // A zone is replaced whole: a panic elsewhere leaves no half of one.
+        self.0
+            .current
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, Zone> {
+        self.0
+            .current
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl From<Zone> for SharedZone {
+    fn from(zone: Zone) -> Self {
+        SharedZone::new(zone)
+    }
+}
+
+/// What one container may ask: the zones of its networks, and whether an upstream gets the rest.
+///
+/// ```
+/// use cofferdam_dns::{Scope, SharedZone};
+///
+/// let (front, back) = (SharedZone::default(), SharedZone::default());
+/// let gateway = Scope::new().zone(&front).zone(&back);
+/// let database = Scope::from(&back).internal();
+/// # drop((gateway, database));
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Scope {
+    zones: Vec<SharedZone>,
+    internal: bool,
+}
+
+impl Scope {
+    /// No zones yet; all else is forwarded.
+    #[must_use]
+    pub fn new() -> Self {
+        Scope::default()
+    }
+
+    /// One more zone. Of a name that several have, the first answers.
+    #[must_use]
+    pub fn zone(mut self, zone: &SharedZone) -> Self {
+        self.zones.push(zone.clone());
+        self
+    }
+
+    /// Forwards nothing, for containers on internal networks: a resolver in the host's namespace would be their way
+    /// out. Names of no zone are answered with REFUSED, which tells a policy from a failure (SERVFAIL) and does not
+    /// deny a name that may exist (NXDOMAIN).
+    ///
+    /// The C library of glibc gives up at once with `EAI_AGAIN`; musl takes neither REFUSED nor SERVFAIL for an answer
+    /// and waits for its timeout.
+    #[must_use]
+    pub fn internal(mut self) -> Self {
+        self.internal = true;
+        self
+    }
+
+    pub(crate) fn is_internal(&self) -> bool {
+        self.internal
+    }
+
+    pub(crate) fn zones(&self) -> impl Iterator<Item = RwLockReadGuard<'_, Zone>> {
+        self.zones.iter().map(SharedZone::read)
+    }
+}
+
+impl From<&SharedZone> for Scope {
+    fn from(zone: &SharedZone) -> Self {
+        Scope::new().zone(zone)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readers_see_the_old_zone_until_the_change_is_made() {
+        let shared = SharedZone::default();
+        let seen = shared.update(|zone| {
+            zone.insert("db".parse().unwrap(), "10.0.0.2".parse().unwrap());
+            shared.load().is_empty()
+        });
+        assert!(seen);
+        assert!(!shared.clone().load().is_empty());
+    }
+
+    #[test]
+    fn a_panic_in_a_change_changes_nothing() {
+        let shared = SharedZone::default();
+        let other = shared.clone();
+        let change = move || {
+            other.update(|zone| {
+                zone.insert("db".parse().unwrap(), "10.0.0.2".parse().unwrap());
+                std::panic::resume_unwind(Box::new(()));
+            })
+        };
+        assert!(std::thread::spawn(change).join().is_err());
+        assert!(shared.load().is_empty());
+        shared.update(|zone| zone.insert("db".parse().unwrap(), "10.0.0.2".parse().unwrap()));
+        assert!(!shared.load().is_empty());
+    }
+}

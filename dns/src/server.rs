@@ -1,0 +1,345 @@
+//! The server: its thread, and the containers it serves.
+
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, sync_channel};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::event_loop::{Command, EventLoop};
+use crate::resolv_conf::NAMESERVERS_MAX;
+use crate::scope::Scope;
+use crate::slab::Key;
+use crate::{Error, LISTEN, ResolvConf, Result};
+
+/// The thread's name, as in `/proc/<pid>/task/<tid>/comm`.
+const THREAD: &str = "cofferdam-dns";
+/// For how long Drop waits for the thread. It never blocks, so this is for a machine that stands still.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A DNS server for any number of containers, on one thread of its own.
+///
+/// Dropping it ends the thread and closes every socket, within 2 seconds; [`Server::stop`] tells how that went. It
+/// cannot outlive the process: names have to be answered by someone.
+#[derive(Debug)]
+#[must_use = "dropping a Server ends its thread"]
+pub struct Server {
+    control: Control,
+    thread: Option<JoinHandle<()>>,
+    /// Disconnects when the thread has ended.
+    alive: Option<Receiver<()>>,
+}
+
+/// How a [`Server`] is to be. It does nothing before [`start`](ServerBuilder::start).
+#[derive(Clone, Debug, Default)]
+#[must_use = "a builder does nothing before start()"]
+pub struct ServerBuilder {
+    upstreams: Vec<SocketAddr>,
+}
+
+/// One container that a [`Server`] serves.
+///
+/// Dropping it closes the container's sockets, within 2 seconds; [`Endpoint::remove`] tells how that went.
+#[derive(Debug)]
+#[must_use = "dropping an Endpoint closes its sockets"]
+pub struct Endpoint {
+    control: Control,
+    key: Option<Key>,
+}
+
+/// The way to the thread.
+#[derive(Clone, Debug)]
+struct Control {
+    commands: Sender<Command>,
+    wake: Arc<OwnedFd>,
+}
+
+impl ServerBuilder {
+    /// Where queries go that no zone answers, best first, at most three. Without any, they fail.
+    pub fn upstreams(mut self, upstreams: Vec<SocketAddr>) -> Self {
+        self.upstreams = upstreams;
+        self
+    }
+
+    /// Takes the nameservers of a resolv.conf(5) as upstreams, such as the host's, without 127.0.0.11: that would be
+    /// this server itself. Where it is another's (a host that is a container), name it in
+    /// [`upstreams`](Self::upstreams).
+    pub fn resolv_conf(self, text: &str) -> Self {
+        let conf = ResolvConf::parse(text);
+        let others = conf.nameservers().iter().filter(|&&ip| ip != LISTEN.ip());
+        self.upstreams(others.map(|&ip| SocketAddr::new(ip, 53)).collect())
+    }
+
+    /// Starts the thread. Its sockets to upstreams are of the network namespace that the calling thread is in.
+    ///
+    /// # Errors
+    /// `InvalidInput` for more than three upstreams, or one without address or port; `Busy` or `Os` if epoll, an
+    /// eventfd or the thread cannot be had.
+    pub fn start(self) -> Result<Server> {
+        check(&self.upstreams)?;
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        let wake = Arc::new(eventfd(0, flags).map_err(Error::sys("eventfd", THREAD))?);
+        let (commands, receiver) = mpsc::channel();
+        let event_loop = EventLoop::new(self.upstreams, Arc::clone(&wake), receiver)
+            .map_err(Error::sys("epoll", THREAD))?;
+        let (end, alive) = sync_channel(0);
+        let work = move || {
+            let _end = end;
+            event_loop.run();
+        };
+        let thread = thread::Builder::new()
+            .name(THREAD.to_owned())
+            .spawn(work)
+            .map_err(Error::sys("start thread", THREAD))?;
+        Ok(Server {
+            control: Control { commands, wake },
+            thread: Some(thread),
+            alive: Some(alive),
+        })
+    }
+}
+
+impl Server {
+    /// A server to be configured. As it is, it has no upstreams.
+    pub fn builder() -> ServerBuilder {
+        ServerBuilder::default()
+    }
+
+    /// Serves one more container from sockets that are bound already, most often by [`bind_in`] to [`LISTEN`] inside
+    /// the container's network namespace. Replies go out of the socket that the query came in, so neither may be bound
+    /// to the wildcard address.
+    ///
+    /// # Errors
+    /// `InvalidInput` if a socket is bound to no one address; `NotFound` if the server has ended; `Busy` or `Os` if a
+    /// socket cannot be waited for.
+    pub fn serve(
+        &self,
+        udp: UdpSocket,
+        tcp: TcpListener,
+        scope: impl Into<Scope>,
+    ) -> Result<Endpoint> {
+        let addresses = [
+            udp.local_addr().map_err(Error::sys("getsockname", "udp"))?,
+            tcp.local_addr().map_err(Error::sys("getsockname", "tcp"))?,
+        ];
+        for address in addresses {
+            if address.ip().is_unspecified() {
+                return Err(Error::socket(address, "is not bound to one address"));
+            }
+        }
+        udp.set_nonblocking(true)
+            .and_then(|()| tcp.set_nonblocking(true))
+            .map_err(Error::sys("set O_NONBLOCK on", addresses[0]))?;
+        let (done, result) = sync_channel(1);
+        let scope = scope.into();
+        let command = Command::Serve {
+            udp,
+            tcp,
+            scope,
+            done,
+        };
+        self.control.send(command, "serve")?;
+        let key = result
+            .recv()
+            .map_err(|mpsc::RecvError| Error::ended("serve"))?
+            .map_err(Error::sys("epoll_ctl", addresses[0]))?;
+        Ok(Endpoint {
+            control: self.control.clone(),
+            key: Some(key),
+        })
+    }
+
+    /// Ends the thread and closes every socket.
+    ///
+    /// # Errors
+    /// `NotFound` if the thread had ended by itself, which it does only by a panic; `Busy` if it does not end.
+    pub fn stop(mut self) -> Result<()> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<()> {
+        let (Some(thread), Some(alive)) = (self.thread.take(), self.alive.take()) else {
+            return Ok(());
+        };
+        let told = self.control.send(Command::Stop, "stop");
+        if alive.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+            return Err(Error::sys("join", THREAD)(rustix::io::Errno::BUSY));
+        }
+        match thread.join() {
+            Ok(()) => told,
+            Err(_panic) => Err(Error::ended("stop")),
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _unheard = self.end().is_err();
+    }
+}
+
+impl Endpoint {
+    /// Changes what the container may ask from now on: it joined or left a network.
+    ///
+    /// # Errors
+    /// `NotFound` if the server has ended.
+    pub fn set_scope(&self, scope: impl Into<Scope>) -> Result<()> {
+        let Some(endpoint) = self.key else {
+            return Ok(());
+        };
+        let scope = scope.into();
+        self.control
+            .send(Command::Scope { endpoint, scope }, "set scope")
+    }
+
+    /// Stops serving the container. Its sockets are closed when this returns, so nothing here keeps its network
+    /// namespace alive.
+    ///
+    /// # Errors
+    /// `Busy` if the server does not react. A server that has ended has closed the sockets already.
+    pub fn remove(mut self) -> Result<()> {
+        self.take_out()
+    }
+
+    fn take_out(&mut self) -> Result<()> {
+        let Some(endpoint) = self.key.take() else {
+            return Ok(());
+        };
+        let (done, result) = sync_channel(1);
+        let command = Command::Remove { endpoint, done };
+        if self.control.send(command, "remove").is_err() {
+            return Ok(());
+        }
+        match result.recv_timeout(PATIENCE) {
+            Ok(()) | Err(RecvTimeoutError::Disconnected) => Ok(()),
+            Err(RecvTimeoutError::Timeout) => Err(Error::sys("remove endpoint from", THREAD)(
+                rustix::io::Errno::BUSY,
+            )),
+        }
+    }
+}
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        let _unheard = self.take_out().is_err();
+    }
+}
+
+impl Control {
+    fn send(&self, command: Command, op: &'static str) -> Result<()> {
+        if self.commands.send(command).is_err() {
+            return Err(Error::ended(op));
+        }
+        // It fails only with the counter full, and then the thread is being woken already.
+        let _woken_already = rustix::io::write(&self.wake, &1_u64.to_ne_bytes()).is_err();
+        Ok(())
+    }
+}
+
+/// Opens a UDP socket and a TCP listener on `address` inside the network namespace `netns`, on a thread that enters it
+/// by setns(2) and ends here.
+///
+/// # Errors
+/// `PermissionDenied` without `CAP_SYS_ADMIN` over the namespace and in the caller's own, or, for a port below 1024,
+/// `CAP_NET_BIND_SERVICE`; `AlreadyExists` if something listens there; `InvalidInput` if `netns` is no network
+/// namespace; `Os` otherwise.
+pub fn bind_in(netns: BorrowedFd<'_>, address: SocketAddr) -> Result<(UdpSocket, TcpListener)> {
+    let open = || {
+        move_into_link_name_space(netns, Some(LinkNameSpaceType::Network))
+            .map_err(Error::sys("setns", "network namespace"))?;
+        let udp = UdpSocket::bind(address).map_err(Error::sys("bind udp", address))?;
+        let tcp = TcpListener::bind(address).map_err(Error::sys("bind tcp", address))?;
+        Ok((udp, tcp))
+    };
+    thread::scope(|scope| {
+        let thread = thread::Builder::new()
+            .name(THREAD.to_owned())
+            .spawn_scoped(scope, open)
+            .map_err(Error::sys("start thread", THREAD))?;
+        match thread.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
+
+fn check(upstreams: &[SocketAddr]) -> Result<()> {
+    for (index, &address) in upstreams.iter().enumerate() {
+        if index >= NAMESERVERS_MAX {
+            return Err(Error::upstream(address, "is one more than three"));
+        }
+        if address.port() == 0 || is_nowhere(address.ip()) {
+            return Err(Error::upstream(address, "is no address of a server"));
+        }
+    }
+    Ok(())
+}
+
+fn is_nowhere(address: IpAddr) -> bool {
+    address.is_unspecified() || address.is_multicast()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+    use crate::ErrorKind;
+
+    #[test]
+    fn upstreams_are_checked_before_anything_starts() {
+        for bad in ["0.0.0.0:53", "[::]:53", "192.0.2.1:0", "224.0.0.251:5353"] {
+            let error = Server::builder()
+                .upstreams(vec![bad.parse().unwrap()])
+                .start()
+                .unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{bad}");
+        }
+        let four = vec!["192.0.2.1:53".parse().unwrap(); 4];
+        assert!(Server::builder().upstreams(four).start().is_err());
+    }
+
+    #[test]
+    fn a_resolv_conf_gives_upstreams_but_not_ourselves() {
+        let text = "nameserver 127.0.0.11\nnameserver 192.0.2.1\nnameserver 2001:db8::1\n";
+        let builder = Server::builder().resolv_conf(text);
+        let expected: Vec<SocketAddr> = vec![
+            "192.0.2.1:53".parse().unwrap(),
+            "[2001:db8::1]:53".parse().unwrap(),
+        ];
+        assert_eq!(builder.upstreams, expected);
+    }
+
+    #[test]
+    fn sockets_on_the_wildcard_address_are_refused() {
+        let server = Server::builder().start().unwrap();
+        let udp = UdpSocket::bind("0.0.0.0:0").unwrap();
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        let error = server.serve(udp, tcp, Scope::new()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        server.stop().unwrap();
+    }
+
+    #[test]
+    fn an_endpoint_may_outlive_its_server() {
+        let server = Server::builder().start().unwrap();
+        let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = server.serve(udp, tcp, Scope::new()).unwrap();
+        drop(server);
+        let error = endpoint.set_scope(Scope::new()).unwrap_err();
+        assert_eq!(error.to_string(), "set scope: the dns server has ended");
+        endpoint.remove().unwrap();
+    }
+
+    #[test]
+    fn io_errors_carry_the_line() {
+        let error: io::Error = Error::ended("serve").into();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        assert_eq!(error.to_string(), "serve: the dns server has ended");
+    }
+}

@@ -1,0 +1,242 @@
+//! One upstream: where it is, whether it answered lately, and the sockets to it.
+
+use std::collections::HashMap;
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, ipproto, socket_with};
+
+use crate::slab::Key;
+
+/// Between two tries of an upstream that is down: at first, and at most.
+const PAUSE_FIRST: Duration = Duration::from_secs(1);
+const PAUSE_LAST: Duration = Duration::from_secs(30);
+
+#[derive(Debug)]
+pub(crate) struct Upstream {
+    pub(crate) address: SocketAddr,
+    pub(crate) health: Health,
+    /// The sockets that new queries may use.
+    pub(crate) sockets: Vec<Key>,
+}
+
+/// Whether an upstream answered lately.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Health {
+    down: Option<Down>,
+    last_reply: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Down {
+    probe_at: Instant,
+    pause: Duration,
+}
+
+impl Health {
+    pub(crate) fn new() -> Self {
+        Health {
+            down: None,
+            last_reply: None,
+        }
+    }
+
+    pub(crate) fn is_down(&self) -> bool {
+        self.down.is_some()
+    }
+
+    pub(crate) fn replied(&mut self, now: Instant) {
+        self.down = None;
+        self.last_reply = Some(now);
+    }
+
+    /// No reply to a query sent at `sent`. One slow name says nothing about a server that answered others since.
+    pub(crate) fn silent(&mut self, sent: Instant, now: Instant) {
+        if self.last_reply.is_none_or(|reply| reply < sent) {
+            self.failed(now);
+        }
+    }
+
+    pub(crate) fn failed(&mut self, now: Instant) {
+        // The next query is the first probe: a single lost packet costs no more than that.
+        self.down.get_or_insert(Down {
+            probe_at: now,
+            pause: PAUSE_FIRST,
+        });
+    }
+
+    /// Whether to see now if it is back. A yes puts the next one off, further each time.
+    pub(crate) fn take_probe(&mut self, now: Instant) -> bool {
+        let Some(down) = &mut self.down else {
+            return false;
+        };
+        if now < down.probe_at {
+            return false;
+        }
+        down.probe_at = now + down.pause;
+        down.pause = (down.pause * 2).min(PAUSE_LAST);
+        true
+    }
+}
+
+/// A UDP socket connected to an upstream from a port the kernel picked at random. Several queries share it.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    pub(crate) upstream: usize,
+    pub(crate) udp: UdpSocket,
+    pub(crate) local: SocketAddr,
+    /// Queries without a reply: their random ids and flights.
+    pub(crate) ids: HashMap<u16, Key>,
+    pub(crate) sent: u32,
+    pub(crate) opened: Instant,
+    /// Takes no more queries and closes after the last reply.
+    pub(crate) retiring: bool,
+}
+
+impl Socket {
+    pub(crate) fn open(upstream: usize, address: SocketAddr, now: Instant) -> io::Result<Self> {
+        let any: SocketAddr = match address {
+            SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+            SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+        };
+        let udp = UdpSocket::bind(any)?;
+        udp.set_nonblocking(true)?;
+        udp.connect(address)?;
+        Ok(Socket {
+            upstream,
+            local: udp.local_addr()?,
+            udp,
+            ids: HashMap::new(),
+            sent: 0,
+            opened: now,
+            retiring: false,
+        })
+    }
+
+    /// Sends a query. What the kernel cannot take now counts as lost on the way.
+    pub(crate) fn send(&mut self, query: &[u8]) -> io::Result<()> {
+        self.sent += 1;
+        for _ in 0..2 {
+            match self.udp.send(query) {
+                Ok(_) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                // This may be about an earlier query; telling it has cleared it.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(io::ErrorKind::ConnectionRefused.into())
+    }
+}
+
+/// A TCP connection to an upstream for one query.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) upstream: usize,
+    pub(crate) flight: Key,
+    pub(crate) tcp: TcpStream,
+    outbox: Vec<u8>,
+    sent: usize,
+    inbox: Vec<u8>,
+}
+
+impl Link {
+    /// Starts to connect; `query` goes out when that is done.
+    pub(crate) fn open(
+        upstream: usize,
+        address: SocketAddr,
+        flight: Key,
+        query: &[u8],
+    ) -> io::Result<Self> {
+        let family = match address {
+            SocketAddr::V4(_) => AddressFamily::INET,
+            SocketAddr::V6(_) => AddressFamily::INET6,
+        };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let fd = socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
+        match connect(&fd, &address) {
+            Ok(()) | Err(rustix::io::Errno::INPROGRESS) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let mut outbox = Vec::with_capacity(query.len() + 2);
+        // A query has at most 65535 bytes: it came in a datagram or a frame.
+        outbox.extend_from_slice(&(query.len() as u16).to_be_bytes());
+        outbox.extend_from_slice(query);
+        Ok(Link {
+            upstream,
+            flight,
+            tcp: TcpStream::from(fd),
+            outbox,
+            sent: 0,
+            inbox: Vec::new(),
+        })
+    }
+
+    /// Sends what the kernel takes. Returns whether all is sent.
+    pub(crate) fn flush(&mut self) -> io::Result<bool> {
+        while self.sent < self.outbox.len() {
+            match self.tcp.write(&self.outbox[self.sent..]) {
+                Ok(count) => self.sent += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Reads what there is. Returns the reply once it is whole.
+    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<&[u8]>> {
+        match self.tcp.read(buffer) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => self.inbox.extend_from_slice(&buffer[..count]),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+        let Some((prefix, rest)) = self.inbox.split_first_chunk::<2>() else {
+            return Ok(None);
+        };
+        Ok(rest.get(..usize::from(u16::from_be_bytes(*prefix))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_silence_is_remembered_until_a_reply() {
+        let start = Instant::now();
+        let mut health = Health::new();
+        assert!(!health.is_down() && !health.take_probe(start));
+        health.silent(start, start);
+        assert!(health.is_down());
+        health.replied(start);
+        assert!(!health.is_down());
+    }
+
+    #[test]
+    fn a_reply_to_another_query_excuses_silence() {
+        let start = Instant::now();
+        let mut health = Health::new();
+        health.replied(start + Duration::from_millis(5));
+        health.silent(start, start + Duration::from_millis(800));
+        assert!(!health.is_down());
+    }
+
+    #[test]
+    fn probes_grow_rare_but_never_end() {
+        let start = Instant::now();
+        let mut health = Health::new();
+        health.failed(start);
+        assert!(health.take_probe(start));
+        assert!(!health.take_probe(start + Duration::from_millis(999)));
+        let mut now = start;
+        for seconds in [1, 2, 4, 8, 16, 30, 30] {
+            now += Duration::from_secs(seconds);
+            health.failed(now);
+            assert!(!health.take_probe(now - Duration::from_millis(1)));
+            assert!(health.take_probe(now), "after {seconds} s");
+        }
+    }
+}

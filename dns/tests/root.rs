@@ -1,0 +1,592 @@
+//! The resolver on a real kernel: sockets on 127.0.0.11 in namespaces of the test's own.
+
+mod common;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsFd;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use cofferdam_dns::{LISTEN, Scope, Server, SharedZone, Zone, bind_in};
+use cofferdam_testkit::{Need, NetNs, have};
+use common::{
+    A, AAAA, Container, Upstream, addresses, framed, query, read, receive, receive_frame,
+    reply_code, reply_with, start, zone,
+};
+use simple_dns::RCODE;
+
+const ONE: &str = "127.0.0.1:5301";
+const TWO: &str = "127.0.0.2:5302";
+
+#[test]
+fn a_name_is_answered_over_udp_and_tcp() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    let server = Server::builder().start().unwrap();
+    let web = Container::new();
+    let _endpoint = web.serve(&server, &zone("db", "10.89.0.2"));
+    for said in [web.ask("DB", A), web.ask_tcp("db", A)] {
+        assert_eq!(said.rcode, RCODE::NoError);
+        assert_eq!(said.addresses, addresses(&["10.89.0.2"]));
+    }
+    for said in [web.ask("db", AAAA), web.ask_tcp("db", AAAA)] {
+        assert_eq!((said.rcode, said.addresses.len()), (RCODE::NoError, 0));
+    }
+}
+
+#[test]
+fn a_change_of_the_zone_is_seen_at_once() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    let server = Server::builder().start().unwrap();
+    let web = Container::new();
+    let zone = SharedZone::new(Zone::new());
+    let _endpoint = web.serve(&server, &zone);
+    assert_eq!(web.ask("db", A).rcode, RCODE::ServerFailure);
+    zone.update(|zone| zone.insert("db".parse().unwrap(), "10.89.0.2".parse().unwrap()));
+    assert_eq!(web.ask("db", A).addresses, addresses(&["10.89.0.2"]));
+    zone.update(|zone| zone.remove_address("10.89.0.2".parse().unwrap()));
+    assert_eq!(web.ask("db", A).rcode, RCODE::ServerFailure);
+}
+
+#[test]
+fn two_networks_do_not_see_each_others_names() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    let server = Server::builder().start().unwrap();
+    let (front, back) = (zone("web", "10.1.0.2"), zone("db", "10.2.0.2"));
+    let (web, db, both) = (Container::new(), Container::new(), Container::new());
+    let _web = web.serve(&server, &front);
+    let _db = db.serve(&server, &back);
+    let endpoint = both.serve(&server, Scope::new().zone(&front).zone(&back));
+    assert_eq!(web.ask("web", A).addresses, addresses(&["10.1.0.2"]));
+    assert_eq!(web.ask("db", A).rcode, RCODE::ServerFailure);
+    assert_eq!(db.ask("db", A).addresses, addresses(&["10.2.0.2"]));
+    assert_eq!(db.ask("web", A).rcode, RCODE::ServerFailure);
+    assert_eq!(both.ask("web", A).addresses, addresses(&["10.1.0.2"]));
+    assert_eq!(both.ask("db", A).addresses, addresses(&["10.2.0.2"]));
+    endpoint.set_scope(&back).unwrap();
+    assert_eq!(both.ask("web", A).rcode, RCODE::ServerFailure);
+}
+
+#[test]
+fn other_names_are_forwarded_under_an_id_that_nobody_knows() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    let host = NetNs::new();
+    let upstream = Upstream::new(&host, ONE, |query| vec![reply_with(query, [192, 0, 2, 1])]);
+    let server = start(&host, &[ONE]);
+    let web = Container::new();
+    let _endpoint = web.serve(&server, &zone("db", "10.89.0.2"));
+    for _ in 0..20 {
+        let said = web.ask("Example.COM", A);
+        assert_eq!(said.addresses, addresses(&["192.0.2.1"]));
+    }
+    let seen = upstream.seen.lock().unwrap();
+    let mut ids: Vec<_> = seen.iter().map(|query| [query[0], query[1]]).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    assert!(ids.len() >= 19, "{ids:?}");
+    assert!(
+        seen.iter()
+            .all(|q| q[2..] == query(0, "Example.COM", A)[2..])
+    );
+    let mut ports: Vec<_> = upstream
+        .peers
+        .lock()
+        .unwrap()
+        .iter()
+        .map(SocketAddr::port)
+        .collect();
+    ports.sort_unstable();
+    ports.dedup();
+    assert_eq!(ports.len(), 8, "a pool of eight ports: {ports:?}");
+}
+
+#[test]
+fn names_of_the_zone_never_reach_an_upstream() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    let host = NetNs::new();
+    let upstream = Upstream::new(&host, ONE, |query| vec![reply_code(query, 3)]);
+    let server = start(&host, &[ONE]);
+    let web = Container::new();
+    let _endpoint = web.serve(&server, &zone("db", "10.89.0.2"));
+    for qtype in [A, AAAA, 2, 5, 6, 12, 15, 16, 33, 64, 65, 255] {
+        let said = web.ask("db", qtype);
+        assert_eq!(said.rcode, RCODE::NoError, "type {qtype}");
+    }
+    assert_eq!(upstream.count(), 0);
+}
+
+#[test]
+fn an_internal_network_gets_nothing_forwarded() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    let host = NetNs::new();
+    let upstream = Upstream::new(&host, ONE, |query| vec![reply_with(query, [192, 0, 2, 1])]);
+    let server = start(&host, &[ONE]);
+    let db = Container::new();
+    let endpoint = db.serve(&server, Scope::from(&zone("db", "10.89.0.2")).internal());
+    assert_eq!(db.ask("secret.example.com", A).rcode, RCODE::Refused);
+    assert_eq!(db.ask_tcp("secret.example.com", A).rcode, RCODE::Refused);
+    assert_eq!(db.ask("db", A).addresses, addresses(&["10.89.0.2"]));
+    assert_eq!(upstream.count(), 0);
+    endpoint.set_scope(Scope::new()).unwrap();
+    assert_eq!(
+        db.ask("example.com", A).addresses,
+        addresses(&["192.0.2.1"])
+    );
+}
+
+#[test]
+fn a_silent_first_upstream_is_paid_for_once_and_used_again_when_it_is_back() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    let host = NetNs::new();
+    let silent = Upstream::new(&host, ONE, |_| Vec::new());
+    let _second = Upstream::new(&host, TWO, |query| vec![reply_with(query, [192, 0, 2, 2])]);
+    let server = start(&host, &[ONE, TWO]);
+    let web = Container::new();
+    let _endpoint = web.serve(&server, Scope::new());
+    let begin = Instant::now();
+    assert_eq!(web.ask("a.example", A).addresses, addresses(&["192.0.2.2"]));
+    let first = begin.elapsed();
+    assert!(first > Duration::from_millis(700), "{first:?}");
+    assert!(first < Duration::from_millis(1500), "{first:?}");
+    let begin = Instant::now();
+    for _ in 0..5 {
+        assert_eq!(web.ask("b.example", A).addresses, addresses(&["192.0.2.2"]));
+    }
+    let later = begin.elapsed();
+    assert!(later < Duration::from_millis(500), "{later:?}");
+    drop(silent);
+    let _back = Upstream::new(&host, ONE, |query| vec![reply_with(query, [192, 0, 2, 1])]);
+    let begin = Instant::now();
+    while web.ask("c.example", A).addresses != addresses(&["192.0.2.1"]) {
+        assert!(
+            begin.elapsed() < Duration::from_secs(8),
+            "it is never asked again"
+        );
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn the_next_upstream_is_asked_at_once_where_one_refuses_or_is_not_there() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    for code in [None, Some(2), Some(5)] {
+        let host = NetNs::new();
+        let _first =
+            code.map(|code| Upstream::new(&host, ONE, move |query| vec![reply_code(query, code)]));
+        let _second = Upstream::new(&host, TWO, |query| vec![reply_with(query, [192, 0, 2, 2])]);
+        let server = start(&host, &[ONE, TWO]);
+        let web = Container::new();
+        let _endpoint = web.serve(&server, Scope::new());
+        let begin = Instant::now();
+        assert_eq!(
+            web.ask("a.example", A).addresses,
+            addresses(&["192.0.2.2"]),
+            "{code:?}"
+        );
+        assert_eq!(
+            web.ask_tcp("a.example", A).addresses,
+            addresses(&["192.0.2.2"]),
+            "{code:?}"
+        );
+        let took = begin.elapsed();
+        assert!(took < Duration::from_millis(600), "{code:?}: {took:?}");
+    }
+}
+
+#[test]
+fn what_all_upstreams_refuse_is_passed_on() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    let host = NetNs::new();
+    let _upstream = Upstream::new(&host, ONE, |query| vec![reply_code(query, 5)]);
+    let server = start(&host, &[ONE]);
+    let web = Container::new();
+    let _endpoint = web.serve(&server, Scope::new());
+    assert_eq!(web.ask("a.example", A).rcode, RCODE::Refused);
+}
+
+#[test]
+fn silence_of_all_upstreams_is_servfail_within_three_seconds() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    for upstreams in [&[ONE][..], &[ONE, TWO]] {
+        let host = NetNs::new();
+        let silent: Vec<_> = upstreams
+            .iter()
+            .map(|address| Upstream::new(&host, address, |_| Vec::new()))
+            .collect();
+        let server = start(&host, upstreams);
+        let web = Container::new();
+        let _endpoint = web.serve(&server, Scope::new());
+        let begin = Instant::now();
+        assert_eq!(web.ask("a.example", A).rcode, RCODE::ServerFailure);
+        let took = begin.elapsed();
+        assert!(took < Duration::from_secs(3), "{took:?}");
+        let asked: usize = silent.iter().map(Upstream::count).sum();
+        assert_eq!(asked, 3, "three tries");
+        if upstreams.len() == 1 {
+            assert_eq!(web.ask_tcp("a.example", A).rcode, RCODE::ServerFailure);
+        }
+    }
+}
+
+#[test]
+fn a_late_reply_to_the_first_try_still_counts() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    let host = NetNs::new();
+    let _slow = Upstream::new(&host, ONE, |query| {
+        thread::sleep(Duration::from_millis(1100));
+        vec![reply_with(query, [192, 0, 2, 1])]
+    });
+    let _silent = Upstream::new(&host, TWO, |_| Vec::new());
+    let server = start(&host, &[ONE, TWO]);
+    let web = Container::new();
+    let _endpoint = web.serve(&server, Scope::new());
+    let begin = Instant::now();
+    assert_eq!(web.ask("a.example", A).addresses, addresses(&["192.0.2.1"]));
+    assert!(begin.elapsed() < Duration::from_millis(2000));
+}
+
+#[test]
+fn a_guessed_reply_is_ignored() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    let host = NetNs::new();
+    let upstream = Upstream::new(&host, ONE, |asked| {
+        let evil = [203, 0, 113, 66];
+        let mut wrong_id = reply_with(asked, evil);
+        wrong_id[0] ^= 0xff;
+        let id = u16::from_be_bytes([asked[0], asked[1]]);
+        let wrong_name = reply_with(&query(id, "b.example", A), evil);
+        let wrong_type = reply_with(&query(id, "a.example", AAAA), evil);
+        let mut no_reply = reply_with(asked, evil);
+        no_reply[2] &= 0x7f;
+        let cut = reply_with(asked, evil)[..20].to_vec();
+        let honest = reply_with(asked, [192, 0, 2, 1]);
+        vec![
+            wrong_id,
+            wrong_name,
+            wrong_type,
+            no_reply,
+            cut,
+            vec![],
+            honest,
+        ]
+    });
+    let server = start(&host, &[ONE]);
+    let web = Container::new();
+    let _endpoint = web.serve(&server, Scope::new());
+    for _ in 0..10 {
+        assert_eq!(web.ask("a.example", A).addresses, addresses(&["192.0.2.1"]));
+    }
+    assert_eq!(upstream.count(), 10);
+}
+
+#[test]
+fn a_reply_from_another_address_is_ignored() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    let host = NetNs::new();
+    let silent = Upstream::new(&host, ONE, |_| Vec::new());
+    let server = start(&host, &[ONE]);
+    let web = Container::new();
+    let _endpoint = web.serve(&server, Scope::new());
+    let socket = web.udp();
+    socket.send(&query(7, "a.example", A)).unwrap();
+    let begin = Instant::now();
+    while silent.count() == 0 {
+        assert!(begin.elapsed() < Duration::from_secs(2));
+        thread::sleep(Duration::from_millis(5));
+    }
+    let (asked, peer) = (
+        silent.seen.lock().unwrap()[0].clone(),
+        silent.peers.lock().unwrap()[0],
+    );
+    host.run(|| {
+        let spoofer = UdpSocket::bind("127.0.0.3:5301").unwrap();
+        spoofer
+            .send_to(&reply_with(&asked, [203, 0, 113, 66]), peer)
+            .unwrap();
+    });
+    assert_eq!(read(&receive(&socket)).rcode, RCODE::ServerFailure);
+}
+
+#[test]
+fn what_is_too_long_for_udp_comes_over_tcp() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    let host = NetNs::new();
+    // An upstream that ignores what its client can take.
+    let _upstream = Upstream::new(&host, ONE, |query| {
+        let mut reply = reply_with(query, [192, 0, 2, 1]);
+        let record = reply[reply.len() - 16..].to_vec();
+        for _ in 1..100 {
+            reply.extend_from_slice(&record);
+        }
+        reply[7] = 100;
+        vec![reply]
+    });
+    let server = start(&host, &[ONE]);
+    let web = Container::new();
+    let _endpoint = web.serve(&server, Scope::new());
+    let said = web.ask("a.example", A);
+    assert!(said.truncated && said.addresses.is_empty(), "{said:?}");
+    let said = web.ask_tcp("a.example", A);
+    assert_eq!((said.truncated, said.addresses.len()), (false, 100));
+}
+
+#[test]
+fn an_upstream_that_leads_back_here_ends_in_servfail() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    let host = NetNs::new();
+    let server = start(&host, &[ONE]);
+    let (udp, tcp) = bind_in(host.as_fd(), ONE.parse().unwrap()).unwrap();
+    let _gateway = server.serve(udp, tcp, Scope::new()).unwrap();
+    let web = Container::new();
+    let _endpoint = web.serve(&server, Scope::new());
+    let begin = Instant::now();
+    assert_eq!(web.ask("a.example", A).rcode, RCODE::ServerFailure);
+    assert!(begin.elapsed() < Duration::from_millis(500));
+}
+
+#[test]
+fn removal_closes_the_sockets_before_it_returns() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    let server = Server::builder().start().unwrap();
+    let web = Container::new();
+    for _ in 0..20 {
+        let endpoint = web.serve(&server, &zone("db", "10.89.0.2"));
+        let _open = web.tcp();
+        assert_eq!(web.ask("db", A).rcode, RCODE::NoError);
+        endpoint.remove().unwrap();
+        web.netns.run(|| {
+            assert!(UdpSocket::bind(LISTEN).is_ok());
+            assert_eq!(listeners("udp"), 0);
+            assert!(TcpStream::connect(LISTEN).is_err());
+        });
+    }
+}
+
+/// Sockets on port 53 that the kernel lists in this thread's namespace, connections left aside.
+fn listeners(protocol: &str) -> usize {
+    let table = fs::read_to_string(format!("/proc/thread-self/net/{protocol}")).unwrap();
+    let bound = |line: &&str| line.contains(" 0B00007F:0035 00000000:0000 ");
+    table.lines().filter(bound).count()
+}
+
+#[test]
+fn one_container_goes_and_the_others_stay() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    let server = Server::builder().start().unwrap();
+    let zone = zone("db", "10.89.0.2");
+    let (one, two) = (Container::new(), Container::new());
+    let first = one.serve(&server, &zone);
+    let _second = two.serve(&server, &zone);
+    drop(first);
+    assert_eq!(two.ask("db", A).rcode, RCODE::NoError);
+    let _again = one.serve(&server, &zone);
+    assert_eq!(one.ask("db", A).rcode, RCODE::NoError);
+}
+
+#[test]
+fn silent_tcp_clients_block_nobody() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    let server = Server::builder().start().unwrap();
+    let web = Container::new();
+    let _endpoint = web.serve(&server, &zone("db", "10.89.0.2"));
+    let mut silent: Vec<_> = (0..40).map(|_| web.tcp()).collect();
+    for stream in silent.iter_mut().take(20) {
+        // Half a query, where the connection still stands.
+        let _closed = stream.write_all(&[0, 20, 1]).is_err();
+    }
+    assert_eq!(web.ask("db", A).rcode, RCODE::NoError);
+    assert_eq!(web.ask_tcp("db", A).rcode, RCODE::NoError);
+    // The first has made way: sixteen at most stay.
+    let first = silent[0].read(&mut [0; 1]);
+    assert!(matches!(first, Ok(0) | Err(_)), "{first:?}");
+    let begin = Instant::now();
+    let last = silent[39].read(&mut [0; 1]);
+    assert!(matches!(last, Ok(0)), "{last:?}");
+    let idle = begin.elapsed();
+    assert!(idle > Duration::from_secs(8), "{idle:?}");
+    assert!(idle < Duration::from_secs(13), "{idle:?}");
+}
+
+#[test]
+fn queries_on_one_connection_may_come_in_pieces_and_in_bulk() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    let host = NetNs::new();
+    let _upstream = Upstream::new(&host, ONE, |query| vec![reply_with(query, [192, 0, 2, 1])]);
+    let server = start(&host, &[ONE]);
+    let web = Container::new();
+    let _endpoint = web.serve(&server, &zone("db", "10.89.0.2"));
+    let mut stream = web.tcp();
+    stream.set_nodelay(true).unwrap();
+    for byte in framed(&query(1, "db", A)) {
+        stream.write_all(&[byte]).unwrap();
+    }
+    assert_eq!(read(&receive_frame(&mut stream)).id, 1);
+    // Enough that some wait for the connection's share of upstream queries, then no more is sent.
+    let mut bulk = Vec::new();
+    for id in 0..60 {
+        let name = if id % 2 == 0 { "db" } else { "a.example" };
+        bulk.extend_from_slice(&framed(&query(id, name, A)));
+    }
+    stream.write_all(&bulk).unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut ids = Vec::new();
+    for _ in 0..60 {
+        let said = read(&receive_frame(&mut stream));
+        let expected = if said.id % 2 == 0 {
+            "10.89.0.2"
+        } else {
+            "192.0.2.1"
+        };
+        assert_eq!(said.addresses, addresses(&[expected]));
+        ids.push(said.id);
+    }
+    ids.sort_unstable();
+    assert_eq!(ids, (0..60).collect::<Vec<_>>());
+    assert_eq!(
+        stream.read(&mut [0; 1]).unwrap(),
+        0,
+        "closed after the last reply"
+    );
+}
+
+#[test]
+fn a_client_that_reads_no_replies_is_not_read_either() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    let server = Server::builder().start().unwrap();
+    let web = Container::new();
+    let mut many = Zone::new();
+    for last in 1..=200 {
+        let address = format!("10.89.0.{last}").parse().unwrap();
+        many.insert("db".parse().unwrap(), address);
+    }
+    let _endpoint = web.serve(&server, &SharedZone::new(many));
+    let mut stream = web.tcp();
+    let patience = Some(Duration::from_millis(500));
+    stream.set_write_timeout(patience).unwrap();
+    let frame = framed(&query(1, "db", A));
+    let sent = (0..2_000_000).take_while(|_| stream.write_all(&frame).is_ok());
+    assert!(sent.count() < 1_999_999, "everything is taken and kept");
+    assert_eq!(web.ask("db", AAAA).rcode, RCODE::NoError);
+}
+
+#[test]
+fn one_containers_flood_leaves_room_for_another() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    let host = NetNs::new();
+    let good = query(0, "good.example", A)[2..].to_vec();
+    let _upstream = Upstream::new(&host, ONE, move |query| {
+        let replies = (query[2..] == good).then(|| reply_with(query, [192, 0, 2, 1]));
+        replies.into_iter().collect()
+    });
+    let server = start(&host, &[ONE]);
+    let (flooder, web) = (Container::new(), Container::new());
+    let _flooder = flooder.serve(&server, Scope::new());
+    let _web = web.serve(&server, Scope::new());
+    let socket = flooder.udp();
+    for id in 0..300 {
+        socket.send(&query(id, "bad.example", A)).unwrap();
+        if id % 50 == 49 {
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+    let begin = Instant::now();
+    for _ in 0..300 - 256 {
+        assert_eq!(read(&receive(&socket)).rcode, RCODE::ServerFailure);
+    }
+    assert!(
+        begin.elapsed() < Duration::from_millis(500),
+        "the rest is told at once"
+    );
+    assert_eq!(
+        web.ask("good.example", A).addresses,
+        addresses(&["192.0.2.1"])
+    );
+    assert!(begin.elapsed() < Duration::from_millis(700));
+    for _ in 0..256 {
+        assert_eq!(read(&receive(&socket)).rcode, RCODE::ServerFailure);
+    }
+    assert!(begin.elapsed() < Duration::from_secs(3));
+    assert_eq!(flooder.ask("good.example", A).rcode, RCODE::NoError);
+}
+
+#[test]
+fn an_address_in_use_is_told_by_name() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    let netns = NetNs::new();
+    let _held = bind_in(netns.as_fd(), LISTEN).unwrap();
+    let error = bind_in(netns.as_fd(), LISTEN).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "bind udp 127.0.0.11:53: EADDRINUSE: Address already in use"
+    );
+    let file = fs::File::open("/proc/thread-self/ns/mnt").unwrap();
+    let error = bind_in(file.as_fd(), LISTEN).unwrap_err();
+    assert_eq!(error.kind(), cofferdam_dns::ErrorKind::InvalidInput);
+}
+
+#[test]
+fn a_duplicate_of_a_socket_elsewhere_does_not_keep_the_loop_busy() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    let server = Server::builder().start().unwrap();
+    let web = Container::new();
+    let (udp, tcp) = bind_in(web.netns.as_fd(), LISTEN).unwrap();
+    let twins: (UdpSocket, TcpListener) = (udp.try_clone().unwrap(), tcp.try_clone().unwrap());
+    let endpoint = server.serve(udp, tcp, Scope::new()).unwrap();
+    endpoint.remove().unwrap();
+    let client = web.udp();
+    client.send(&query(1, "db", A)).unwrap();
+    drop(server);
+    twins.0.set_nonblocking(true).unwrap();
+    assert_eq!(
+        twins.0.recv(&mut [0; 64]).unwrap(),
+        20,
+        "nobody else has read it"
+    );
+}
