@@ -107,3 +107,381 @@ fn from<T>(list: &[T], first: usize) -> impl Iterator<Item = &T> {
     let (tail, head) = list.split_at(first);
     head.iter().chain(tail)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use simple_dns::rdata::RData;
+    use simple_dns::{Packet, PacketFlag};
+
+    use super::*;
+    use crate::wire::{HEADER, UDP_MAX, Verdict, judge};
+
+    const HEAD: [u8; HEADER] = [0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+
+    fn query(name: &str, qtype: u16) -> Vec<u8> {
+        let mut bytes = HEAD.to_vec();
+        for label in name.split('.').filter(|label| !label.is_empty()) {
+            bytes.push(label.len() as u8);
+            bytes.extend_from_slice(label.as_bytes());
+        }
+        bytes.push(0);
+        bytes.extend_from_slice(&qtype.to_be_bytes());
+        bytes.extend_from_slice(&[0, 1]);
+        bytes
+    }
+
+    fn with_opt(mut query: Vec<u8>, payload: u16, version: u8, flags: u8) -> Vec<u8> {
+        query[11] += 1;
+        query.extend_from_slice(&[0, 0, 41]);
+        query.extend_from_slice(&payload.to_be_bytes());
+        query.extend_from_slice(&[0, version, flags, 0, 0, 0]);
+        query
+    }
+
+    fn zone() -> Zone {
+        let mut zone = Zone::new();
+        for (name, address) in [
+            ("web", "10.89.0.2"),
+            ("Www", "10.89.0.2"),
+            ("web.app", "10.89.0.2"),
+            ("dual", "10.89.0.3"),
+            ("dual", "fd00::3"),
+            ("many", "10.89.1.1"),
+            ("many", "10.89.1.2"),
+            ("many", "10.89.1.3"),
+            ("many", "fd00:1::1"),
+            ("many", "fd00:1::2"),
+            ("six", "fd00::6"),
+        ] {
+            zone.insert(name.parse().unwrap(), address.parse().unwrap());
+        }
+        zone
+    }
+
+    fn ask(query: &[u8], transport: Transport) -> Vec<u8> {
+        match answer(&zone(), query, transport) {
+            Reply::Answer(reply) => reply,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// What the records of a reply hold, read by another implementation.
+    fn data(reply: &[u8]) -> Vec<String> {
+        let packet = Packet::parse(reply).unwrap();
+        assert!(packet.has_flags(PacketFlag::RESPONSE | PacketFlag::AUTHORITATIVE_ANSWER));
+        assert!(packet.name_servers.is_empty() && packet.additional_records.is_empty());
+        let records = packet.answers.iter();
+        records
+            .map(|record| {
+                assert_eq!(record.ttl, 5);
+                assert_eq!(record.name, packet.questions[0].qname);
+                match &record.rdata {
+                    RData::A(a) => IpAddr::V4(a.address.into()).to_string(),
+                    RData::AAAA(a) => IpAddr::V6(a.address.into()).to_string(),
+                    RData::PTR(ptr) => ptr.0.to_string(),
+                    other => panic!("{other:?}"),
+                }
+            })
+            .collect()
+    }
+
+    #[test]
+    fn every_type_of_an_owned_name_is_answered_here() {
+        const NODATA: &[&str] = &[];
+        const ARPA6: &str =
+            "3.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa";
+        for (name, qtype, expected) in [
+            ("web", 1, &["10.89.0.2"][..]),
+            ("WWW", 1, &["10.89.0.2"]),
+            ("wEb.ApP", 1, &["10.89.0.2"]),
+            ("web", 28, NODATA),
+            ("six", 1, NODATA),
+            ("six", 28, &["fd00::6"]),
+            ("dual", 255, &["10.89.0.3", "fd00::3"]),
+            ("web", 2, NODATA),
+            ("web", 5, NODATA),
+            ("web", 6, NODATA),
+            ("web", 12, NODATA),
+            ("web", 15, NODATA),
+            ("web", 16, NODATA),
+            ("web", 33, NODATA),
+            ("web", 64, NODATA),
+            ("web", 65, NODATA),
+            ("2.0.89.10.in-addr.arpa", 12, &["web", "Www", "web.app"]),
+            ("2.0.89.10.IN-ADDR.ARPA", 255, &["web", "Www", "web.app"]),
+            ("2.0.89.10.in-addr.arpa", 1, NODATA),
+            (ARPA6, 12, &["dual"]),
+        ] {
+            for transport in [Transport::Udp, Transport::Tcp] {
+                let reply = ask(&query(name, qtype), transport);
+                assert_eq!(data(&reply), expected, "{name} {qtype}");
+            }
+        }
+    }
+
+    #[test]
+    fn other_names_go_to_an_upstream() {
+        for name in [
+            "",
+            "example.com",
+            "we",
+            "webb",
+            "web.app.example",
+            "x.web",
+            "3.0.89.11.in-addr.arpa",
+            "0.89.10.in-addr.arpa",
+            "ip6.arpa",
+        ] {
+            for qtype in [1, 12, 28, 65, 255] {
+                let reply = answer(&zone(), &query(name, qtype), Transport::Udp);
+                assert_eq!(reply, Reply::Forward, "{name} {qtype}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_question_comes_back_byte_for_byte() {
+        let asked = query("wEb", 1);
+        let reply = ask(&asked, Transport::Udp);
+        assert_eq!(reply[..2], asked[..2]);
+        assert_eq!(reply[HEADER..asked.len()], asked[HEADER..]);
+    }
+
+    #[test]
+    fn flags_are_those_of_a_resolver() {
+        for (sent, expected) in [
+            (0x0000, 0x8480),
+            (0x0100, 0x8580),
+            (0x0130, 0x8590),
+            (0x0670, 0x8490),
+        ] {
+            let mut asked = query("web", 28);
+            asked[2..4].copy_from_slice(&u16::to_be_bytes(sent));
+            let reply = ask(&asked, Transport::Udp);
+            let flags = u16::from_be_bytes([reply[2], reply[3]]);
+            assert_eq!(flags, expected, "{sent:04x} gave {flags:04x}");
+        }
+    }
+
+    #[test]
+    fn addresses_take_turns_in_each_family() {
+        let zone = zone();
+        let mut firsts = Vec::new();
+        // A client asks for both families at once.
+        for _ in 0..3 {
+            for qtype in [1, 28] {
+                let asked = query("many", qtype);
+                let Reply::Answer(reply) = answer(&zone, &asked, Transport::Udp) else {
+                    panic!();
+                };
+                let all = data(&reply);
+                assert_eq!(all.len(), if qtype == 1 { 3 } else { 2 });
+                firsts.push(all[0].clone());
+            }
+        }
+        let expected = [
+            "10.89.1.1",
+            "fd00:1::1",
+            "10.89.1.2",
+            "fd00:1::2",
+            "10.89.1.3",
+            "fd00:1::1",
+        ];
+        assert_eq!(firsts, expected);
+    }
+
+    #[test]
+    fn edns_is_answered_where_asked_for() {
+        let plain = ask(&query("web", 1), Transport::Udp);
+        assert_eq!(plain[11], 0);
+        for (flags, transport) in [(0, Transport::Udp), (0x80, Transport::Tcp)] {
+            let asked = with_opt(query("web", 1), 4096, 0, flags);
+            let reply = ask(&asked, transport);
+            let opt = &reply[reply.len() - 11..];
+            assert_eq!(opt, [0, 0, 41, 0x04, 0xd0, 0, 0, flags, 0, 0, 0]);
+            assert_eq!(Packet::parse(&reply).unwrap().answers.len(), 1);
+        }
+    }
+
+    #[test]
+    fn an_edns_version_of_the_future_is_badvers() {
+        let reply = ask(
+            &with_opt(query("example.com", 1), 1232, 1, 0),
+            Transport::Udp,
+        );
+        // The low four bits of 16 are in the header, the others in the record's first byte of four.
+        assert_eq!(reply[3] & 15, 0);
+        let opt = &reply[reply.len() - 11..];
+        assert_eq!(opt, [0, 0, 41, 0x04, 0xd0, 1, 0, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_cut_at_a_record_and_says_so() {
+        let mut zone = Zone::new();
+        for last in 0..250 {
+            let address = IpAddr::from([10, 89, 2, last]);
+            zone.insert("many".parse().unwrap(), address);
+        }
+        for (payload, transport, limit, count) in [
+            (None, Transport::Udp, 512, 30),
+            (Some(0), Transport::Udp, 512, 29),
+            (Some(600), Transport::Udp, 600, 35),
+            (Some(65535), Transport::Udp, UDP_MAX, 74),
+            (None, Transport::Tcp, 65535, 250),
+            (Some(512), Transport::Tcp, 65535, 250),
+        ] {
+            let plain = query("many", 1);
+            let asked = match payload {
+                Some(payload) => with_opt(plain, payload, 0, 0),
+                None => plain,
+            };
+            let Reply::Answer(reply) = answer(&zone, &asked, transport) else {
+                panic!();
+            };
+            let packet = Packet::parse(&reply).unwrap();
+            let cut = packet.has_flags(PacketFlag::TRUNCATION);
+            assert!(reply.len() <= limit, "{payload:?}: {}", reply.len());
+            assert_eq!(
+                (packet.answers.len(), cut),
+                (count, count < 250),
+                "{payload:?}"
+            );
+            assert_eq!(packet.opt().is_some(), payload.is_some());
+        }
+    }
+
+    #[test]
+    fn what_is_no_plain_query_gets_the_code_of_the_rfcs() {
+        let change = |at: usize, bytes: &[u8]| {
+            let mut query = query("web", 1);
+            query[at..at + bytes.len()].copy_from_slice(bytes);
+            query
+        };
+        let two_opts = with_opt(with_opt(query("web", 1), 512, 0, 0), 512, 0, 0);
+        let mut named_opt = query("web", 1);
+        named_opt[11] = 1;
+        named_opt.extend_from_slice(b"\x01x\0\0\x29\x04\xd0\0\0\0\0\0\0");
+        let long = query(&["x".repeat(63).as_str(); 4].join("."), 1);
+        let cases = [
+            ("iquery", change(2, &[0x09]), 4),
+            ("status", change(2, &[0x11]), 4),
+            ("update", change(2, &[0x29]), 4),
+            ("no question", HEAD.with(4, &[0, 0]).to_vec(), 1),
+            ("two questions", change(4, &[0, 2]), 1),
+            ("an answer", change(6, &[0, 1]), 1),
+            ("an authority", change(8, &[0, 1]), 1),
+            ("a missing record", change(10, &[0xff, 0xff]), 1),
+            ("a cut question", query("web", 1)[..18].to_vec(), 1),
+            ("nothing after the header", HEAD.to_vec(), 1),
+            ("a pointer to itself", change(12, &[0xc0, 12]), 1),
+            ("a reserved label", change(12, &[0x83]), 1),
+            ("a long name", long, 1),
+            ("more after the end", [query("web", 1), vec![0]].concat(), 1),
+            ("two opts", two_opts, 1),
+            ("an opt with a name", named_opt, 1),
+            ("type 0", query("web", 0), 1),
+            ("type opt", query("web", 41), 1),
+            ("axfr", query("web", 252), 5),
+            ("ixfr of others", query("example.com", 251), 5),
+            ("class chaos", change(19, &[0, 3]), 5),
+        ];
+        for (what, bytes, rcode) in cases {
+            let reply = ask(&bytes, Transport::Tcp);
+            assert_eq!(reply[3] & 15, rcode, "{what}");
+            assert_eq!(reply[..2], bytes[..2], "{what}");
+            assert_eq!(reply[2] & 0xf8, 0x80 | bytes[2] & 0x78, "{what}");
+            assert_eq!(reply[6..10], [0; 4], "{what}");
+        }
+    }
+
+    trait With {
+        fn with(self, at: usize, bytes: &[u8]) -> Self;
+    }
+
+    impl With for [u8; HEADER] {
+        fn with(mut self, at: usize, bytes: &[u8]) -> Self {
+            self[at..at + bytes.len()].copy_from_slice(bytes);
+            self
+        }
+    }
+
+    #[test]
+    fn what_is_no_query_gets_no_reply() {
+        let mut response = query("web", 1);
+        response[2] |= 0x80;
+        for bytes in [&[][..], &HEAD[..11], &response] {
+            for transport in [Transport::Udp, Transport::Tcp] {
+                assert_eq!(answer(&zone(), bytes, transport), Reply::Drop);
+            }
+        }
+    }
+
+    #[test]
+    fn the_longest_name_is_answered() {
+        let name = [
+            "x".repeat(63),
+            "y".repeat(63),
+            "z".repeat(63),
+            "w".repeat(61),
+        ]
+        .join(".");
+        let mut zone = Zone::new();
+        zone.insert(name.parse().unwrap(), "10.0.0.1".parse().unwrap());
+        for asked in [query(&name, 1), query("1.0.0.10.in-addr.arpa", 12)] {
+            let Reply::Answer(reply) = answer(&zone, &asked, Transport::Udp) else {
+                panic!();
+            };
+            assert_eq!(data(&reply).len(), 1);
+        }
+    }
+
+    #[test]
+    fn broken_messages_break_nothing() {
+        let zone = zone();
+        let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut next = move |below: usize| {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            (random % below as u64) as usize
+        };
+        let seeds = [
+            query("web", 1),
+            query("2.0.89.10.in-addr.arpa", 12),
+            query(&["x".repeat(63).as_str(); 3].join("."), 28),
+            with_opt(query("many", 255), 4096, 0, 0x80),
+            with_opt(with_opt(query("example.com", 65), 512, 0, 0), 512, 0, 0),
+            [
+                query("web", 1),
+                b"\xc0\x0c\0\x01\0\x01\0\0\0\0\0\x04abcd".to_vec(),
+            ]
+            .concat(),
+        ];
+        let mut answered = 0;
+        for round in 0..60_000 {
+            let seed = &seeds[round % seeds.len()];
+            let mut bytes = seed.clone();
+            for _ in 0..next(6) {
+                let at = next(bytes.len());
+                bytes[at] = [next(256) as u8, 0xc0, 0xff, 0x3f, 0x40, 0][next(6)];
+            }
+            if next(3) == 0 {
+                bytes.truncate(next(bytes.len() + 1));
+            }
+            for (transport, limit) in [(Transport::Udp, UDP_MAX), (Transport::Tcp, 65535)] {
+                if let Reply::Answer(reply) = answer(&zone, &bytes, transport) {
+                    assert!((HEADER..=limit).contains(&reply.len()));
+                    assert_eq!(reply[..2], bytes[..2]);
+                    assert_eq!(reply[2] & 0x80, 0x80);
+                    answered += 1;
+                }
+            }
+            // The same bytes as a reply from an upstream.
+            let verdict = judge(seed, query("web", 1).len().min(seed.len()), &bytes);
+            assert!(verdict == Verdict::Stranger || bytes[2] & 0x80 != 0);
+        }
+        assert!(answered > 10_000, "{answered}");
+    }
+}

@@ -397,9 +397,9 @@ fn removal_closes_the_sockets_before_it_returns() {
 
 /// Sockets on port 53 that the kernel lists in this thread's namespace, connections left aside.
 fn listeners(protocol: &str) -> usize {
-    let table = fs::read_to_string(format!("/proc/thread-self/net/{protocol}")).unwrap();
+    let table = fs::read_to_string(format!("/proc/thread-self/net/{protocol}"));
     let bound = |line: &&str| line.contains(" 0B00007F:0035 00000000:0000 ");
-    table.lines().filter(bound).count()
+    table.map_or(usize::MAX, |table| table.lines().filter(bound).count())
 }
 
 #[test]

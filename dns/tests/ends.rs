@@ -1,0 +1,65 @@
+//! What is left of a server: nothing. Alone in its binary, for fds and threads are the whole process's.
+
+use std::fs;
+use std::net::UdpSocket;
+use std::os::fd::AsFd;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use cofferdam_dns::{LISTEN, Scope, Server, bind_in};
+use cofferdam_testkit::{Need, NetNs, Snapshot, have};
+
+fn threads() -> usize {
+    fs::read_dir("/proc/self/task").map_or(usize::MAX, Iterator::count)
+}
+
+/// A thread that was joined is listed for a moment more.
+fn threads_become(count: usize) -> bool {
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_secs(1) {
+        if threads() == count {
+            return true;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    false
+}
+
+#[test]
+fn a_server_ends_with_its_thread_and_all_sockets() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    let (host, web) = (NetNs::new(), NetNs::new());
+    // The harness's thread and this one.
+    assert!(threads_become(2));
+    let before = Snapshot::take();
+    for stop in [true, false] {
+        let upstreams = vec![
+            "127.0.0.1:5300".parse().unwrap(),
+            "127.0.0.2:5300".parse().unwrap(),
+        ];
+        let builder = Server::builder().upstreams(upstreams);
+        let server = host.run(|| builder.start().unwrap());
+        assert!(threads_become(3));
+        // Queries and connections under way, to an upstream that is silent and one that is not there.
+        let silent = host.run(|| UdpSocket::bind("127.0.0.1:5300").unwrap());
+        let (udp, tcp) = bind_in(web.as_fd(), LISTEN).unwrap();
+        let endpoint = server.serve(udp, tcp, Scope::new()).unwrap();
+        let client = web.run(|| UdpSocket::bind("127.0.0.1:0").unwrap());
+        let query = b"\0\x01\x01\0\0\x01\0\0\0\0\0\0\x07example\0\0\x01\0\x01";
+        client.send_to(query, LISTEN).unwrap();
+        let connection = web.run(|| std::net::TcpStream::connect(LISTEN).unwrap());
+        silent.recv(&mut [0; 64]).unwrap();
+        let begin = Instant::now();
+        if stop {
+            server.stop().unwrap();
+        } else {
+            drop(server);
+        }
+        assert!(begin.elapsed() < Duration::from_millis(500));
+        assert!(threads_become(2));
+        drop((endpoint, silent, client, connection));
+        before.assert_same("cofferdam-dns");
+    }
+}
