@@ -624,7 +624,9 @@ fn a_limit_without_its_controller_is_unsupported_and_nothing_is_made() {
         pids.remove().unwrap();
         if scene.hierarchy.mode() == Mode::Unified {
             // A mount whose top is a cgroup that no controller is passed on to.
-            rustix::mount::mount_bind(bare.path(), &mount).unwrap();
+            let inner = bare.path().join("inner");
+            fs::create_dir(&inner).unwrap();
+            rustix::mount::mount_bind(&inner, &mount).unwrap();
         } else {
             rustix::mount::mount("none", &mount, "tmpfs", MountFlags::empty(), None).unwrap();
         }
