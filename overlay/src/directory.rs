@@ -1,9 +1,10 @@
 //! Directories by fd, and what can be learnt of them when a mount was refused.
 
+use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, open, stat, statx};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, open, readlink, statx};
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 
@@ -32,11 +33,11 @@ pub(crate) fn clone_mount(directory: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
 /// Whether overlayfs must keep its xattrs in `user.overlay.*`: with `trusted.*` it mounts in a user namespace too, but
 /// fails with `EIO` as soon as a removed directory is made again.
 pub(crate) fn in_user_namespace() -> Result<bool> {
-    /// `USER_NS_INIT_INO`, the same on every kernel: the inode of the initial one.
-    const INITIAL: u64 = 0xEFFF_FFFD;
+    /// The initial one has the inode `USER_NS_INIT_INO` on every kernel.
+    const INITIAL: &CStr = c"user:[4026531837]";
     let path = "/proc/thread-self/ns/user";
-    let namespace = stat(path).map_err(Error::sys("stat", Path::new(path)))?;
-    Ok(namespace.st_ino != INITIAL)
+    let name = readlink(path, Vec::new()).map_err(Error::sys("readlink", Path::new(path)))?;
+    Ok(name.as_c_str() != INITIAL)
 }
 
 /// A better error than `refused`, where it is that of mounting the overlay: what the kernel minds then, it tells its log

@@ -7,6 +7,7 @@ use rustix::fs::AtFlags;
 use rustix::fs::{Gid, Mode, OFlags, Stat, Uid, chmodat, chownat, fstat, mkdirat, openat};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
+use rustix::process::{getegid, geteuid};
 
 use crate::context::{Context, Refusal};
 use crate::error::{Error, Result};
@@ -16,12 +17,11 @@ use crate::upper::Directories;
 pub(crate) const NAME: &str = "scratch upper";
 
 /// The options of its tmpfs. Inodes are bounded too: an empty file costs the kernel memory that `size` does not count.
-pub(crate) fn options(size: u64) -> [(&'static str, String); 3] {
+pub(crate) fn options(size: u64) -> [(&'static str, String); 2] {
     let inodes = size.div_ceil(4096).max(1024);
     [
         ("size", size.to_string()),
         ("nr_inodes", inodes.to_string()),
-        ("mode", "0700".to_owned()),
     ]
 }
 
@@ -78,6 +78,9 @@ pub(crate) fn make(scratch: impl AsFd, name: &str) -> Result<()> {
 /// An owner without an id in this user namespace shows as the overflow id, which cannot be given: EINVAL.
 fn adopt_owner(scratch: BorrowedFd<'_>, like: &Stat) -> Result<(), Errno> {
     let (owner, group) = (Uid::from_raw(like.st_uid), Gid::from_raw(like.st_gid));
+    if (owner, group) == (geteuid(), getegid()) {
+        return Ok(());
+    }
     match chownat(scratch, "upper", Some(owner), Some(group), AtFlags::empty()) {
         Err(Errno::INVAL) => Ok(()),
         done => done,

@@ -20,7 +20,7 @@ use cofferdam_overlay::{Applied, ErrorKind, Overlay, OverlayMount, Result};
 use cofferdam_testkit::{Need, have, in_mount_namespace};
 use rustix::fs::{Mode, OFlags, getxattr, inotify, open};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, mount};
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use rustix::thread::UnshareFlags;
 
 /// The way to mount that is under test.
@@ -53,6 +53,7 @@ macro_rules! tests {
             a_relative_layer_is_below_the_working_directory
             threads_mount_at_once
             the_hosts_root_is_a_layer_or_named_as_none
+            only_a_scratch_upper_is_volatile
             it_can_be_attached_and_taken_away
             all_of_it_works_in_a_user_namespace
         );
@@ -200,7 +201,9 @@ pub(crate) fn a_single_layer_needs_no_overlayfs(detached: Detached) {
         write(&layer.join("file"), "lower");
         let mount = detached(&Overlay::builder([&layer])).unwrap();
         assert_eq!(mount.applied(), Applied::Bind);
-        // What is mounted on the layer later does not reach the copy.
+        // What is mounted on the layer later does not reach the copy, though it would a peer.
+        mount_change(world, MountPropagationFlags::SHARED).unwrap();
+        let mount = detached(&Overlay::builder([&layer])).unwrap();
         fs::create_dir(layer.join("later")).unwrap();
         tmpfs(&layer.join("later"), "size=64k");
         write(&layer.join("later/file"), "above");
@@ -543,6 +546,26 @@ pub(crate) fn the_hosts_root_is_a_layer_or_named_as_none(detached: Detached) {
     assert!(!host.0.with_extension("new").exists());
     assert!(names(&at(&mount, "proc")).is_empty());
     assert!(at(&mount, "dev").is_dir());
+}
+
+pub(crate) fn only_a_scratch_upper_is_volatile(detached: Detached) {
+    in_world(|world| {
+        let (layer, target) = (directory(world, "a"), directory(world, "target"));
+        let (upper, work) = (directory(world, "u"), directory(world, "w"));
+        for (overlay, volatile) in [
+            (Overlay::builder([&layer]).scratch(), true),
+            (Overlay::builder([&layer]).upperdir(&upper, &work), false),
+        ] {
+            let mounted = detached(&overlay).unwrap().attach(&target).unwrap();
+            let table = read(Path::new("/proc/thread-self/mountinfo"));
+            let place = format!(" {} ", target.display());
+            let line = table.lines().find(|line| line.contains(&place)).unwrap();
+            assert_eq!(line.contains("volatile"), volatile, "{line}");
+            assert_eq!(line.contains("userxattr"), in_user_namespace(), "{line}");
+            assert!(line.contains(" - overlay overlay rw,"), "{line}");
+            mounted.unmount().unwrap();
+        }
+    });
 }
 
 pub(crate) fn it_can_be_attached_and_taken_away(detached: Detached) {
