@@ -213,7 +213,9 @@ impl ContainerBuilder {
         // The real root is opened when it starts; whether there is one is what the check needs.
         let root = self.rootfs.as_ref().map(|_| RootFs::directory("/"));
         let checked = root.into_iter().fold(command.clone(), Command::root);
-        checked.validate().map_err(subject.failed("check the command"))?;
+        checked
+            .validate()
+            .map_err(subject.failed("check the command"))?;
         Ok(Container {
             subject,
             name,

@@ -148,11 +148,15 @@ impl Running {
 
     /// Sends `SIGTERM`, waits this long, kills what is left, and removes the container. Returns the status of its program.
     ///
+    /// A program that has no handler for `SIGTERM` is not waited for: as pid 1 it would never notice.
+    ///
     /// # Errors
     /// As [`wait`](Self::wait) and [`remove`](Self::remove).
     pub fn stop(self, timeout: Duration) -> Result<ExitStatus> {
-        self.signal(SIGTERM)?;
-        self.wait_timeout(timeout)?;
+        if !self.spawned.is_deaf_to(SIGTERM) {
+            self.signal(SIGTERM)?;
+            self.wait_timeout(timeout)?;
+        }
         self.remove()
     }
 

@@ -1,6 +1,6 @@
 //! A program that runs.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
@@ -75,6 +75,26 @@ impl Spawned {
             Ok(()) | Err(Errno::SRCH) => Ok(()),
             Err(errno) => Err(Error::sys("pidfd_send_signal")(errno)),
         }
+    }
+
+    /// Whether the signal would pass it by: it is the first process of a pid namespace, and neither handles nor blocks it. As
+    /// `/proc/<pid>/status` says at this moment; false where that cannot be read.
+    #[must_use]
+    pub fn is_deaf_to(&self, signal: i32) -> bool {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.map(|rest| rest.trim_start_matches(':').trim())
+        };
+        let set = |name| field(name).and_then(|hex| u64::from_str_radix(hex, 16).ok());
+        let first = field("NSpid").is_some_and(|pids| pids.ends_with("\t1"));
+        let (Some(caught), Some(blocked)) = (set("SigCgt"), set("SigBlk")) else {
+            return false;
+        };
+        let bit = u32::try_from(signal - 1)
+            .ok()
+            .and_then(|shift| 1u64.checked_shl(shift));
+        first && bit.is_some_and(|bit| (caught | blocked) & bit == 0)
     }
 
     /// Sends `SIGKILL`. [`wait`](Self::wait) tells when it has ended.

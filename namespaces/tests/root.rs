@@ -534,6 +534,30 @@ fn status_signal_and_timeouts_are_told_apart() {
 }
 
 #[test]
+fn who_is_deaf_to_a_signal_is_known() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    const SIGTERM: i32 = 15;
+    const SIGSEGV: i32 = 11;
+    let child = inside("sleep").spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(5);
+    // Rust's runtime handles SIGSEGV once it is up.
+    while child.is_deaf_to(SIGSEGV) && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(!child.is_deaf_to(SIGSEGV));
+    assert!(child.is_deaf_to(SIGTERM));
+    child.signal(SIGTERM).unwrap();
+    assert_eq!(child.wait_timeout(Duration::from_millis(50)).unwrap(), None);
+    let child = inside("sleep")
+        .namespaces(Namespaces::none())
+        .spawn()
+        .unwrap();
+    assert!(!child.is_deaf_to(SIGTERM), "not a pid 1");
+}
+
+#[test]
 fn dropping_it_kills_and_persist_does_not() {
     if !have(&[Need::Namespaces]) {
         return;

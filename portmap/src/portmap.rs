@@ -122,6 +122,16 @@ impl Portmap {
         })
     }
 
+    /// Whether the table is there: something of it is managed or published, by this process or another.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn exists(&self) -> Result<bool> {
+        let table = &self.shared.table;
+        let doing = format_args!("look for table inet {table}");
+        self.shared.lock().has_table(table).map_err(during(doing))
+    }
+
     /// Deletes the table with all that is in it, also what was [persisted](Published::persist) or left by processes that were
     /// killed. That it is not there is success.
     ///

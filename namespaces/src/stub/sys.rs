@@ -24,128 +24,131 @@ pub(crate) struct CloneArgs {
     pub(crate) cgroup: u64,
 }
 
+/// Where the interpreter's instructions stand in this process.
+#[derive(Clone, Copy, Debug)]
+struct Interpreter {
+    /// Where it reads its program first, as in the stub.
+    start: *const u8,
+    /// Where it runs the program that r13 points to.
+    run: *const u8,
+    end: *const u8,
+}
+
+/// The instructions stand in this function, which jumps over them: so they need no symbol, which two versions of this crate
+/// in one program would share.
 #[cfg(target_arch = "x86_64")]
-std::arch::global_asm!(
-    r#"
-    .pushsection .text.cofferdam_stub, "ax", @progbits
-    .p2align 4
-cofferdam_stub_start:
-    xor     eax, eax                # read(IMAGE_FD, IMAGE_BASE, IMAGE_MAX)
-    mov     edi, {image_fd}
-    mov     r13d, {image_base}
-    mov     esi, r13d
-    mov     edx, {image_max}
-    syscall
-    test    rax, rax
-    jle     6f
-    cmp     rax, [r13]              # all of it, or nothing runs
-    jne     6f
+#[inline(never)]
+fn interpreter() -> Interpreter {
+    let (start, run, end): (*const u8, *const u8, *const u8);
+    // SAFETY: what is executed here are three `lea` and a jump.
+    unsafe {
+        std::arch::asm!(
+            r"
+        lea     {start}, [rip + 8f]
+        lea     {run}, [rip + 9f]
+        lea     {end}, [rip + 7f]
+        jmp     7f
+8:
+            xor     eax, eax                # read(IMAGE_FD, IMAGE_BASE, IMAGE_MAX)
+            mov     edi, {image_fd}
+            mov     r13d, {image_base}
+            mov     esi, r13d
+            mov     edx, {image_max}
+            syscall
+            test    rax, rax
+            jle     6f
+            cmp     rax, [r13]              # all of it, or nothing runs
+            jne     6f
 
-cofferdam_stub_run:                 # r13: the program
-    lea     rbx, [r13 + 32]
-    xor     r12d, r12d              # the op's index
-2:
-    mov     ecx, [rbx + 8]          # which arguments are addresses of slots
-    mov     rdi, [rbx + 16]
-    test    cl, 1
-    jz      3f
-    mov     rdi, [rdi]
-3:
-    mov     rsi, [rbx + 24]
-    test    cl, 2
-    jz      3f
-    mov     rsi, [rsi]
-3:
-    mov     rdx, [rbx + 32]
-    test    cl, 4
-    jz      3f
-    mov     rdx, [rdx]
-3:
-    mov     r10, [rbx + 40]
-    test    cl, 8
-    jz      3f
-    mov     r10, [r10]
-3:
-    mov     r8, [rbx + 48]
-    test    cl, 16
-    jz      3f
-    mov     r8, [r8]
-3:
-    mov     r9, [rbx + 56]
-    test    cl, 32
-    jz      3f
-    mov     r9, [r9]
-3:
-    mov     eax, [rbx]
-    syscall
-    movsxd  rcx, dword ptr [rbx + 4]
-    cmp     rax, rcx                # the least it has to return
-    jl      4f
-    mov     rcx, [rbx + 72]         # where the result goes
-    test    rcx, rcx
-    jz      3f
-    mov     [rcx], rax
-3:
-    add     rbx, 80
-    inc     r12d
-    jmp     2b
-4:
-    neg     rax
-    mov     ecx, 5                  # EIO for a short result
-    cmovle  rax, rcx
-    cmp     rax, 63
-    ja      5f
-    mov     rcx, [rbx + 64]
-    bt      rcx, rax
-    jc      3b                      # tolerated
-5:
-    mov     [r13 + 16], r12d        # {{op, errno}} to the header and to the error fd
-    mov     [r13 + 20], eax
-    mov     rdi, [r13 + 8]
-    lea     rsi, [r13 + 16]
-    mov     edx, 8
-    mov     eax, 1
-    syscall
-6:
-    mov     edi, 127
-    mov     eax, 231                # exit_group
-    syscall
-    ud2
-cofferdam_stub_end:
-
-    .p2align 4
-cofferdam_clone3:                   # rdi: clone_args, rsi: its size, rdx: the child's program
-    mov     eax, 435
-    syscall
-    test    rax, rax
-    jz      7f
-    ret
+        9:                                  # r13: the program
+            lea     rbx, [r13 + 32]
+            xor     r12d, r12d              # the op's index
+        2:
+            mov     ecx, [rbx + 8]          # which arguments are addresses of slots
+            mov     rdi, [rbx + 16]
+            test    cl, 1
+            jz      3f
+            mov     rdi, [rdi]
+        3:
+            mov     rsi, [rbx + 24]
+            test    cl, 2
+            jz      3f
+            mov     rsi, [rsi]
+        3:
+            mov     rdx, [rbx + 32]
+            test    cl, 4
+            jz      3f
+            mov     rdx, [rdx]
+        3:
+            mov     r10, [rbx + 40]
+            test    cl, 8
+            jz      3f
+            mov     r10, [r10]
+        3:
+            mov     r8, [rbx + 48]
+            test    cl, 16
+            jz      3f
+            mov     r8, [r8]
+        3:
+            mov     r9, [rbx + 56]
+            test    cl, 32
+            jz      3f
+            mov     r9, [r9]
+        3:
+            mov     eax, [rbx]
+            syscall
+            movsxd  rcx, dword ptr [rbx + 4]
+            cmp     rax, rcx                # the least it has to return
+            jl      4f
+            mov     rcx, [rbx + 72]         # where the result goes
+            test    rcx, rcx
+            jz      3f
+            mov     [rcx], rax
+        3:
+            add     rbx, 80
+            inc     r12d
+            jmp     2b
+        4:
+            neg     rax
+            mov     ecx, 5                  # EIO for a short result
+            cmovle  rax, rcx
+            cmp     rax, 63
+            ja      5f
+            mov     rcx, [rbx + 64]
+            bt      rcx, rax
+            jc      3b                      # tolerated
+        5:
+            mov     [r13 + 16], r12d        # {{op, errno}} to the header and to the error fd
+            mov     [r13 + 20], eax
+            mov     rdi, [r13 + 8]
+            lea     rsi, [r13 + 16]
+            mov     edx, 8
+            mov     eax, 1
+            syscall
+        6:
+            mov     edi, 127
+            mov     eax, 231                # exit_group
+            syscall
+            ud2
 7:
-    xor     ebp, ebp
-    mov     r13, rdx
-    jmp     cofferdam_stub_run
-    .popsection
-"#,
-    image_fd = const super::IMAGE_FD,
-    image_base = const super::IMAGE_BASE,
-    image_max = const super::IMAGE_MAX,
-);
-
-#[cfg(target_arch = "x86_64")]
-unsafe extern "C" {
-    static cofferdam_stub_start: u8;
-    static cofferdam_stub_end: u8;
-    fn cofferdam_clone3(args: *const CloneArgs, size: usize, program: *mut c_void) -> isize;
+            ",
+            start = out(reg) start,
+            run = out(reg) run,
+            end = out(reg) end,
+            image_fd = const super::IMAGE_FD,
+            image_base = const super::IMAGE_BASE,
+            image_max = const super::IMAGE_MAX,
+            options(nomem, nostack, preserves_flags)
+        );
+    }
+    Interpreter { start, run, end }
 }
 
 /// The interpreter's instructions, where this architecture has them.
 #[cfg(target_arch = "x86_64")]
 pub(super) fn code() -> Option<&'static [u8]> {
-    let (start, end) = (
-        &raw const cofferdam_stub_start,
-        &raw const cofferdam_stub_end,
-    );
-    // SAFETY: both symbols stand in the one section above, start first; its bytes live and stay as they are for ever.
+    let Interpreter { start, end, .. } = interpreter();
+    // SAFETY: both point into the text of one function, start first, which lives and stays as it is for ever.
     Some(unsafe { std::slice::from_raw_parts(start, end.offset_from(start).unsigned_abs()) })
 }
 
@@ -164,9 +167,29 @@ pub(super) fn code() -> Option<&'static [u8]> {
 /// points to, the stack and the cells that `args` name stay where they are until the child has left this memory.
 #[cfg(target_arch = "x86_64")]
 pub(crate) unsafe fn clone3(args: &CloneArgs, program: *mut c_void) -> isize {
-    // SAFETY: as promised by the caller. The child runs only the instructions above: no libc, no thread-local storage,
-    // no stack; the parent sees an ordinary call of a C function.
-    unsafe { cofferdam_clone3(args, size_of::<CloneArgs>(), program) }
+    let result: isize;
+    // SAFETY: as promised by the caller. The child starts with the parent's registers and runs only the instructions above: no
+    // libc, no thread-local storage, no stack. The parent sees a syscall.
+    unsafe {
+        std::arch::asm!(
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "xor ebp, ebp",
+            "mov r13, rdx",
+            "jmp r12",
+            "2:",
+            in("r12") interpreter().run,
+            inlateout("rax") libc::SYS_clone3 as isize => result,
+            in("rdi") args,
+            in("rsi") size_of::<CloneArgs>(),
+            in("rdx") program,
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack)
+        );
+    }
+    result
 }
 
 /// clone3(2), which this architecture's interpreter is still missing for.

@@ -1,0 +1,357 @@
+//! Two containers on a bridge network, with no image and no network of the outside world: `web` serves HTTP, `client`
+//! finds it by name; the host reaches it by a published port; a write inside does not reach the host; a limit holds.
+//!
+//! The root is the machine's own `/` as a read-only layer under a throw-away upper; the programs are this very binary, bound
+//! into it. Every line is an observation, made as it is printed. It ends with a count of what is left, by the kernel.
+//!
+//! It makes a bridge, veth pairs and an nf_tables table in the network namespace it runs in, and a cgroup; it removes them
+//! all. Under `cargo run` that namespace is one of its own (see `.cargo/runner`).
+#![allow(clippy::print_stdout, reason = "this is what it is for")]
+
+use std::collections::BTreeSet;
+use std::error::Error;
+use std::fs;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use cofferdam::{Container, ContainerBuilder, ErrorKind, Mount, Network, Rootfs, Running, Stdio};
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+const MARK: &str = "/etc/written-by-web";
+
+fn main() -> ExitCode {
+    let args: Vec<_> = std::env::args().collect();
+    let done = match args.get(1).map(String::as_str) {
+        Some("serve") => serve(),
+        Some("fetch") => fetch(args.get(2).map_or("", String::as_str)),
+        Some("eat") => eat(),
+        _ => host(),
+    };
+    if let Err(error) = done {
+        eprintln!("quickstart: {error}");
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}
+
+fn host() -> Result<()> {
+    let before = Seen::now()?;
+    // A fresh network namespace, such as the runner's, has its loopback down.
+    cofferdam::netbridge::loopback_up()?;
+    let rootfs = rootfs()?;
+    let id = std::process::id();
+    let network = Network::bridge(format!("qs{id}")).create()?;
+    println!(
+        "network {} is {} on {}",
+        network.name(),
+        network.gateway(),
+        network.bridge_name()
+    );
+
+    let port = free_port()?;
+    let (web, took) = timed(|| {
+        program(&rootfs, "web", "serve")
+            .network(&network)
+            .alias("www")
+            .publish(format!("127.0.0.1:{port}:80").parse()?)
+            .start()
+            .map_err(Into::into)
+    })?;
+    println!("web runs as pid {} at {}, {took}", web.pid(), address(&web));
+
+    let (client, took) = timed(|| {
+        Ok(program(&rootfs, "client", "fetch")
+            .arg("web:80")
+            .network(&network)
+            .start()?)
+    })?;
+    println!(
+        "client runs as pid {} at {}, {took}",
+        client.pid(),
+        address(&client)
+    );
+    let answer = client.output()?;
+    println!(
+        "client fetched http://web/ by name: {}",
+        said(&answer.stdout)?
+    );
+
+    println!(
+        "the host fetched http://127.0.0.1:{port}/: {}",
+        get(&format!("127.0.0.1:{port}"))?
+    );
+    let reached = if Path::new(MARK).exists() {
+        "reached the host"
+    } else {
+        "did not reach the host"
+    };
+    println!("web wrote {MARK}, which {reached}");
+
+    memory_limit(&rootfs)?;
+    refusals(&rootfs, &network, port)?;
+
+    let status = web.stop(Duration::from_secs(5))?;
+    println!("web stopped: {status}");
+    network.remove()?;
+    before.compare(&Seen::now()?)
+}
+
+/// A container named `name` that runs this binary with the verb `verb`.
+fn program(rootfs: &Rootfs, name: &str, verb: &str) -> ContainerBuilder {
+    let myself = std::env::current_exe().unwrap_or_default();
+    Container::builder()
+        .name(name)
+        .rootfs(rootfs.clone())
+        .mount(Mount::bind(myself, "/quickstart").read_only())
+        .command("/quickstart")
+        .arg(verb)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+}
+
+/// The machine's `/`, or where a user namespace may not have that as a layer, its `/usr`, which is enough for a program and
+/// its libraries.
+fn rootfs() -> Result<Rootfs> {
+    let whole = Rootfs::layers(["/"]);
+    let probe = Container::builder()
+        .name("probe")
+        .rootfs(whole.clone())
+        .command("/")
+        .start();
+    match probe {
+        Err(error) if error.to_string().contains("mount the layers") => {
+            println!("not here: / as a layer ({error}); /usr instead");
+            Ok(Rootfs::layers(["/usr"]))
+        }
+        _ => Ok(whole),
+    }
+}
+
+fn memory_limit(rootfs: &Rootfs) -> Result<()> {
+    let eater = program(rootfs, "eater", "eat")
+        .memory_max(32 << 20)
+        .pids_max(16)
+        .cpus(0.9);
+    let mut eater = match eater.start() {
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::PermissionDenied | ErrorKind::Unsupported
+            ) =>
+        {
+            println!("not here: a memory limit ({error})");
+            return Ok(());
+        }
+        other => other?,
+    };
+    let ate = eater
+        .take_stdout()
+        .map(BufReader::new)
+        .and_then(|out| out.lines().map_while(io::Result::ok).last());
+    let status = eater.wait()?;
+    let kills = eater.oom_kills()?;
+    println!(
+        "eater had 32 MiB, ate {}, then: {status}, {kills} killed for lack of memory",
+        ate.unwrap_or_default()
+    );
+    if kills == 0 {
+        return Err("the memory limit did not hold".into());
+    }
+    eater.remove()?;
+    Ok(())
+}
+
+/// Bad input is an error that names the item, before anything is left on the host.
+fn refusals(rootfs: &Rootfs, network: &Network, taken: u16) -> Result<()> {
+    let app = || program(rootfs, "bad", "serve").network(network);
+    refused(
+        "an unknown program",
+        app().command("/no/such/program").start(),
+    );
+    refused(
+        "a root that is no directory",
+        app().rootfs(Rootfs::layers(["/etc/passwd"])).start(),
+    );
+    refused(
+        "a port that is taken",
+        app()
+            .publish(format!("127.0.0.1:{taken}:80").parse()?)
+            .start(),
+    );
+    refused("a limit no machine can apply", app().memory_max(0).start());
+    match "80:eighty".parse::<cofferdam::PortSpec>() {
+        Ok(spec) => println!("accepted, though malformed: {spec}"),
+        Err(error) => println!("refused, a malformed port: {error}"),
+    }
+    Ok(())
+}
+
+fn refused(what: &str, outcome: cofferdam::Result<Running>) {
+    match outcome {
+        Ok(running) => println!("accepted, though {what}: {}", running.name()),
+        Err(error) => println!("refused, {what}: {error}"),
+    }
+}
+
+/// Inside `web`.
+fn serve() -> Result<()> {
+    fs::write(MARK, "web was here")?;
+    let listener = TcpListener::bind("0.0.0.0:80")?;
+    for stream in listener.incoming() {
+        let mut stream = stream?;
+        let mut request = String::new();
+        BufReader::new(&stream).read_line(&mut request)?;
+        let body = format!("hello from pid {} on {}", std::process::id(), hostname());
+        write!(
+            stream,
+            "HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )?;
+    }
+    Ok(())
+}
+
+/// Inside `client`.
+fn fetch(host: &str) -> Result<()> {
+    println!("{}", get(host)?);
+    Ok(())
+}
+
+/// Inside `eater`: touches more and more memory.
+fn eat() -> Result<()> {
+    let mut eaten = Vec::new();
+    for mebibytes in 1..=256 {
+        eaten.push(vec![mebibytes as u8; 1 << 20]);
+        println!("{mebibytes} MiB");
+        io::stdout().flush()?;
+    }
+    drop(eaten);
+    Ok(())
+}
+
+/// The body of `http://host/`, tried until the server listens.
+fn get(host: &str) -> Result<String> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let mut stream = loop {
+        match TcpStream::connect(host) {
+            Ok(stream) => break stream,
+            Err(error) if Instant::now() > deadline => {
+                return Err(format!("connect {host}: {error}").into());
+            }
+            Err(_) => std::thread::sleep(Duration::from_millis(5)),
+        }
+    };
+    write!(stream, "GET / HTTP/1.0\r\nHost: {host}\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let body = answer
+        .split_once("\r\n\r\n")
+        .map(|(_, body)| body.to_owned());
+    body.ok_or_else(|| format!("no HTTP answer: {answer:?}").into())
+}
+
+fn hostname() -> String {
+    fs::read_to_string("/proc/sys/kernel/hostname")
+        .unwrap_or_default()
+        .trim_end()
+        .to_owned()
+}
+
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+fn address(container: &Running) -> String {
+    container
+        .address()
+        .map_or_else(String::new, |address| address.to_string())
+}
+
+fn said(output: &[u8]) -> Result<&str> {
+    match std::str::from_utf8(output)?.trim_end() {
+        "" => Err("it said nothing".into()),
+        text => Ok(text),
+    }
+}
+
+fn timed<T>(work: impl FnOnce() -> Result<T>) -> Result<(T, String)> {
+    let start = Instant::now();
+    let done = work()?;
+    Ok((
+        done,
+        format!("started in {:.2} ms", start.elapsed().as_secs_f64() * 1e3),
+    ))
+}
+
+/// What the kernel shows of this process's world.
+struct Seen {
+    mounts: BTreeSet<String>,
+    links: BTreeSet<String>,
+    tables: usize,
+    cgroups: BTreeSet<String>,
+    processes: BTreeSet<String>,
+}
+
+impl Seen {
+    fn now() -> Result<Self> {
+        let lines = |path: &str| -> Result<BTreeSet<String>> {
+            Ok(fs::read_to_string(path)?
+                .lines()
+                .map(str::to_owned)
+                .collect())
+        };
+        let links = lines("/proc/thread-self/net/dev")?;
+        let links = links
+            .iter()
+            .filter_map(|line| line.split_once(':'))
+            .map(|(name, _)| name.trim().to_owned());
+        let mut processes = BTreeSet::new();
+        for task in fs::read_dir("/proc/self/task")? {
+            let children = fs::read_to_string(task?.path().join("children"))?;
+            processes.extend(children.split_whitespace().map(str::to_owned));
+        }
+        // Ours have this process's number in their names; others may come and go.
+        let ours = format!("cofferdam-{}-", std::process::id());
+        let cgroups = match cofferdam::cgroups::Hierarchy::detect() {
+            Ok(hierarchy) => hierarchy
+                .find(&ours)?
+                .iter()
+                .map(|path| path.display().to_string())
+                .collect(),
+            Err(_) => BTreeSet::new(),
+        };
+        let tables = cofferdam::portmap::Portmap::open("cofferdam")?
+            .exists()?
+            .into();
+        Ok(Seen {
+            mounts: lines("/proc/thread-self/mountinfo")?,
+            links: links.collect(),
+            tables,
+            cgroups,
+            processes,
+        })
+    }
+
+    /// The last line: what is there now and was not before.
+    fn compare(&self, now: &Self) -> Result<()> {
+        let new =
+            |before: &BTreeSet<String>, now: &BTreeSet<String>| now.difference(before).count();
+        let (mounts, links) = (new(&self.mounts, &now.mounts), new(&self.links, &now.links));
+        let tables = now.tables.saturating_sub(self.tables);
+        let (cgroups, processes) = (
+            new(&self.cgroups, &now.cgroups),
+            new(&self.processes, &now.processes),
+        );
+        println!(
+            "left behind: {mounts} mounts, {links} links, {tables} tables, {cgroups} cgroups, {processes} processes"
+        );
+        if mounts + links + tables + cgroups + processes > 0 {
+            return Err("something is left".into());
+        }
+        Ok(())
+    }
+}
