@@ -203,14 +203,11 @@ fn serve() -> Result<()> {
     let listener = TcpListener::bind("0.0.0.0:80")?;
     for stream in listener.incoming() {
         let mut stream = stream?;
-        let mut request = String::new();
-        BufReader::new(&stream).read_line(&mut request)?;
+        let headers = BufReader::new(&stream).lines().map_while(io::Result::ok);
+        let _last = headers.take_while(|line| !line.is_empty()).last();
         let body = format!("hello from pid {} on {}", std::process::id(), hostname());
-        write!(
-            stream,
-            "HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n{body}",
-            body.len()
-        )?;
+        let head = format!("HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+        stream.write_all((head + &body).as_bytes())?;
     }
     Ok(())
 }
@@ -245,7 +242,7 @@ fn get(host: &str) -> Result<String> {
             Err(_) => std::thread::sleep(Duration::from_millis(5)),
         }
     };
-    write!(stream, "GET / HTTP/1.0\r\nHost: {host}\r\n\r\n")?;
+    stream.write_all(format!("GET / HTTP/1.0\r\nHost: {host}\r\n\r\n").as_bytes())?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     let body = answer
