@@ -201,13 +201,17 @@ pub(crate) fn a_single_layer_needs_no_overlayfs(detached: Detached) {
         write(&layer.join("file"), "lower");
         let mount = detached(&Overlay::builder([&layer])).unwrap();
         assert_eq!(mount.applied(), Applied::Bind);
-        // What is mounted on the layer later does not reach the copy, though it would a peer.
+        drop(mount);
+        // What is mounted on the layer later does not reach the copy, as it would a peer.
         mount_change(world, MountPropagationFlags::SHARED).unwrap();
-        let mount = detached(&Overlay::builder([&layer])).unwrap();
+        let target = directory(world, "target");
         fs::create_dir(layer.join("later")).unwrap();
+        let copy = detached(&Overlay::builder([&layer])).unwrap();
+        let copy = copy.attach(&target).unwrap();
         tmpfs(&layer.join("later"), "size=64k");
         write(&layer.join("later/file"), "above");
-        assert!(names(&at(&mount, "later")).is_empty());
+        assert!(names(&target.join("later")).is_empty());
+        copy.unmount().unwrap();
         write(&layer.join("still-writable"), "");
     });
 }
@@ -236,6 +240,9 @@ pub(crate) fn an_upper_without_the_xattrs_it_needs_is_refused(detached: Detached
 pub(crate) fn it_is_in_no_mount_table(detached: Detached) {
     in_world(|world| {
         let (top, bottom) = (directory(world, "top"), directory(world, "bottom"));
+        // As on a host: what another namespace mounts would come back here.
+        let shared = MountPropagationFlags::SHARED | MountPropagationFlags::REC;
+        mount_change("/", shared).unwrap();
         let table = || read(Path::new("/proc/thread-self/mountinfo"));
         let before = table();
         for overlay in [
