@@ -37,24 +37,25 @@ pub(crate) fn mount(overlay: &Overlay) -> Result<OwnedFd> {
 }
 
 fn in_namespace_of_its_own(overlay: &Overlay) -> Result<OwnedFd> {
-    let root = Path::new("/");
-    sys::unshare_mounts().map_err(Error::sys("unshare the mounts of", root))?;
-    mount_change(
-        "/",
-        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
-    )
-    .map_err(Error::sys("make private", root))?;
-    // Opened here, since overlayfs takes directories of this namespace's mounts only.
+    leave_mount_namespace()?;
+    // Opened here, since overlayfs takes directories of this namespace's mounts only, and all of them before something is
+    // mounted over `/`: a path that climbs to it would end there.
     let layers = overlay
         .layers()
         .iter()
         .map(|path| directory::open_as("open layer", path))
         .collect::<Result<Vec<_>>>()?;
+    let named = match overlay.upper() {
+        Some(Upper::Directories { upper, work }) => Some(Directories::open(upper, work)?),
+        _ => None,
+    };
     let tmpfs = ScratchMount::make(overlay.upper())?;
-    let upper = overlay
-        .upper()
-        .map(|upper| upper.open(|_| scratch::populate(tmpfs.root.as_fd(), layers[0].as_fd())))
-        .transpose()?;
+    let upper = match (overlay.upper(), layers.first()) {
+        (Some(Upper::Scratch { .. }), Some(top)) => {
+            Some(scratch::populate(tmpfs.root.as_fd(), top.as_fd())?)
+        }
+        _ => named,
+    };
     let userxattr = directory::in_user_namespace()?;
     if let (Some(asked), Some(opened), true) = (overlay.upper(), &upper, userxattr) {
         asked.check_user_xattrs(opened.upper.as_fd())?;
@@ -66,6 +67,13 @@ fn in_namespace_of_its_own(overlay: &Overlay) -> Result<OwnedFd> {
         userxattr,
     };
     tmpfs.mount_overlay(overlay, &options.render()?)
+}
+
+fn leave_mount_namespace() -> Result<()> {
+    let root = Path::new("/");
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    sys::unshare_mounts().map_err(Error::sys("unshare the mounts of", root))?;
+    mount_change(root, private).map_err(Error::sys("make private", root))
 }
 
 /// A tmpfs over the namespace's `/`: it holds the overlay's target, and a scratch upper.

@@ -36,7 +36,8 @@
 //! | 5.10 | [`Applied::Classic`]: mount(2) in the mount namespace of a thread that ends with it; a layer must be attached in the caller's mount namespace |
 //! | 5.12 | [`Applied::Bind`]: one layer, read-only, by open_tree(2) and mount_setattr(2) |
 //!
-//! It is found out by trying, at each mount. User namespaces need 5.11, and there a [`scratch`](Overlay::scratch) upper needs 6.6,
+//! It is found out by trying, at each mount. The classic way takes an fd a layer for as long as it lasts, and a process whose
+//! root directory is that of a mount. User namespaces need 5.11, and there a [`scratch`](Overlay::scratch) upper needs 6.6,
 //! where tmpfs learnt `user.*` xattrs: before, it is refused as `Unsupported`, since overlayfs would fail with `EIO` where a
 //! directory of a layer is removed and made again. An [`upperdir`](Overlay::upperdir) on ext4, xfs or btrfs works there.
 //!

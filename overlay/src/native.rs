@@ -51,7 +51,10 @@ fn put_on_top(
     top: BorrowedFd<'_>,
     userxattr: bool,
 ) -> Result<Directories> {
-    let opened = upper.open(|size| scratch::mount(size, top))?;
+    let opened = match upper {
+        Upper::Scratch { size } => scratch::mount(*size, top)?,
+        Upper::Directories { upper, work } => Directories::open(upper, work)?,
+    };
     if userxattr {
         upper.check_user_xattrs(opened.upper.as_fd())?;
     }

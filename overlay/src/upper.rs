@@ -26,22 +26,17 @@ pub(crate) struct Directories {
     pub(crate) mount: Option<OwnedFd>,
 }
 
-impl Upper {
-    /// Opens the directories; those of a scratch upper are made by `scratch`.
-    pub(crate) fn open(
-        &self,
-        scratch: impl FnOnce(u64) -> Result<Directories>,
-    ) -> Result<Directories> {
-        match self {
-            Upper::Scratch { size } => scratch(*size),
-            Upper::Directories { upper, work } => Ok(Directories {
-                upper: directory::open_as("open upperdir", upper)?,
-                work: directory::open_as("open workdir", work)?,
-                mount: None,
-            }),
-        }
+impl Directories {
+    pub(crate) fn open(upper: &Path, work: &Path) -> Result<Self> {
+        Ok(Directories {
+            upper: directory::open_as("open upperdir", upper)?,
+            work: directory::open_as("open workdir", work)?,
+            mount: None,
+        })
     }
+}
 
+impl Upper {
     /// What errors call the upper and the work directory.
     pub(crate) fn names(&self) -> (&Path, &Path) {
         match self {

@@ -50,6 +50,7 @@ macro_rules! tests {
             a_scratch_upper_has_its_size
             the_root_looks_like_the_top_layers
             layers_may_have_any_name
+            paths_may_climb_over_the_root
             a_relative_layer_is_below_the_working_directory
             threads_mount_at_once
             the_hosts_root_is_a_layer_or_named_as_none
@@ -486,6 +487,22 @@ pub(crate) fn layers_may_have_any_name(detached: Detached) {
             let mount = detached(&overlay).unwrap();
             assert_eq!(read(&at(&mount, "file")), first);
         }
+    });
+}
+
+pub(crate) fn paths_may_climb_over_the_root(detached: Detached) {
+    in_world(|world| {
+        for name in ["a", "b", "u", "w"] {
+            directory(world, name);
+        }
+        let climbing = |name: &str| {
+            let below_root = world.strip_prefix("/").unwrap();
+            Path::new("/proc/..").join(below_root).join(name)
+        };
+        let overlay = Overlay::builder([climbing("a"), climbing("b")]);
+        let mount = detached(&overlay.upperdir(climbing("u"), climbing("w"))).unwrap();
+        fs::write(at(&mount, "file"), "upper").unwrap();
+        assert_eq!(read(&world.join("u/file")), "upper");
     });
 }
 
