@@ -5,6 +5,7 @@
 //! gets SERVFAIL. Every reply must come from the address asked (the sockets are connected), with the random id and the
 //! question that was sent.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -27,8 +28,12 @@ const FLIGHTS_MAX: usize = 2048;
 const SOCKETS_PER_UPSTREAM: usize = 8;
 /// UDP sockets at once, those that wait for last replies included.
 const SOCKETS_MAX: usize = 96;
-/// TCP connections at once.
-const LINKS_MAX: usize = 128;
+/// TCP connections to one upstream: servers take few from one client, but many queries on each.
+const LINKS_PER_UPSTREAM: usize = 4;
+/// Queries at once on a TCP connection.
+const LINK_QUERIES: usize = 64;
+/// A TCP connection without queries for this long is closed, before the upstream does.
+const LINK_IDLE: Duration = Duration::from_secs(3);
 /// Queries after which a socket makes way for one with another port.
 const SOCKET_QUERIES: u32 = 1024;
 /// Age after which it does: its port gets known and its source address stale.
@@ -63,6 +68,8 @@ pub(crate) struct Forwarder {
     /// Buffers to use again.
     spare: Vec<Vec<u8>>,
     due: Vec<Key>,
+    /// A reply read from a TCP connection.
+    message: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -94,7 +101,7 @@ struct Try {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Via {
     Udp { socket: Key, id: u16 },
-    Tcp { link: Key },
+    Tcp { link: Key, id: u16 },
 }
 
 impl Flight {
@@ -165,12 +172,13 @@ impl Forwarder {
             done: Vec::new(),
             spare: Vec::new(),
             due: Vec::new(),
+            message: Vec::new(),
         }
     }
 
     /// Whether there is anything a tick may have to do.
     pub(crate) fn is_busy(&self) -> bool {
-        !self.flights.is_empty()
+        !(self.flights.is_empty() && self.links.is_empty())
     }
 
     /// Sends a query on its way. The reply, or SERVFAIL, comes out of `done` once.
@@ -225,6 +233,12 @@ impl Forwarder {
         for key in due.drain(..) {
             self.overdue(key, now, poll);
         }
+        let links = self.links.iter();
+        let idle = |link: &Link| link.ids.is_empty() && now - link.last_used >= LINK_IDLE;
+        due.extend(links.filter(|(_, link)| idle(link)).map(|(key, _)| key));
+        for key in due.drain(..) {
+            self.close_link(key, poll);
+        }
         self.due = due;
     }
 
@@ -254,14 +268,14 @@ impl Forwarder {
         let Some(link) = self.links.get_mut(key) else {
             return;
         };
-        let (upstream, flight) = (link.upstream, link.flight);
-        match drive(link, ready, key, buffer, poll) {
-            Ok(None) => {}
-            Ok(Some(message)) => self.judge(flight, upstream, &message, now, poll),
-            Err(_) => {
-                self.upstreams[upstream].health.failed(now);
-                self.useless(flight, upstream, now, poll);
-            }
+        let outcome = drive(link, ready, buffer);
+        let mut message = std::mem::take(&mut self.message);
+        while self.take_reply(key, &mut message, now) {
+            self.link_reply(key, &message, now, poll);
+        }
+        self.message = message;
+        if outcome.is_err() || self.await_link(key, poll).is_err() {
+            self.link_failed(key, now, poll);
         }
     }
 
@@ -334,7 +348,7 @@ impl Forwarder {
             return Ok(());
         };
         match (flight.transport, flight.tried(upstream)) {
-            (Transport::Tcp, _) => self.send_tcp(key, upstream, poll),
+            (Transport::Tcp, _) => self.send_tcp(key, upstream, now, poll),
             (
                 Transport::Udp,
                 Some(Try {
@@ -373,32 +387,114 @@ impl Forwarder {
         sent
     }
 
-    fn send_tcp(&mut self, key: Key, upstream: usize, poll: &Poll) -> io::Result<()> {
-        if self.links.len() >= LINKS_MAX {
-            return Err(io::ErrorKind::ResourceBusy.into());
-        }
-        let id = self.random.next_u16()?;
-        let Some(flight) = self.flights.get_mut(key) else {
+    fn send_tcp(&mut self, key: Key, upstream: usize, now: Instant, poll: &Poll) -> io::Result<()> {
+        let link_key = self.link(upstream, now, poll)?;
+        let (Some(flight), Some(link)) = (self.flights.get_mut(key), self.links.get_mut(link_key))
+        else {
             return Ok(());
         };
+        let id = free_id(&mut self.random, &link.ids)?;
         flight.query[..2].copy_from_slice(&id.to_be_bytes());
-        let link = Link::open(
-            upstream,
-            self.upstreams[upstream].address,
-            key,
-            &flight.query,
-        )?;
-        let token = self.links.next_key();
-        poll.add(&link.tcp, Token::Link(token), Interest::Write)?;
-        let link = self.links.insert(link);
-        self.keep(
-            key,
-            Try {
-                upstream,
-                via: Via::Tcp { link },
-            },
-        );
+        link.push(&flight.query);
+        link.ids.insert(id, key);
+        link.last_used = now;
+        let via = Via::Tcp { link: link_key, id };
+        self.keep(key, Try { upstream, via });
+        self.await_link(link_key, poll)
+    }
+
+    /// The connection to `upstream` with the fewest queries; a new one while that has any and there are few.
+    fn link(&mut self, upstream: usize, now: Instant, poll: &Poll) -> io::Result<Key> {
+        let its = || {
+            self.links
+                .iter()
+                .filter(|(_, link)| link.upstream == upstream)
+        };
+        match its().min_by_key(|(_, link)| link.ids.len()) {
+            Some((key, link)) if link.ids.is_empty() => return Ok(key),
+            Some((key, link)) if its().count() >= LINKS_PER_UPSTREAM => {
+                let room = link.ids.len() < LINK_QUERIES;
+                return room
+                    .then_some(key)
+                    .ok_or(io::ErrorKind::ResourceBusy.into());
+            }
+            _ => {}
+        }
+        let link = Link::open(upstream, self.upstreams[upstream].address, now)?;
+        let token = Token::Link(self.links.next_key());
+        poll.add(&link.tcp, token, link.interest)?;
+        Ok(self.links.insert(link))
+    }
+
+    /// Sends what a connection has to send and waits for what comes next.
+    fn await_link(&mut self, key: Key, poll: &Poll) -> io::Result<()> {
+        let Some(link) = self.links.get_mut(key) else {
+            return Ok(());
+        };
+        if link.interest != Interest::Write {
+            link.flush();
+            let wanted = link.wanted();
+            if wanted != link.interest {
+                poll.modify(&link.tcp, Token::Link(key), wanted)?;
+                link.interest = wanted;
+            }
+        }
         Ok(())
+    }
+
+    fn take_reply(&mut self, key: Key, message: &mut Vec<u8>, now: Instant) -> bool {
+        let Some(link) = self.links.get_mut(key) else {
+            return false;
+        };
+        let whole = link.next_reply(message);
+        if whole {
+            link.last_used = now;
+        }
+        whole
+    }
+
+    fn link_reply(&mut self, key: Key, message: &[u8], now: Instant, poll: &Poll) {
+        let (Some(link), Some(&[high, low])) = (self.links.get_mut(key), message.first_chunk())
+        else {
+            return;
+        };
+        if let Some(&flight) = link.ids.get(&u16::from_be_bytes([high, low])) {
+            link.proven = true;
+            let upstream = link.upstream;
+            self.judge(flight, upstream, message, now, poll);
+        }
+    }
+
+    /// All who wait for replies on it go elsewhere, or try again if it had only been closed.
+    fn link_failed(&mut self, key: Key, now: Instant, poll: &Poll) {
+        let Some(link) = self.close_link(key, poll) else {
+            return;
+        };
+        if !link.proven {
+            self.upstreams[link.upstream].health.failed(now);
+        }
+        for &flight in link.ids.values() {
+            if link.proven {
+                self.drop_try(flight, link.upstream, poll);
+                self.uncount(flight);
+                self.advance(flight, now, poll);
+            } else {
+                self.useless(flight, link.upstream, now, poll);
+            }
+        }
+    }
+
+    /// Some servers end a connection after each reply. Every such end brought one, so this ends too.
+    fn uncount(&mut self, key: Key) {
+        if let Some(flight) = self.flights.get_mut(key) {
+            flight.sent = flight.sent.saturating_sub(1);
+        }
+    }
+
+    fn close_link(&mut self, key: Key, poll: &Poll) -> Option<Link> {
+        let link = self.links.remove(key)?;
+        poll.delete(&link.tcp);
+        Some(link)
     }
 
     fn keep(&mut self, key: Key, new: Try) {
@@ -428,13 +524,8 @@ impl Forwarder {
         let Some(socket) = self.sockets.get(key) else {
             return Err(io::ErrorKind::NotFound.into());
         };
-        // At most FLIGHTS_MAX of 65536 are taken.
-        loop {
-            let id = self.random.next_u16()?;
-            if !socket.ids.contains_key(&id) {
-                return Ok((key, id));
-            }
-        }
+        let id = free_id(&mut self.random, &socket.ids)?;
+        Ok((key, id))
     }
 
     fn open_socket(&mut self, upstream: usize, now: Instant, poll: &Poll) -> io::Result<Key> {
@@ -482,11 +573,9 @@ impl Forwarder {
         let Some(flight) = self.flights.get_mut(key) else {
             return;
         };
-        // Over UDP the id led here; the flight's may be that of a later try.
+        // The id led here; the query's may be that of a later try.
         if let Some(id) = message.first_chunk::<2>() {
-            if flight.transport == Transport::Udp {
-                flight.query[..2].copy_from_slice(id);
-            }
+            flight.query[..2].copy_from_slice(id);
         }
         match judge(&flight.query, flight.question_end, message) {
             Verdict::Stranger => {}
@@ -525,11 +614,15 @@ impl Forwarder {
 
     /// Ends a flight's try of an upstream and all further ones.
     fn forget(&mut self, key: Key, upstream: usize, poll: &Poll) {
-        let Some(flight) = self.flights.get_mut(key) else {
-            return;
-        };
-        flight.useless |= 1 << upstream;
-        if let Some(try_) = flight.forget(upstream) {
+        if let Some(flight) = self.flights.get_mut(key) {
+            flight.useless |= 1 << upstream;
+        }
+        self.drop_try(key, upstream, poll);
+    }
+
+    fn drop_try(&mut self, key: Key, upstream: usize, poll: &Poll) {
+        let flight = self.flights.get_mut(key);
+        if let Some(try_) = flight.and_then(|flight| flight.forget(upstream)) {
             self.release(try_, poll);
         }
     }
@@ -571,9 +664,9 @@ impl Forwarder {
                 }
                 close_if_over(&mut self.sockets, socket, poll);
             }
-            Via::Tcp { link } => {
-                if let Some(link) = self.links.remove(link) {
-                    poll.delete(&link.tcp);
+            Via::Tcp { link, id } => {
+                if let Some(link) = self.links.get_mut(link) {
+                    link.ids.remove(&id);
                 }
             }
         }
@@ -626,22 +719,29 @@ fn close_if_over(sockets: &mut Slab<Socket>, key: Key, poll: &Poll) {
     }
 }
 
-/// Sends and reads what is possible. Returns the reply once it is whole.
-fn drive(
-    link: &mut Link,
-    ready: Ready,
-    key: Key,
-    buffer: &mut [u8],
-    poll: &Poll,
-) -> io::Result<Option<Vec<u8>>> {
-    if let Some(error) = link.tcp.take_error()? {
-        return Err(error);
+/// A random id that no query on its way has. At most [`FLIGHTS_MAX`] of 65536 are taken.
+fn free_id(random: &mut Random, taken: &HashMap<u16, Key>) -> io::Result<u16> {
+    loop {
+        let id = random.next_u16()?;
+        if !taken.contains_key(&id) {
+            return Ok(id);
+        }
     }
-    if ready.writable && link.flush()? {
-        poll.modify(&link.tcp, Token::Link(key), Interest::Read)?;
+}
+
+/// Connects, or reads what there is. A reply that came before a reset is read before the reset is told.
+fn drive(link: &mut Link, ready: Ready, buffer: &mut [u8]) -> io::Result<()> {
+    if link.interest == Interest::Write {
+        if let Some(error) = link.tcp.take_error()? {
+            return Err(error);
+        }
+        if ready.writable {
+            // The connection stands.
+            link.interest = Interest::None;
+        }
     }
     if ready.readable || ready.broken {
-        return Ok(link.read(buffer)?.map(<[u8]>::to_vec));
+        return link.read(buffer);
     }
-    Ok(None)
+    Ok(())
 }

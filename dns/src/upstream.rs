@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, ipproto, socket_with};
 
+use crate::poll::Interest;
 use crate::slab::Key;
 
 /// Between two tries of an upstream that is down: at first, and at most.
@@ -130,25 +131,25 @@ impl Socket {
     }
 }
 
-/// A TCP connection to an upstream for one query.
+/// A TCP connection to an upstream. Several queries share it, as RFC 7766 asks of a client.
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) upstream: usize,
-    pub(crate) flight: Key,
     pub(crate) tcp: TcpStream,
+    /// Queries without a reply: their random ids and flights.
+    pub(crate) ids: HashMap<u16, Key>,
+    pub(crate) last_used: Instant,
+    /// Whether a reply ever came: if so, its end says nothing against the upstream.
+    pub(crate) proven: bool,
+    pub(crate) interest: Interest,
     outbox: Vec<u8>,
     sent: usize,
     inbox: Vec<u8>,
 }
 
 impl Link {
-    /// Starts to connect; `query` goes out when that is done.
-    pub(crate) fn open(
-        upstream: usize,
-        address: SocketAddr,
-        flight: Key,
-        query: &[u8],
-    ) -> io::Result<Self> {
+    /// Starts to connect; queries go out when that is done.
+    pub(crate) fn open(upstream: usize, address: SocketAddr, now: Instant) -> io::Result<Self> {
         let family = match address {
             SocketAddr::V4(_) => AddressFamily::INET,
             SocketAddr::V6(_) => AddressFamily::INET6,
@@ -159,44 +160,70 @@ impl Link {
             Ok(()) | Err(rustix::io::Errno::INPROGRESS) => {}
             Err(errno) => return Err(errno.into()),
         }
-        let mut outbox = Vec::with_capacity(query.len() + 2);
-        // A query has at most 65535 bytes: it came in a datagram or a frame.
-        outbox.extend_from_slice(&(query.len() as u16).to_be_bytes());
-        outbox.extend_from_slice(query);
         Ok(Link {
             upstream,
-            flight,
             tcp: TcpStream::from(fd),
-            outbox,
+            ids: HashMap::new(),
+            last_used: now,
+            proven: false,
+            interest: Interest::Write,
+            outbox: Vec::new(),
             sent: 0,
             inbox: Vec::new(),
         })
     }
 
-    /// Sends what the kernel takes. Returns whether all is sent.
-    pub(crate) fn flush(&mut self) -> io::Result<bool> {
+    /// Queues a query.
+    pub(crate) fn push(&mut self, query: &[u8]) {
+        // A query has at most 65535 bytes: it came in a datagram or a frame.
+        let length = query.len() as u16;
+        self.outbox.extend_from_slice(&length.to_be_bytes());
+        self.outbox.extend_from_slice(query);
+    }
+
+    /// Sends what the kernel takes. That the connection has ended is told when it is read, after its last replies.
+    pub(crate) fn flush(&mut self) {
         while self.sent < self.outbox.len() {
             match self.tcp.write(&self.outbox[self.sent..]) {
                 Ok(count) => self.sent += count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-                Err(error) => return Err(error),
+                Err(_) => break,
             }
         }
-        Ok(true)
+        self.outbox.drain(..self.sent);
+        self.sent = 0;
     }
 
-    /// Reads what there is. Returns the reply once it is whole.
-    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<&[u8]>> {
+    /// Reads once. The end of the stream is an error: who waits for a reply gets none.
+    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> io::Result<()> {
         match self.tcp.read(buffer) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(count) => self.inbox.extend_from_slice(&buffer[..count]),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
+            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => {
+                self.inbox.extend_from_slice(&buffer[..count]);
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Err(error) => Err(error),
         }
+    }
+
+    /// Moves the next whole reply into `reply`. Returns whether there was one.
+    pub(crate) fn next_reply(&mut self, reply: &mut Vec<u8>) -> bool {
         let Some((prefix, rest)) = self.inbox.split_first_chunk::<2>() else {
-            return Ok(None);
+            return false;
         };
-        Ok(rest.get(..usize::from(u16::from_be_bytes(*prefix))))
+        let length = usize::from(u16::from_be_bytes(*prefix));
+        let Some(message) = rest.get(..length) else {
+            return false;
+        };
+        reply.clear();
+        reply.extend_from_slice(message);
+        self.inbox.drain(..2 + length);
+        true
+    }
+
+    /// What to wait for now.
+    pub(crate) fn wanted(&self) -> Interest {
+        Interest::of(true, !self.outbox.is_empty())
     }
 }
 

@@ -360,6 +360,55 @@ fn what_is_too_long_for_udp_comes_over_tcp() {
 }
 
 #[test]
+fn tcp_queries_share_few_connections_to_an_upstream() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    let host = NetNs::new();
+    let (_udp, listener) = bind_in(host.as_fd(), ONE.parse().unwrap()).unwrap();
+    // Nothing is said on a connection before its queries have come, and then last things first.
+    let converse = |mut stream: TcpStream| {
+        stream
+            .set_read_timeout(Some(Duration::from_millis(300)))
+            .unwrap();
+        let mut queries = Vec::new();
+        while stream.peek(&mut [0; 2]).is_ok_and(|size| size > 0) {
+            queries.push(receive_frame(&mut stream));
+        }
+        for query in queries.iter().rev() {
+            let reply = framed(&reply_with(query, [192, 0, 2, query[13] - b'0']));
+            stream.write_all(&reply[..5]).unwrap();
+            stream.write_all(&reply[5..]).unwrap();
+        }
+        queries.len()
+    };
+    let upstream = thread::spawn(move || {
+        let streams = (0..4).map(|_| listener.accept().unwrap().0);
+        let threads: Vec<_> = streams
+            .map(|stream| thread::spawn(move || converse(stream)))
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .sum::<usize>()
+    });
+    let server = start(&host, &[ONE]);
+    let web = Container::new();
+    let _endpoint = web.serve(&server, Scope::new());
+    let mut streams: Vec<_> = (0..10).map(|_| web.tcp()).collect();
+    for (id, stream) in (0..).zip(&mut streams) {
+        let query = query(id, &id.to_string(), A);
+        stream.write_all(&framed(&query)).unwrap();
+    }
+    for (id, stream) in (0..).zip(&mut streams) {
+        let said = read(&receive_frame(stream));
+        let expected = format!("192.0.2.{id}");
+        assert_eq!((said.id, said.addresses), (id, addresses(&[&expected])));
+    }
+    assert_eq!(upstream.join().unwrap(), 10);
+}
+
+#[test]
 fn an_upstream_that_leads_back_here_ends_in_servfail() {
     if !have(&[Need::Namespaces]) {
         return;
