@@ -1,4 +1,61 @@
 //! The resolver inside every container: names of the network, and a forwarder.
+//!
+//! ```no_run
+//! use std::fs::File;
+//! use std::os::fd::AsFd;
+//! use cofferdam_dns::{LISTEN, ResolvConf, Server, SharedZone, bind_in};
+//!
+//! let host = std::fs::read_to_string("/etc/resolv.conf")?;
+//! let server = Server::builder().resolv_conf(&host).start()?;
+//! let app = SharedZone::default();
+//!
+//! let netns = File::open("/proc/4711/ns/net")?; // of the container
+//! let (udp, tcp) = bind_in(netns.as_fd(), LISTEN)?;
+//! let endpoint = server.serve(udp, tcp, &app)?;
+//! let resolv_conf = ResolvConf::parse(&host).for_container().to_string();
+//!
+//! let (db, address) = ("db".parse()?, "10.89.0.2".parse()?);
+//! app.update(|zone| zone.insert(db, address)); // from now on the container finds `db`
+//!
+//! endpoint.remove()?;
+//! server.stop()?;
+//! # Ok::<_, Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! A [`Zone`] has the names of one network; a [`Scope`] says which zones a container sees and whether other names are
+//! forwarded. Who asks is known by the socket that the query came in, which is in the container's own namespace and
+//! cannot be used from another. [`answer`] is what the server does, as a function of bytes.
+//!
+//! Forwarded queries go to the first upstream that is up. After 0.8 seconds of silence, or at once where it refuses or
+//! is not there, the next one is asked, a late reply still counting; after 2.4 seconds the client gets SERVFAIL. An
+//! upstream that was silent is passed over and gets copies of queries, ever more rarely, until it replies. Ids and
+//! ports are random, and a reply must come from the address asked with the id and the question sent.
+//!
+//! # Limits
+//!
+//! All of them are fixed: 2048 forwarded queries at once, 256 of one container (then SERVFAIL); 16 TCP connections of
+//! one container and 512 in all (then the one idle longest is closed), each for 10 seconds after its last query; 4096
+//! bytes of a query over TCP; 1232 bytes of an answer over UDP (then TC is set).
+//!
+//! # Privileges
+//!
+//! None but those to bind the sockets: [`bind_in`] needs `CAP_SYS_ADMIN` over the network namespace and in the caller's
+//! own, and for port 53 `CAP_NET_BIND_SERVICE` over the former.
+//!
+//! # Kernel support
+//!
+//! Every kernel since 3.17, the first with getrandom(2).
+//!
+//! # What it changes on the host
+//!
+//! Nothing. The process gets one thread named `cofferdam-dns`, and sockets: two in each container's namespace, and in
+//! the namespace of the thread that started the server at most 96 over UDP and 12 over TCP to upstreams. Memory is
+//! about 0.5 MB and the zones.
+//!
+//! # Cleanup
+//!
+//! [`Endpoint::remove`] or its drop closes a container's sockets; [`Server::stop`] or its drop ends the thread and
+//! closes all others, both within 2 seconds. A process that is killed leaves nothing.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -19,6 +76,8 @@ mod upstream;
 mod wire;
 mod zone;
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
 pub use answer::{Reply, answer};
 pub use error::{Error, ErrorKind, Result};
 pub use hosts::Hosts;
@@ -29,7 +88,9 @@ pub use server::{Endpoint, Server, ServerBuilder, bind_in};
 pub use wire::Transport;
 pub use zone::Zone;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-
 /// Where a container finds its resolver: 127.0.0.11, port 53, inside its own network namespace.
 pub const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11)), 53);
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
