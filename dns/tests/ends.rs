@@ -1,5 +1,7 @@
 //! What is left of a server: nothing. Alone in its binary, for fds and threads are the whole process's.
 
+#![expect(clippy::unwrap_used, reason = "a step that fails has failed the test")]
+
 use std::fs;
 use std::net::UdpSocket;
 use std::os::fd::AsFd;
@@ -25,11 +27,49 @@ fn threads_become(count: usize) -> bool {
     false
 }
 
+/// Clock ticks that the server's thread has run for.
+fn server_ticks() -> u64 {
+    let tasks = fs::read_dir("/proc/self/task").into_iter().flatten();
+    let stats = tasks.flatten().filter_map(|task| {
+        let stat = fs::read_to_string(task.path().join("stat")).ok()?;
+        let fields = stat.split_once("(cofferdam-dns) ")?.1.to_owned();
+        // utime and stime, the 14th and 15th of all.
+        let times = fields.split(' ').skip(11).take(2);
+        Some(
+            times
+                .filter_map(|time| time.parse::<u64>().ok())
+                .sum::<u64>(),
+        )
+    });
+    stats.sum()
+}
+
 #[test]
-fn a_server_ends_with_its_thread_and_all_sockets() {
+fn a_server_ends_with_its_thread_and_all_sockets_and_does_not_spin() {
     if !have(&[Need::Namespaces]) {
         return;
     }
+    nothing_is_left_of_a_server();
+    a_duplicate_of_a_socket_elsewhere_does_not_keep_the_loop_busy();
+}
+
+fn a_duplicate_of_a_socket_elsewhere_does_not_keep_the_loop_busy() {
+    let web = NetNs::new();
+    let server = Server::builder().start().unwrap();
+    let (udp, tcp) = bind_in(web.as_fd(), LISTEN).unwrap();
+    let twin = udp.try_clone().unwrap();
+    let endpoint = server.serve(udp, tcp, Scope::new()).unwrap();
+    endpoint.remove().unwrap();
+    let client = web.run(|| UdpSocket::bind("127.0.0.1:0").unwrap());
+    client.send_to(b"for the twin alone", LISTEN).unwrap();
+    let before = server_ticks();
+    thread::sleep(Duration::from_millis(500));
+    let ran = server_ticks() - before;
+    assert!(ran < 10, "{ran} ticks for nothing");
+    assert_eq!(twin.recv(&mut [0; 64]).unwrap(), 18);
+}
+
+fn nothing_is_left_of_a_server() {
     let (host, web) = (NetNs::new(), NetNs::new());
     // The harness's thread and this one.
     assert!(threads_become(2));
