@@ -233,3 +233,51 @@ impl Drop for Cgroup {
         let _removed = self.remove_within(time).is_ok();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::env;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{self, Command, Stdio};
+    use std::thread;
+
+    use cofferdam_testkit::{Need, have};
+
+    use super::*;
+    use crate::{CgroupName, Hierarchy, Limits};
+
+    const ASLEEP: &str = "COFFERDAM_CGROUPS_ASLEEP";
+
+    #[test]
+    fn without_cgroup_kill_frozen_processes_are_signalled_and_thawed() {
+        if env::var_os(ASLEEP).is_some() {
+            thread::sleep(Duration::from_secs(60));
+            return;
+        }
+        if !have(&[Need::Root, Need::Cgroup2]) {
+            return;
+        }
+        let name = format!("cofferdam-cgroups-unit-{}", process::id());
+        let hierarchy = Hierarchy::detect().unwrap();
+        let cgroup = hierarchy.create(&CgroupName::new(name).unwrap(), &Limits::new());
+        let cgroup = cgroup.unwrap();
+        let test = "cgroup::tests::without_cgroup_kill_frozen_processes_are_signalled_and_thawed";
+        let mut children: Vec<_> = (0..3)
+            .map(|_| {
+                let mut command = Command::new(env::current_exe().unwrap());
+                command.args(["--exact", test]).env(ASLEEP, "1");
+                command.stdout(Stdio::null()).spawn().unwrap()
+            })
+            .collect();
+        for child in &children {
+            cgroup.add(child.id()).unwrap();
+        }
+        cgroup.kill_each().unwrap();
+        for child in &mut children {
+            assert_eq!(child.wait().unwrap().signal(), Some(9));
+        }
+        let freeze = cgroup.main.dir.read_required("cgroup.freeze").unwrap();
+        assert_eq!(freeze, "0\n");
+        cgroup.remove().unwrap();
+    }
+}

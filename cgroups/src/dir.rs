@@ -95,19 +95,21 @@ impl Dir {
         write_all(fd.as_fd(), value)
     }
 
-    /// The names of the child cgroups; empty if this one is gone.
+    /// The names of the child cgroups, sorted; empty if this one is gone.
+    ///
+    /// Where others are removed meanwhile, one listing may name a child twice or leave one out: kernfs takes up an
+    /// interrupted listing beside the place where it was. So it is the union of two.
     pub(crate) fn children(&self) -> Result<Vec<OsString>> {
-        let names = || -> rustix::io::Result<Vec<OsString>> {
-            let mut names = Vec::new();
-            for entry in listing(self.fd.as_fd())? {
-                names.extend(child(&entry?));
+        let mut names = Vec::new();
+        for _ in 0..2 {
+            match list_children(self.fd.as_fd(), &mut names) {
+                Ok(()) | Err(Errno::NOENT | Errno::NODEV) => {}
+                Err(errno) => return Err(Error::sys("read", &self.path, errno)),
             }
-            Ok(names)
-        };
-        match names() {
-            Err(Errno::NOENT) => Ok(Vec::new()),
-            names => names.map_err(|errno| Error::sys("read", &self.path, errno)),
         }
+        names.sort_unstable();
+        names.dedup();
+        Ok(names)
     }
 
     /// Removes the child `name` if it still is `made`: another of the same name is not ours. Gone already is success.
@@ -270,6 +272,13 @@ fn rmdir(parent: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<()> {
 fn listing(dir: BorrowedFd<'_>) -> rustix::io::Result<rustix::fs::Dir> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::Dir::new(rustix::fs::openat(dir, ".", flags, Mode::empty())?)
+}
+
+fn list_children(dir: BorrowedFd<'_>, names: &mut Vec<OsString>) -> rustix::io::Result<()> {
+    for entry in listing(dir)? {
+        names.extend(child(&entry?));
+    }
+    Ok(())
 }
 
 fn first_child(dir: BorrowedFd<'_>) -> rustix::io::Result<Option<OsString>> {
