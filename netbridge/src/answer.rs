@@ -298,3 +298,98 @@ pub(crate) fn malformed(why: &str) -> Error {
         why,
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+        let mut bytes = (4 + value.len() as u16).to_ne_bytes().to_vec();
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend(value);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    fn refusal(flags: u16, echoed: &[u8], attributes: &[u8]) -> Ack {
+        let payload = [&(-libc::EINVAL).to_ne_bytes(), echoed, attributes].concat();
+        Ack::of_error(&Message {
+            kind: NLMSG_ERROR,
+            flags,
+            sequence: 1,
+            payload: &payload,
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn the_text_of_an_extended_ack_is_found_behind_what_is_echoed() {
+        let mut whole = 24u32.to_ne_bytes().to_vec();
+        whole.resize(24, 0xff);
+        let text = attribute(1, b"Invalid gateway\0");
+        let found = |flags, echoed: &[u8]| refusal(flags, echoed, &text);
+        for ack in [
+            found(NLM_F_CAPPED | NLM_F_ACK_TLVS, &whole[..16]),
+            found(NLM_F_ACK_TLVS, &whole),
+        ] {
+            assert_eq!(ack.errno, libc::EINVAL);
+            assert_eq!(ack.text.unwrap(), "Invalid gateway");
+        }
+        assert_eq!(found(NLM_F_CAPPED, &whole[..16]).text, None);
+    }
+
+    #[test]
+    fn a_route_says_where_it_leads_and_how() {
+        let header = |prefix, kind| vec![2, prefix, 0, 0, 254, 0, 0, kind, 0, 0, 0, 0];
+        let parse = |header: Vec<u8>, attributes: &[Vec<u8>]| {
+            let payload = [header, attributes.concat()].concat();
+            RouteAnswer::parse(&payload).unwrap().unwrap()
+        };
+        let destination = attribute(1, &[10, 0, 0, 0]);
+        let oif = attribute(4, &3u32.to_ne_bytes());
+        let gateway = attribute(5, &[10, 0, 0, 1]);
+
+        let route = parse(header(24, 1), &[destination.clone(), oif.clone()]);
+        assert_eq!(route.destination.to_string(), "10.0.0.0/24");
+        assert_eq!(
+            (route.reach, route.link, route.main),
+            (Reach::OnLink, Some(3), true)
+        );
+
+        let route = parse(header(0, 1), &[oif, gateway]);
+        assert_eq!(route.destination.prefix(), 0);
+        assert_eq!(route.reach, Reach::Routed);
+
+        let blackhole = parse(header(24, 6), &[destination]);
+        assert_eq!(blackhole.reach, Reach::Routed);
+
+        let hops = attribute(9, &[8, 0, 0, 0, 5, 0, 0, 0]);
+        let route = parse(header(0, 1), &[hops]);
+        assert_eq!(route.link, Some(u32::from_ne_bytes([5, 0, 0, 0])));
+        assert_eq!(
+            RouteAnswer::parse(&[10, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0]).unwrap(),
+            None
+        );
+    }
+
+    #[test]
+    fn a_broken_answer_is_malformed_and_no_panic() {
+        let mut link = vec![0; 16];
+        link.extend(attribute(18, &attribute(5, &attribute(1, &[3]))));
+        link.extend(attribute(4, &1500u32.to_ne_bytes()));
+        for length in 0..link.len() {
+            for parsed in [
+                LinkAnswer::parse(&link[..length]).map(drop),
+                AddressAnswer::parse(&link[..length]).map(drop),
+                RouteAnswer::parse(&link[..length]).map(drop),
+                messages(&link[..length]).map(drop),
+            ] {
+                assert!(parsed.map_or_else(|e| e.kind() == ErrorKind::Malformed, |()| true));
+            }
+        }
+        assert!(LinkAnswer::parse(&link[..8]).is_err());
+        assert_eq!(LinkAnswer::parse(&link).unwrap().mtu, 1500);
+        assert!(messages(&[255; 16]).is_err());
+        assert!(messages(&[0; 16]).is_err());
+    }
+}

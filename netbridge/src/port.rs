@@ -22,9 +22,12 @@ use crate::sysctl;
 /// How many names for the host's end are tried where none was given.
 const NAMES: u32 = 8;
 
-/// How often, and how far apart, the bridge is asked whether it forwards for a new port.
-const FORWARDING_POLLS: u32 = 40;
-const FORWARDING_PAUSE: Duration = Duration::from_micros(250);
+/// The pauses between the questions whether the bridge forwards for a new port.
+const FORWARDING_PAUSES: [Duration; 3] = [
+    Duration::from_micros(200),
+    Duration::from_millis(1),
+    Duration::from_millis(5),
+];
 
 /// What a container gets of a bridge: [`Bridge::attach`] does it.
 ///
@@ -281,7 +284,9 @@ fn create_named(
         .ask([veth, message::link_named(name)])?;
     match created {
         Ok(_) => {}
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+            return Err(gone(bridge)?.unwrap_or(error));
+        }
         Err(error) if read.is_ok() => return Ok(Err(Clash::Host(error))),
         Err(error) => return Ok(Err(Clash::Inside(error))),
     }
@@ -289,6 +294,18 @@ fn create_named(
     let host = link.found(&read?)?;
     let inside = host.link.ok_or_else(|| malformed("a veth has no peer"))?;
     Ok(Ok((link, inside)))
+}
+
+/// The error for a bridge that another deleted: for the kernel, that is `EINVAL` without a word.
+fn gone(bridge: &Bridge) -> Result<Option<Error>> {
+    let request = message::link_at(bridge.index());
+    match bridge.socket().lock().ask_one(request) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let what = format!("attach to {}", bridge.name());
+            Ok(Some(Error::plain(error.kind(), what, "the bridge is gone")))
+        }
+        done => done.map(|_link| None),
+    }
 }
 
 /// A name for the host's end: the same again for the same bridge, namespace and interface name.
@@ -351,18 +368,61 @@ fn inside_requests(
 
 /// Waits until the bridge forwards for the port: the kernel lets it a moment after the container's end goes up, and the
 /// first packets would be lost, which costs the container a second until ARP asks again. Reading the link hurries the
-/// kernel on (since 6.8). A bridge that is down never forwards: then this gives up after 10 ms, without an error.
+/// kernel on (since 6.8). A bridge that is down never forwards: then this gives up after 6 ms, without an error.
 fn await_forwarding(link: &LinkGuard) -> Result<()> {
-    for _ in 0..FORWARDING_POLLS {
+    for pause in FORWARDING_PAUSES {
         if port_state(link.socket(), link.index())? == Some(FORWARDING) {
             return Ok(());
         }
-        thread::sleep(FORWARDING_PAUSE);
+        thread::sleep(pause);
     }
-    Ok(())
+    port_state(link.socket(), link.index()).map(drop)
 }
 
 fn port_state(socket: &SharedSocket, index: u32) -> Result<Option<u8>> {
     let answer = socket.lock().ask_one(message::link_at(index))?;
     Ok(LinkAnswer::parse(&answer)?.port_state)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cofferdam_testkit::{Need, have};
+
+    #[test]
+    fn a_container_is_attached_with_ten_messages_at_most() {
+        if !have(&[Need::Namespaces]) {
+            return;
+        }
+        cofferdam_testkit::NetNs::new().run(|| {
+            let bridge = Bridge::builder("br0".parse().unwrap()).create().unwrap();
+            let netns = cofferdam_testkit::NetNs::new();
+            let mut addresses = crate::Addresses::new(bridge.address()).unwrap();
+            let attachment = Attachment::new(addresses.allocate().unwrap());
+            let before = bridge.socket().lock().sent();
+            let fd = std::os::fd::AsFd::as_fd(&netns);
+            let (_port, inside) = attach_counted(&bridge, fd, &attachment).unwrap();
+            let outside = bridge.socket().lock().sent() - before;
+            assert_eq!(inside, 3);
+            // Four, and up to three more where the kernel takes a moment to let the bridge forward.
+            assert!(inside + outside <= 10, "{inside} + {outside}");
+        });
+    }
+
+    #[test]
+    fn the_hosts_end_has_a_name_of_its_own_and_keeps_it() {
+        let eth0 = IfName::derived("eth0".to_owned());
+        let eth1 = IfName::derived("eth1".to_owned());
+        let name = derived_host_name(3, 4_026_531_840, &eth0, 0);
+        assert_eq!(name, derived_host_name(3, 4_026_531_840, &eth0, 0));
+        assert_eq!(name.as_str().len(), 14);
+        for other in [
+            derived_host_name(4, 4_026_531_840, &eth0, 0),
+            derived_host_name(3, 4_026_531_841, &eth0, 0),
+            derived_host_name(3, 4_026_531_840, &eth1, 0),
+            derived_host_name(3, 4_026_531_840, &eth0, 1),
+        ] {
+            assert_ne!(name, other);
+        }
+    }
 }

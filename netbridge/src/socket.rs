@@ -97,31 +97,18 @@ impl Socket {
         Ok(outcomes.into_iter().flatten().collect())
     }
 
-    /// `None` where the dump was interrupted (`NLM_F_DUMP_INTR`) and may lack entries or have some twice.
+    /// `None` where a change interrupted it.
     fn dump_once(&mut self, request: &Request) -> Result<Option<Vec<Vec<u8>>>> {
-        let sequence = self.send(std::slice::from_ref(request))?;
-        let mut payloads = Vec::new();
-        let mut interrupted = false;
-        loop {
+        let mut dump = Dump::new(self.send(std::slice::from_ref(request))?);
+        let ack = loop {
             self.receive()?;
-            for message in answer::messages(&self.buffer)? {
-                if message.sequence != sequence {
-                    continue;
-                }
-                interrupted |= message.flags & NLM_F_DUMP_INTR != 0;
-                let ack = match message.kind {
-                    NLMSG_ERROR => Ack::of_error(&message)?,
-                    NLMSG_DONE => Ack::of_done(&message),
-                    _ => {
-                        payloads.push(message.payload.to_vec());
-                        continue;
-                    }
-                };
-                return match ack.errno {
-                    0 => Ok((!interrupted).then_some(payloads)),
-                    errno => Err(Error::refused(request.what.clone(), errno, ack.text)),
-                };
+            if let Some(ack) = dump.take(&self.buffer)? {
+                break ack;
             }
+        };
+        match ack.errno {
+            0 => Ok(dump.complete()),
+            errno => Err(Error::refused(request.what.clone(), errno, ack.text)),
         }
     }
 
@@ -152,6 +139,45 @@ impl Socket {
     }
 }
 
+/// A dump as its datagrams come in.
+#[derive(Debug)]
+struct Dump {
+    sequence: u32,
+    payloads: Vec<Vec<u8>>,
+    /// `NLM_F_DUMP_INTR` was seen: entries may be missing, or there twice.
+    interrupted: bool,
+}
+
+impl Dump {
+    fn new(sequence: u32) -> Self {
+        Dump {
+            sequence,
+            payloads: Vec::new(),
+            interrupted: false,
+        }
+    }
+
+    /// Returns how the dump ended, when this datagram ends it.
+    fn take(&mut self, datagram: &[u8]) -> Result<Option<Ack>> {
+        for message in answer::messages(datagram)? {
+            if message.sequence != self.sequence {
+                continue; // of a conversation that broke off
+            }
+            self.interrupted |= message.flags & NLM_F_DUMP_INTR != 0;
+            match message.kind {
+                NLMSG_ERROR => return Ack::of_error(&message).map(Some),
+                NLMSG_DONE => return Ok(Some(Ack::of_done(&message))),
+                _ => self.payloads.push(message.payload.to_vec()),
+            }
+        }
+        Ok(None)
+    }
+
+    fn complete(self) -> Option<Vec<Vec<u8>>> {
+        (!self.interrupted).then_some(self.payloads)
+    }
+}
+
 impl std::fmt::Debug for Socket {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("Socket").field(&self.socket).finish()
@@ -174,5 +200,56 @@ fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             done => return done,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use netlink_packet_core::NLM_F_MULTIPART;
+
+    fn message(kind: u16, flags: u16, sequence: u32, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = (16 + payload.len() as u32).to_ne_bytes().to_vec();
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend((flags | NLM_F_MULTIPART).to_ne_bytes());
+        bytes.extend(sequence.to_ne_bytes());
+        bytes.extend([0; 4]);
+        bytes.extend(payload);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    #[test]
+    fn a_dump_is_what_its_messages_carry() {
+        let mut dump = Dump::new(7);
+        let first = [message(16, 0, 6, b"old"), message(16, 0, 7, b"one")].concat();
+        assert_eq!(dump.take(&first).unwrap(), None);
+        let last = [
+            message(16, 0, 7, b"three"),
+            message(NLMSG_DONE, 0, 7, &[0; 4]),
+        ];
+        assert_eq!(dump.take(&last.concat()).unwrap().unwrap().errno, 0);
+        assert_eq!(
+            dump.complete().unwrap(),
+            [b"one".to_vec(), b"three".to_vec()]
+        );
+    }
+
+    #[test]
+    fn an_interrupted_dump_is_not_complete() {
+        for (of_entry, of_done) in [(NLM_F_DUMP_INTR, 0), (0, NLM_F_DUMP_INTR)] {
+            let mut dump = Dump::new(1);
+            assert_eq!(dump.take(&message(16, of_entry, 1, b"one")).unwrap(), None);
+            let done = message(NLMSG_DONE, of_done, 1, &[0; 4]);
+            assert!(dump.take(&done).unwrap().is_some());
+            assert_eq!(dump.complete(), None);
+        }
+    }
+
+    #[test]
+    fn a_dump_may_end_in_an_error() {
+        let mut dump = Dump::new(1);
+        let done = message(NLMSG_DONE, 0, 1, &(-libc::ENOENT).to_ne_bytes());
+        assert_eq!(dump.take(&done).unwrap().unwrap().errno, libc::ENOENT);
     }
 }
