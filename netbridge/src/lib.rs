@@ -1,5 +1,60 @@
-//! Bridges, veth pairs, addresses and subnets for containers, over netlink.
+//! Bridges, veth pairs, addresses and subnets for containers, over rtnetlink.
+//!
+//! ```no_run
+//! use cofferdam_netbridge::{Addresses, Attachment, Bridge, NetNs};
+//!
+//! let bridge = Bridge::builder("app0".parse()?).create()?;      // a free subnet is picked
+//! let mut addresses = Addresses::new(bridge.address())?;
+//!
+//! let netns = NetNs::new()?;                                    // give its fd to the container
+//! let port = bridge.attach(&netns, Attachment::new(addresses.allocate()?))?;
+//!
+//! // Opened inside, used from here.
+//! let socket = netns.run(|| std::net::TcpListener::bind("0.0.0.0:80"))??;
+//! # drop(socket);
+//!
+//! port.remove()?;
+//! bridge.remove()?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! The calls block, for as long as the kernel works: no answer is waited for that it may not give. What is made goes
+//! into the network namespace of the calling thread; a [`Bridge`] keeps to the one it was made in, whatever thread
+//! uses it. No thread of the caller ever enters a namespace: one that is thrown away does.
+//!
+//! # Privileges
+//!
+//! `CAP_NET_ADMIN` in the user namespace that owns the network namespace of the bridge, and in that of the container's;
+//! `CAP_SYS_ADMIN` in both the caller's and the latter's to enter it ([`NetNs::run`], [`Bridge::attach`]) or make one.
+//! Root of a user namespace has them for the network namespaces made in it. `/proc` must be mounted, and `/proc/sys`
+//! be writable.
+//!
+//! # Kernel support
+//!
+//! Linux 5.1 and later, with `bridge` and `veth`: built in, or modules the kernel can load. From 6.8 on, `attach`
+//! returns without waiting for the bridge to forward for the new port; before, it may wait some milliseconds.
+//!
+//! # What it changes on the host
+//!
+//! - A bridge, with an address and the route of its subnet, and `disable_ipv6` and `accept_ra` of that bridge.
+//! - A link `veth<10 hex digits>` for each container, or of the name given.
+//! - Only where asked for: [`route_localnet`](BridgeBuilder::route_localnet) and
+//!   [`forwarding`](BridgeBuilder::forwarding) of the bridge; [`forwarding`](enable_forwarding_on) of another link;
+//!   [`ip_forward`](enable_forwarding), which turns it on for every link of the namespace and is never turned off again.
+//!
+//! No packet filter is touched: masquerading, published ports and isolation are another crate's.
+//!
+//! # Cleanup
+//!
+//! [`Bridge`] and [`Port`] delete their link when dropped; deleting a link takes the kernel 20 to 40 ms, whoever asks.
+//! What outlives a killed process: the bridge, which has the name the caller gave it, and with it its sysctls; and the
+//! links of containers whose network namespace something still holds. With the namespace's last process, socket and fd
+//! they go by themselves, a little later. [`Port`] says which way of the two is the cheaper.
 #![cfg_attr(docsrs, feature(doc_cfg))]
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 mod addresses;
 mod answer;

@@ -176,17 +176,21 @@ pub(crate) fn addresses(socket: &mut Socket) -> Result<Vec<AddressAnswer>> {
         .collect()
 }
 
-/// Where the search for a network of this name starts: FNV-1a, stable between versions.
+/// Where the search for a network of this name starts, the same in every version of this crate. Another attempt starts
+/// elsewhere, so that two that met do not meet again.
 pub(crate) fn start_of(name: &str, attempt: u8) -> u64 {
     hash(name.bytes().chain([attempt]))
 }
 
+/// FNV-1a, then mixed: its low bits alone depend on the low bits of each byte only.
 pub(crate) fn hash(bytes: impl IntoIterator<Item = u8>) -> u64 {
-    bytes
+    let hash = bytes
         .into_iter()
         .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        })
+        });
+    let mixed = (hash ^ (hash >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed ^ (mixed >> 29)
 }
 
 /// This crate is IPv4 only for now.

@@ -123,14 +123,23 @@ fn the_first_packet_after_attach_is_not_lost() {
         let bridge = bridge("10.5.0.1/24");
         let gateway = UdpSocket::bind("10.5.0.1:0").unwrap();
         gateway.set_read_timeout(Some(DEADLINE)).unwrap();
-        // A lost ARP request is sent again after a second. One slow run of several is the machine's.
-        let fast = (2..8).any(|host| {
-            let (netns, port) = attach(&bridge, &format!("10.5.0.{host}/24"));
-            let begin = Instant::now();
-            echo_udp(&udp(&netns, port.address().ip()), &gateway);
-            begin.elapsed() < Duration::from_millis(300)
-        });
-        assert!(fast);
+        let mut times: Vec<Duration> = (2..32)
+            .map(|host| {
+                let netns = NetNs::new().unwrap();
+                let socket = udp(&netns, "0.0.0.0".parse().unwrap());
+                let attachment = Attachment::new(net(&format!("10.5.0.{host}/24")));
+                let port = bridge.attach(&netns, attachment).unwrap();
+                let begin = Instant::now();
+                let to = gateway.local_addr().unwrap();
+                socket.send_to(b"ping", to).unwrap();
+                gateway.recv_from(&mut [0; 4]).unwrap();
+                port.persist();
+                begin.elapsed()
+            })
+            .collect();
+        // A lost ARP request is sent again after a second. A few slow ones are the machine's.
+        times.sort();
+        assert!(times[24] < Duration::from_millis(500), "{times:?}");
     });
 }
 
@@ -609,24 +618,29 @@ fn a_picked_subnet_overlaps_nothing_of_the_host() {
 #[test]
 fn bridges_made_at_once_get_subnets_of_their_own() {
     in_own_netns(|| {
-        const THREADS: usize = 8;
         let host = NetNs::of_caller().unwrap();
-        let pools = Pools::new([Pool::new(net("10.8.0.0/20"), 24).unwrap()]);
-        let bridges: Vec<Bridge> = thread::scope(|scope| {
+        // Many routes take long to read, and the pool is just enough for all: so they meet.
+        loopback_up().unwrap();
+        for n in 0..2000 {
+            kernel::add_route(&format!("192.168.{}.{}/32", n / 250, n % 250), 1, None);
+        }
+        let pools = Pools::new([Pool::new(net("10.8.0.0/21"), 24).unwrap()]);
+        for round in 0..4 {
             let create = |n| {
-                let builder = Bridge::builder(name(&format!("net{n}"))).pools(pools.clone());
+                let builder = Bridge::builder(name(&format!("net{round}x{n}")));
+                let builder = builder.pools(pools.clone());
                 host.run(|| builder.create().unwrap()).unwrap()
             };
-            let running: Vec<_> = (0..THREADS)
-                .map(|n| scope.spawn(move || create(n)))
-                .collect();
-            running
-                .into_iter()
-                .map(|thread| thread.join().unwrap())
-                .collect()
-        });
-        let subnets: BTreeSet<IpAddr> = bridges.iter().map(|b| b.address().network()).collect();
-        assert_eq!(subnets.len(), THREADS, "{subnets:?}");
+            let bridges: Vec<Bridge> = thread::scope(|scope| {
+                let running: Vec<_> = (0..8).map(|n| scope.spawn(move || create(n))).collect();
+                running
+                    .into_iter()
+                    .map(|thread| thread.join().unwrap())
+                    .collect()
+            });
+            let subnets: BTreeSet<IpAddr> = bridges.iter().map(|b| b.address().network()).collect();
+            assert_eq!(subnets.len(), 8, "{subnets:?}");
+        }
     });
 }
 
