@@ -25,3 +25,18 @@ pub use cofferdam_namespaces as namespaces;
 pub use cofferdam_netbridge as netbridge;
 pub use cofferdam_overlay as overlay;
 pub use cofferdam_portmap as portmap;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_can_be_used_from_any_thread() {
+        fn any_thread<T: Send + Sync>() {}
+        any_thread::<Container>();
+        any_thread::<ContainerBuilder>();
+        any_thread::<Running>();
+        any_thread::<Network>();
+        any_thread::<Error>();
+    }
+}

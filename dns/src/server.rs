@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, sync_channel};
+use std::sync::{Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -30,8 +31,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub struct Server {
     control: Control,
     thread: Option<JoinHandle<()>>,
-    /// Disconnects when the thread has ended.
-    alive: Option<Receiver<()>>,
+    /// Disconnects when the thread has ended. Behind a lock only because a receiver is not `Sync`.
+    alive: Mutex<Option<Receiver<()>>>,
 }
 
 /// How a [`Server`] is to be. It does nothing before [`start`](ServerBuilder::start).
@@ -98,7 +99,7 @@ impl ServerBuilder {
         Ok(Server {
             control: Control { commands, wake },
             thread: Some(thread),
-            alive: Some(alive),
+            alive: Mutex::new(Some(alive)),
         })
     }
 }
@@ -162,7 +163,12 @@ impl Server {
     }
 
     fn end(&mut self) -> Result<()> {
-        let (Some(thread), Some(alive)) = (self.thread.take(), self.alive.take()) else {
+        let alive = self
+            .alive
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let (Some(thread), Some(alive)) = (self.thread.take(), alive) else {
             return Ok(());
         };
         let told = self.control.send(Command::Stop, "stop");
