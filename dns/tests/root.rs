@@ -430,8 +430,8 @@ fn an_upstream_that_leads_back_here_ends_in_servfail() {
 /// Datagrams that this thread's namespace has received.
 fn udp_datagrams_in() -> u64 {
     let table = fs::read_to_string("/proc/thread-self/net/snmp").unwrap_or_default();
-    let rows = table.lines().filter_map(|line| line.strip_prefix("Udp: "));
-    let values = rows.last().unwrap_or_default();
+    let mut rows = table.lines().filter_map(|line| line.strip_prefix("Udp: "));
+    let values = rows.next_back().unwrap_or_default();
     let first = values.split(' ').next().unwrap_or_default();
     first.parse().unwrap_or(0)
 }
