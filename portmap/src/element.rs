@@ -11,7 +11,7 @@ use crate::name::IfName;
 use crate::spec::{PortSpec, Protocol};
 
 /// One element of one set or map.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Element {
     Bridge(IfName),
     Intra(IfName),
@@ -96,7 +96,7 @@ impl fmt::Display for Element {
 }
 
 /// A published port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Port {
     /// `None` is every address of the host.
     pub(crate) host_ip: Option<Ipv4Addr>,

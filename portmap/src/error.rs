@@ -160,6 +160,14 @@ impl Failure {
         self
     }
 
+    /// The same of another step.
+    pub(crate) fn at(mut self, of: impl fmt::Display) -> Self {
+        if let Failure::Os { step, .. } = &mut self {
+            *step = of.to_string();
+        }
+        self
+    }
+
     pub(crate) fn with_note(mut self, words: &'static str) -> Self {
         if let Failure::Os { note, .. } = &mut self {
             *note = Note::Ours(words);

@@ -36,7 +36,7 @@ impl fmt::Display for TableName {
 }
 
 /// The name of a link, as dev_valid_name() in the kernel has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct IfName(String);
 
 impl IfName {

@@ -1,5 +1,6 @@
 //! The handle on a table in the kernel, and the guards of what it was given.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -44,12 +45,13 @@ impl Portmap {
         };
         let (netns, socket) = open()
             .map_err(|failure: Failure| failure.during(format_args!("open table inet {table}")))?;
-        let socket = Mutex::new(socket);
+        let held = BTreeSet::new();
+        let kernel = Mutex::new(Kernel { socket, held });
         Ok(Portmap {
             shared: Arc::new(Shared {
                 table,
                 netns,
-                socket,
+                kernel,
             }),
         })
     }
@@ -129,7 +131,7 @@ impl Portmap {
     pub fn exists(&self) -> Result<bool> {
         let table = &self.shared.table;
         let doing = format_args!("look for table inet {table}");
-        self.shared.lock().has_table(table).map_err(during(doing))
+        self.shared.lock().socket.has_table(table).map_err(during(doing))
     }
 
     /// Deletes the table with all that is in it, also what was [persisted](Published::persist) or left by processes that were
@@ -140,7 +142,8 @@ impl Portmap {
     pub fn delete_table(&self) -> Result<()> {
         let table = &self.shared.table;
         let doing = format_args!("delete table inet {table}");
-        self.shared.transact(doing, |socket, generation| {
+        let mut kernel = self.shared.lock();
+        transact(&mut kernel.socket, doing, |socket, generation| {
             if !socket.has_table(table).map_err(during(doing))? {
                 return Ok(Attempt::Done);
             }
@@ -178,7 +181,7 @@ impl NetworkGuard {
 
     /// Leaves it in the kernel after the process.
     pub fn persist(mut self) {
-        self.lease.armed = false;
+        self.lease.persist();
     }
 }
 
@@ -222,7 +225,7 @@ impl Published {
     /// Leaves the port published after the process. It is no longer reserved: a process of the host may bind it, but gets no
     /// connections from where the port is published.
     pub fn persist(mut self) {
-        self.lease.armed = false;
+        self.lease.persist();
     }
 }
 
@@ -247,6 +250,14 @@ impl Lease {
         self.armed = false;
         self.shared.remove(&self.elements, doing)
     }
+
+    fn persist(&mut self) {
+        self.armed = false;
+        let mut kernel = self.shared.lock();
+        for element in &self.elements {
+            kernel.held.remove(element);
+        }
+    }
 }
 
 impl Drop for Lease {
@@ -261,7 +272,15 @@ impl Drop for Lease {
 struct Shared {
     table: TableName,
     netns: NetNs,
-    socket: Mutex<Socket>,
+    kernel: Mutex<Kernel>,
+}
+
+/// The way to the kernel, and what was given to it by this handle and not taken back: where to look first for whether the
+/// table is still needed.
+#[derive(Debug)]
+struct Kernel {
+    socket: Socket,
+    held: BTreeSet<Element>,
 }
 
 /// How often a transaction is tried when others change the ruleset between our look and our change.
@@ -293,7 +312,8 @@ impl Shared {
         doing: impl fmt::Display + Copy,
         mut check: impl FnMut(&mut Socket, Option<&TableName>) -> Result<()>,
     ) -> Result<()> {
-        self.transact(doing, |socket, generation| {
+        let mut kernel = self.lock();
+        transact(&mut kernel.socket, doing, |socket, generation| {
             let exists = socket.has_table(&self.table).map_err(during(doing))?;
             check(socket, exists.then_some(&self.table))?;
             let changes = match exists {
@@ -307,13 +327,20 @@ impl Shared {
                 }
                 attempt => attempt,
             })
-        })
+        })?;
+        kernel.held.extend(elements.iter().cloned());
+        Ok(())
     }
 
     /// Removes those of the elements that are there as we made them, and with the last of all elements the table.
     fn remove(&self, elements: &[Element], doing: &str) -> Result<()> {
         let table = &self.table;
-        self.transact(doing, |socket, generation| {
+        let mut kernel = self.lock();
+        let Kernel { socket, held } = &mut *kernel;
+        for element in elements {
+            held.remove(element);
+        }
+        transact(socket, doing, |socket, generation| {
             if !socket.has_table(table).map_err(during(doing))? {
                 return Ok(Attempt::Done);
             }
@@ -324,43 +351,52 @@ impl Shared {
                     ours.push(element.clone());
                 }
             }
-            let changes = match has_others(socket, table, &ours).map_err(during(doing))? {
+            if ours.is_empty() {
+                return Ok(Attempt::Done);
+            }
+            let changes = match has_others(socket, table, &ours, held).map_err(during(doing))? {
                 false => wire::delete_table(table),
-                true if ours.is_empty() => return Ok(Attempt::Done),
                 true => wire::delete_elements(table, &ours),
             };
             Ok(socket.commit(generation, changes).into())
         })
     }
 
-    /// Looks and changes, again and again until nobody has changed anything in between: the kernel takes a transaction only with
-    /// the generation it had before the look.
-    fn transact(
-        &self,
-        doing: impl fmt::Display + Copy,
-        mut attempt: impl FnMut(&mut Socket, u32) -> Result<Attempt>,
-    ) -> Result<()> {
-        let mut socket = self.lock();
-        for _ in 0..TRIES {
-            let generation = socket.generation().map_err(during(doing))?;
-            match attempt(&mut socket, generation)? {
-                Attempt::Done => return Ok(()),
-                Attempt::Outdated => thread::yield_now(),
-                Attempt::Failed(failure) => return Err(failure.during(doing)),
-            }
-        }
-        let doing = doing.to_string();
-        Err(Inner::Contended {
-            doing,
-            tries: TRIES,
-        }
-        .into())
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Socket> {
+    fn lock(&self) -> MutexGuard<'_, Kernel> {
         // A panic elsewhere leaves nothing half done: answers are told apart by their sequence number.
-        self.socket.lock().unwrap_or_else(PoisonError::into_inner)
+        self.kernel.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Looks and changes, again and again until nobody has changed anything in between: the kernel takes a transaction only with
+/// the generation it had before the look.
+fn transact(
+    socket: &mut Socket,
+    doing: impl fmt::Display + Copy,
+    mut attempt: impl FnMut(&mut Socket, u32) -> Result<Attempt>,
+) -> Result<()> {
+    for _ in 0..TRIES {
+        let generation = socket.generation().map_err(during(doing))?;
+        let refused = match attempt(socket, generation) {
+            Ok(Attempt::Done) => return Ok(()),
+            Ok(Attempt::Outdated) => None,
+            Ok(Attempt::Failed(failure)) => Some(failure.during(doing)),
+            Err(error) => Some(error),
+        };
+        // What was refused on the ground of a look that was outdated meanwhile may be right by now.
+        match refused {
+            Some(error) if socket.generation().map_err(during(doing))? == generation => {
+                return Err(error);
+            }
+            _ => thread::yield_now(),
+        }
+    }
+    let doing = doing.to_string();
+    Err(Inner::Contended {
+        doing,
+        tries: TRIES,
+    }
+    .into())
 }
 
 fn during(doing: impl fmt::Display + Copy) -> impl Fn(Failure) -> Error {
@@ -397,7 +433,7 @@ fn refuse_published(
     }
     let Some(ip) = port.host_ip else {
         let key = any.key();
-        let found = socket.elements(table, Set::Ports4).map_err(during(doing))?;
+        let found = all_of(socket, table, Set::Ports4).map_err(during(doing))?;
         let same = found.iter().find_map(|one| {
             let (ip, rest) = one.key.split_first_chunk::<4>()?;
             (rest == key).then(|| Ipv4Addr::from(*ip))
@@ -425,9 +461,7 @@ fn refuse_overlap(
     doing: impl fmt::Display + Copy,
 ) -> Result<()> {
     let Some(table) = table else { return Ok(()) };
-    let found = socket
-        .elements(table, Set::SubnetPairs)
-        .map_err(during(doing))?;
+    let found = all_of(socket, table, Set::SubnetPairs).map_err(during(doing))?;
     for element in elements {
         let Element::Subnet(subnet) = element else {
             continue;
@@ -457,15 +491,36 @@ fn taken(doing: impl fmt::Display, by: String) -> Error {
     Inner::Taken { doing, by }.into()
 }
 
-/// Whether the table has other elements than these. The sets of networks come first: they are small, and mostly decide.
+/// All elements of a set of a table that is there.
+fn all_of(
+    socket: &mut Socket,
+    table: &TableName,
+    set: Set,
+) -> std::result::Result<Vec<Found>, Failure> {
+    let found = socket.elements(table, set);
+    found.map_err(|failure| match failure.errno() {
+        Some(libc::ENOENT) => foreign_table(failure),
+        _ => failure,
+    })
+}
+
+/// Whether the table has other elements than these. What this handle holds is asked for first, then the sets of networks: they are
+/// small. Else every port is read.
 fn has_others(
     socket: &mut Socket,
     table: &TableName,
     ours: &[Element],
+    held: &mut BTreeSet<Element>,
 ) -> std::result::Result<bool, Failure> {
+    while let Some(likely) = held.pop_first() {
+        if socket.element(table, &likely)?.is_some() {
+            held.insert(likely);
+            return Ok(true);
+        }
+    }
     for set in Set::ALL {
         let mine = ours.iter().filter(|element| element.set() == set).count();
-        if socket.elements(table, set)?.len() > mine {
+        if all_of(socket, table, set)?.len() > mine {
             return Ok(true);
         }
     }

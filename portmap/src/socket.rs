@@ -2,21 +2,13 @@
 
 use std::io;
 
-use netlink_packet_core::{
-    DefaultNla, ErrorMessage, NLM_F_ACK_TLVS, NLM_F_CAPPED, NetlinkMessage, NetlinkPayload, Nla,
-    NlasIterator,
-};
-use netlink_packet_netfilter::nftables::{
-    DataAttribute, GenAttribute, ListAttribute, NfTablesMessage, SetElementAttribute,
-    SetElementList, SetElementMessage,
-};
-use netlink_packet_netfilter::{NetfilterMessage, NetfilterMessageInner};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket as Netlink, SocketAddr};
 use rustix::net::sockopt;
 
+use crate::answer::{Answers, attributes, value};
 use crate::element::Element;
-use crate::error::{Errno, ErrorKind, Failure, Note};
+use crate::error::{ErrorKind, Failure};
 use crate::layout::Set;
 use crate::name::TableName;
 use crate::wire::{self, Change, Message, Step};
@@ -62,19 +54,12 @@ impl Socket {
     /// The number the kernel counts up with every transaction in this namespace, of whatever table.
     pub(crate) fn generation(&mut self) -> Result<u32, Failure> {
         const STEP: &str = "read the ruleset's generation";
+        const NFTA_GEN_ID: u16 = 1;
         let answers = self.request(wire::read_generation(), STEP)?;
-        let generation = answers.iter().find_map(|answer| match answer {
-            NfTablesMessage::NewGen(message) => {
-                message
-                    .attributes
-                    .iter()
-                    .find_map(|attribute| match attribute {
-                        GenAttribute::Id(id) => Some(*id),
-                        _ => None,
-                    })
-            }
-            _ => None,
-        });
+        let generation = answers
+            .iter()
+            .find_map(|answer| value(answer.attributes(), NFTA_GEN_ID)?.first_chunk())
+            .map(|bytes| u32::from_be_bytes(*bytes));
         generation.ok_or_else(|| unexpected(STEP, "no generation"))
     }
 
@@ -93,7 +78,7 @@ impl Socket {
         wanted: &Element,
     ) -> Result<Option<Found>, Failure> {
         match self.request(wire::read_element(table, wanted), "read an element") {
-            Ok(answers) => Ok(found(&answers).next()),
+            Ok(answers) => Ok(found(&answers).into_iter().next()),
             Err(failure) if failure.errno() == Some(libc::ENOENT) => Ok(None),
             Err(failure) => Err(failure),
         }
@@ -102,7 +87,7 @@ impl Socket {
     /// All elements of a set. A change meanwhile may tear the list: act on it with the generation from before it only.
     pub(crate) fn elements(&mut self, table: &TableName, set: Set) -> Result<Vec<Found>, Failure> {
         let answers = self.request(wire::dump_elements(table, set), "read the elements")?;
-        Ok(found(&answers).collect())
+        Ok(found(&answers))
     }
 
     /// Applies all of the changes or none, and none if anything changed since this generation: that is `ERESTART`.
@@ -117,18 +102,16 @@ impl Socket {
         let first = self.send(&mut messages, "send the transaction")?;
         let last = first + messages.len() as u32 - 2;
         let mut done = false;
-        for answer in self.receive("apply the transaction")? {
-            let NetlinkPayload::Error(error) = answer.payload else {
+        for answer in self.receive("apply the transaction")?.iter() {
+            let Some(verdict) = answer.verdict() else {
                 continue;
             };
-            let sequence = refused_sequence(&error);
-            let step = sequence
-                .and_then(|sequence| sequence.checked_sub(first + 1))
-                .and_then(|index| steps.get(index as usize));
-            if error.code.is_some() {
-                return Err(refusal(answer.header.flags, &error, step.copied()));
+            let index = verdict.sequence.checked_sub(first + 1);
+            let step = index.and_then(|index| steps.get(index as usize));
+            match verdict.failure("apply the transaction") {
+                Some(failure) => return Err(refusal(failure, step.copied())),
+                None => done |= verdict.sequence == last,
             }
-            done |= sequence == Some(last);
         }
         match done {
             true => Ok(()),
@@ -136,30 +119,17 @@ impl Socket {
         }
     }
 
-    fn request(&mut self, message: Message, step: &str) -> Result<Vec<NfTablesMessage>, Failure> {
+    fn request(&mut self, message: Message, step: &str) -> Result<Answers, Failure> {
         let sequence = self.send(&mut [message], step)?;
-        let mut answers = Vec::new();
-        for answer in self.receive(step)? {
-            if answer.header.sequence_number != sequence {
-                continue;
-            }
-            match answer.payload {
-                NetlinkPayload::Error(error) if error.code.is_some() => {
-                    return Err(Failure::Os {
-                        step: step.to_owned(),
-                        errno: errno(&error),
-                        note: words(answer.header.flags, &error),
-                        kind: errno(&error).kind(),
-                    });
-                }
-                NetlinkPayload::InnerMessage(NetfilterMessage {
-                    inner: NetfilterMessageInner::NfTables(message),
-                    ..
-                }) => answers.push(message),
-                _ => {}
-            }
+        let mut answers = self.receive(step)?;
+        answers.retain(sequence);
+        let refused = answers
+            .iter()
+            .find_map(|answer| answer.verdict()?.failure(step));
+        match refused {
+            Some(failure) => Err(failure),
+            None => Ok(answers),
         }
-        Ok(answers)
     }
 
     /// Sends messages as one datagram, and returns the first's sequence number.
@@ -197,15 +167,17 @@ impl Socket {
 
     /// All that is there to receive. The kernel answers within send() and continues a dump within recv(), so that nothing is
     /// ever waited for, and nothing of one request is left for the next.
-    fn receive(&mut self, step: &str) -> Result<Vec<Message>, Failure> {
-        let mut messages = Vec::new();
+    fn receive(&mut self, step: &str) -> Result<Answers, Failure> {
+        let mut answers = Answers::default();
         loop {
             match self
                 .netlink
                 .recv(&mut &mut self.buffer[..], libc::MSG_DONTWAIT)
             {
-                Ok(length) => parse(&self.buffer[..length], step, &mut messages)?,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(messages),
+                Ok(length) => answers
+                    .read(&self.buffer[..length])
+                    .ok_or_else(|| unexpected(step, "a torn message"))?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(answers),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(Failure::call(step, &error)),
             }
@@ -222,60 +194,42 @@ impl std::fmt::Debug for Socket {
 /// More than the kernel puts into one datagram of a dump.
 const RECEIVE_BUFFER: usize = 64 << 10;
 
-fn parse(mut bytes: &[u8], step: &str, messages: &mut Vec<Message>) -> Result<(), Failure> {
-    while !bytes.is_empty() {
-        let message = NetlinkMessage::deserialize(bytes)
-            .map_err(|error| unexpected(step, &error.to_string()))?;
-        let length = (message.header.length as usize).next_multiple_of(4);
-        bytes = bytes.get(length.max(4)..).unwrap_or_default();
-        messages.push(message);
+/// The elements in lists of elements.
+fn found(answers: &Answers) -> Vec<Found> {
+    const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
+    let mut elements = Vec::new();
+    for answer in answers.iter() {
+        let Some(list) = value(answer.attributes(), NFTA_SET_ELEM_LIST_ELEMENTS) else {
+            continue;
+        };
+        elements.extend(attributes(list).filter_map(|(_, parts)| found_element(parts)));
     }
-    Ok(())
+    elements
 }
 
-fn found(answers: &[NfTablesMessage]) -> impl Iterator<Item = Found> {
-    answers
-        .iter()
-        .filter_map(|answer| match answer {
-            NfTablesMessage::NewSetElement(SetElementMessage { attributes }) => Some(attributes),
-            _ => None,
-        })
-        .flatten()
-        .filter_map(|attribute| match attribute {
-            SetElementList::Elements(list) => Some(list),
-            _ => None,
-        })
-        .flatten()
-        .filter_map(|one| match one {
-            ListAttribute::Element(parts) => found_element(parts),
-            _ => None,
-        })
+fn found_element(parts: &[u8]) -> Option<Found> {
+    const NFTA_SET_ELEM_KEY: u16 = 1;
+    const NFTA_SET_ELEM_DATA: u16 = 2;
+    const NFTA_SET_ELEM_KEY_END: u16 = 10;
+    const NFTA_DATA_VALUE: u16 = 1;
+    let bytes = |part| value(value(parts, part)?, NFTA_DATA_VALUE).map(<[u8]>::to_vec);
+    Some(Found {
+        key: bytes(NFTA_SET_ELEM_KEY)?,
+        key_end: bytes(NFTA_SET_ELEM_KEY_END),
+        data: bytes(NFTA_SET_ELEM_DATA),
+    })
 }
 
-fn found_element(parts: &[SetElementAttribute]) -> Option<Found> {
-    let value = |data: &DataAttribute| match data {
-        DataAttribute::Value(value) => Some(value.clone()),
-        _ => None,
-    };
-    let key = parts.iter().find_map(|part| match part {
-        SetElementAttribute::Key(key) => value(key),
-        _ => None,
-    })?;
-    let data = parts.iter().find_map(|part| match part {
-        SetElementAttribute::Data(data) => value(data),
-        _ => None,
-    });
-    let key_end = parts.iter().find_map(|part| match part {
-        SetElementAttribute::KeyEnd(end) => end.first().map(value_of),
-        _ => None,
-    });
-    Some(Found { key, key_end, data })
-}
-
-fn value_of(attribute: &DefaultNla) -> Vec<u8> {
-    let mut value = vec![0; attribute.value_len()];
-    attribute.emit_value(&mut value);
-    value
+/// A change the kernel refused. What it cannot find while the table is made is a part of itself: a module.
+fn refusal(failure: Failure, step: Option<Step>) -> Failure {
+    let missing = failure.errno() == Some(libc::ENOENT);
+    match step {
+        Some(step) if missing && step.is_layout() => {
+            failure.at(step).of_kind(ErrorKind::Unsupported)
+        }
+        Some(step) => failure.at(step),
+        None => failure,
+    }
 }
 
 fn unexpected(step: &str, what: &str) -> Failure {
@@ -283,57 +237,4 @@ fn unexpected(step: &str, what: &str) -> Failure {
         step: step.to_owned(),
         what: what.to_owned(),
     }
-}
-
-/// A change the kernel refused. What it cannot find while the table is made is a part of itself: a module.
-fn refusal(flags: u16, error: &ErrorMessage, step: Option<Step>) -> Failure {
-    let errno = errno(error);
-    let kind = match (step, errno.0) {
-        (Some(step), libc::ENOENT) if step.is_layout() => ErrorKind::Unsupported,
-        _ => errno.kind(),
-    };
-    Failure::Os {
-        step: step.map_or("apply the transaction".to_owned(), |step| step.to_string()),
-        errno,
-        note: words(flags, error),
-        kind,
-    }
-}
-
-fn errno(error: &ErrorMessage) -> Errno {
-    Errno(error.raw_code().saturating_neg())
-}
-
-/// The sequence number of the message that is answered, from its header that follows the code.
-fn refused_sequence(error: &ErrorMessage) -> Option<u32> {
-    let bytes = error.header.get(8..12)?.try_into().ok()?;
-    Some(u32::from_ne_bytes(bytes))
-}
-
-/// The text of the extended ack, behind the header of the message that is answered, and all of it if it is not capped.
-fn words(flags: u16, error: &ErrorMessage) -> Note {
-    const NLMSGERR_ATTR_MSG: u16 = 1;
-    const HEADER: usize = 16;
-    if errno(error).0 == libc::EPERM {
-        return Note::Ours(
-            "CAP_NET_ADMIN in the user namespace that owns the network namespace is missing",
-        );
-    }
-    if flags & NLM_F_ACK_TLVS == 0 {
-        return Note::None;
-    }
-    let length = match error.header.first_chunk() {
-        Some(bytes) if flags & NLM_F_CAPPED == 0 => u32::from_ne_bytes(*bytes) as usize,
-        _ => HEADER,
-    };
-    let Some(attributes) = error.header.get(length.next_multiple_of(4)..) else {
-        return Note::None;
-    };
-    NlasIterator::new(attributes)
-        .flatten()
-        .find(|attribute| attribute.kind() == NLMSGERR_ATTR_MSG)
-        .map_or(Note::None, |text| {
-            let text = String::from_utf8_lossy(text.value());
-            Note::Kernel(text.trim_end_matches('\0').to_owned())
-        })
 }

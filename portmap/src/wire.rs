@@ -576,3 +576,93 @@ fn other(name: &str, attributes: Vec<DefaultNla>) -> Expression {
 fn be32(kind: u16, value: u32) -> DefaultNla {
     DefaultNla::new(kind, value.to_be_bytes().to_vec())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use netlink_packet_core::NetlinkMessage;
+
+    use super::*;
+    use crate::element::Port;
+
+    fn bytes(mut message: Message) -> Vec<u8> {
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        bytes
+    }
+
+    fn ruleset() -> Ruleset {
+        let mut ruleset = Ruleset::new("t").unwrap();
+        let target = Ipv4Addr::new(10, 1, 0, 2).into();
+        ruleset
+            .network("br0", "10.1.0.0/24".parse().unwrap())
+            .unwrap()
+            .publish(&"127.0.0.1:8080:80".parse().unwrap(), target)
+            .unwrap()
+            .publish(&"53:53/udp".parse().unwrap(), target)
+            .unwrap();
+        ruleset
+    }
+
+    #[test]
+    fn every_message_reads_back_as_it_was_written() {
+        for Change { step, message } in create(&ruleset()) {
+            let bytes = bytes(message.clone());
+            let length = u32::from_ne_bytes(*bytes.first_chunk().unwrap());
+            assert_eq!(length as usize, bytes.len(), "{step}");
+            let read: Message = NetlinkMessage::deserialize(&bytes).unwrap();
+            assert_eq!(read.header.flags, message.header.flags, "{step}");
+            assert_eq!(read.payload, message.payload, "{step}");
+        }
+    }
+
+    #[test]
+    fn the_table_is_made_of_one_message_for_each_part() {
+        let ruleset = ruleset();
+        let steps: Vec<_> = create(&ruleset).iter().map(|one| one.step).collect();
+        let count = |wanted: fn(&Step) -> bool| steps.iter().filter(|step| wanted(step)).count();
+        assert_eq!(steps.first(), Some(&Step::AddTable));
+        assert_eq!(count(|step| matches!(step, Step::AddSet(_))), 5);
+        assert_eq!(count(|step| matches!(step, Step::AddChain(_))), 6);
+        assert_eq!(count(|step| matches!(step, Step::AddRule(_))), 13);
+        assert_eq!(count(|step| matches!(step, Step::AddElement(_))), 5);
+        assert_eq!(steps.len(), 30);
+    }
+
+    #[test]
+    fn a_batch_names_the_generation_it_was_decided_on() {
+        let header = [
+            28, 0, 0, 0, 16, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, // nlmsghdr
+            0, 0, 0, 10, // nfgenmsg: subsystem 10 in network order
+            8, 0, 1, 0, 1, 2, 3, 4, // NFNL_BATCH_GENID
+        ];
+        if cfg!(target_endian = "little") {
+            assert_eq!(bytes(begin(0x0102_0304)), header);
+        }
+    }
+
+    #[test]
+    fn an_element_lies_in_its_message_as_the_kernel_wants_it() {
+        let table = TableName::new("t").unwrap();
+        let spec = "8080:80".parse().unwrap();
+        let port = Port::new(&spec, Ipv4Addr::new(10, 1, 0, 2).into()).unwrap();
+        let message = add_elements(&table, &[Element::Port(port)])
+            .remove(0)
+            .message;
+        let expected = [
+            &[84, 0, 0, 0, 12, 10, 1, 6, 0, 0, 0, 0, 0, 0, 0, 0][..], // NEWSETELEM, CREATE | EXCL
+            &[1, 0, 0, 0, 6, 0, 1, 0, b't', 0, 0, 0],                 // inet, table
+            &[15, 0, 2, 0],                                           // set, and its name
+            b"ports4_any\0\0",
+            &[40, 0, 3, 128, 36, 0, 1, 128], // list of one
+            &[16, 0, 1, 128, 12, 0, 1, 0, 6, 0, 0, 0, 0x1f, 0x90, 0, 0],
+            &[16, 0, 2, 128, 12, 0, 1, 0, 10, 1, 0, 2, 0, 80, 0, 0],
+        ]
+        .concat();
+        if cfg!(target_endian = "little") {
+            assert_eq!(bytes(message)[..], expected);
+        }
+    }
+}
