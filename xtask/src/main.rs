@@ -1,2 +1,82 @@
-//! Developer commands.
-fn main() {}
+//! Developer commands, run as `cargo xtask COMMAND`.
+#![expect(clippy::print_stdout, reason = "a command line talks")]
+
+mod artifact;
+mod check;
+mod command;
+mod cpio;
+mod image;
+mod json;
+mod kernel;
+mod licence;
+mod source;
+mod verdict;
+mod vm;
+mod workspace;
+
+use std::env;
+use std::error::Error;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::process::ExitCode;
+
+use crate::command::{cargo, run};
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+const USAGE: &str = "\
+usage: cargo xtask COMMAND
+  check             fmt, clippy per feature, docs, licences, number of crates, borders between crates, places of unsafe
+  test [ARGS]       cargo test --workspace ARGS
+  test-root [ARGS]  the same as root, where a skip that root could have run is a failure
+  bench [ARGS]      cargo bench ARGS; without --bench, every bench of the workspace
+  vm [OPTIONS] [-- PACKAGE [FILTER...]]
+                    the tests as static binaries in one boot of Debian's kernel with full cgroup v2
+     --kernel DEB      this linux-image package instead of the one of Debian's linux-image-amd64
+     --example NAME    this example instead of the tests; what follows -- are its arguments
+     --timeout SECS    for the whole boot (600)
+     --accel NAME      QEMU's accelerator (tcg,thread=multi)";
+
+fn main() -> ExitCode {
+    let mut args = env::args().skip(1);
+    let command = args.next().unwrap_or_default();
+    let rest: Vec<String> = args.collect();
+    let done = match command.as_str() {
+        "check" => check::check(),
+        "test" => test(&rest),
+        "test-root" => test_root(&rest),
+        "bench" => bench(&rest),
+        "vm" => vm::Options::parse(&rest).and_then(|options| vm::vm(&options)),
+        _ => Err(USAGE.into()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn test(args: &[String]) -> Result<()> {
+    run(cargo().args(["test", "--workspace"]).args(args))
+}
+
+fn test_root(args: &[String]) -> Result<()> {
+    // The directory belongs to the effective user.
+    if fs::metadata("/proc/self")?.uid() != 0 {
+        return Err("test-root: not root".into());
+    }
+    let mut command = cargo();
+    command.env("COFFERDAM_STRICT", "1");
+    run(command.args(["test", "--workspace"]).args(args))
+}
+
+fn bench(args: &[String]) -> Result<()> {
+    let mut command = cargo();
+    command.arg("bench");
+    if !args.iter().any(|arg| arg.starts_with("--bench")) {
+        command.args(["--workspace", "--bench", "*"]);
+    }
+    run(command.args(args))
+}

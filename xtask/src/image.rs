@@ -1,0 +1,131 @@
+//! The initramfs: busybox, the kernel's modules, the programs to run.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::Result;
+use crate::artifact::Artifact;
+use crate::command::output;
+use crate::cpio::Archive;
+use crate::kernel::Kernel;
+
+const INIT: &str = include_str!("init.sh");
+const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n";
+const GROUP: &str = "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n";
+const HOSTS: &str = "127.0.0.1 localhost\n::1 localhost\n";
+
+/// Set for every program: what the suite's tests take as the promise of a whole machine.
+const ENVIRONMENT: [&str; 2] = ["COFFERDAM_STRICT=1", "COFFERDAM_VM=1"];
+
+/// The archive, not compressed: QEMU copies it at once, where the emulated machine would take long to unpack it.
+pub(crate) fn initramfs(
+    kernel: &Kernel,
+    busybox: &Path,
+    programs: &[Artifact],
+    args: &[String],
+) -> Result<Vec<u8>> {
+    let mut archive = Archive::default();
+    for directory in [
+        "dev", "etc", "proc", "root", "run", "sys", "tmp", "usr/bin", "var/tmp",
+    ] {
+        archive.directory(directory);
+    }
+    // Before /dev is mounted, init speaks through this one.
+    archive.character_device("dev/console", (5, 1));
+    archive.file("init", 0o755, INIT.as_bytes());
+    archive.file("etc/passwd", 0o644, PASSWD.as_bytes());
+    archive.file("etc/group", 0o644, GROUP.as_bytes());
+    archive.file("etc/hosts", 0o644, HOSTS.as_bytes());
+    add_busybox(&mut archive, busybox)?;
+    add_tree(&mut archive, &kernel.tree.join("lib"), "lib")?;
+
+    let mut runs = String::new();
+    for (index, program) in programs.iter().enumerate() {
+        let path = format!("/programs/{index}");
+        archive.file(&path, 0o755, &fs::read(&program.executable)?);
+        add_package(&mut archive, &program.package_directory)?;
+        runs.push_str(&run_line(program, &path, args)?);
+    }
+    archive.file("runs", 0o644, runs.as_bytes());
+    Ok(archive.finish())
+}
+
+fn add_busybox(archive: &mut Archive, busybox: &Path) -> Result<()> {
+    archive.file("bin/busybox", 0o755, &fs::read(busybox)?);
+    for applet in output(Command::new(busybox).arg("--list"))?.split_whitespace() {
+        if applet != "busybox" {
+            archive.symlink(&format!("bin/{applet}"), "busybox");
+        }
+    }
+    // Where the kernel looks for it when it wants a module.
+    archive.symlink("sbin/modprobe", "../bin/busybox");
+    Ok(())
+}
+
+/// Where the program is run, with the data its tests read.
+fn add_package(archive: &mut Archive, package: &Path) -> Result<()> {
+    archive.directory(text(package)?);
+    let data = package.join("tests/data");
+    if data.is_dir() {
+        add_tree(archive, &data, text(&data)?)?;
+    }
+    Ok(())
+}
+
+fn add_tree(archive: &mut Archive, from: &Path, to: &str) -> Result<()> {
+    archive.directory(to);
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = format!("{to}/{}", text(Path::new(&entry.file_name()))?);
+        if entry.file_type()?.is_dir() {
+            add_tree(archive, &entry.path(), &target)?;
+        } else {
+            archive.file(&target, 0o644, &fs::read(entry.path())?);
+        }
+    }
+    Ok(())
+}
+
+/// A line of `runs`, which init reads as shell.
+fn run_line(program: &Artifact, path: &str, args: &[String]) -> Result<String> {
+    let mut words = vec![
+        "run",
+        &program.name,
+        text(&program.package_directory)?,
+        "env",
+    ];
+    words.extend(ENVIRONMENT);
+    words.push(path);
+    words.extend(args.iter().map(String::as_str));
+    let quoted: Vec<String> = words.into_iter().map(quote).collect();
+    Ok(quoted.join(" ") + "\n")
+}
+
+fn quote(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+fn text(path: &Path) -> Result<&str> {
+    let text = path.to_str();
+    text.ok_or_else(|| format!("{}: not UTF-8", path.display()).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_is_one_line_of_shell() {
+        let program = Artifact {
+            name: "cofferdam-dns root".into(),
+            executable: "/x".into(),
+            package_directory: "/w/dns".into(),
+        };
+        let line = run_line(&program, "/programs/0", &["it's".into()]).unwrap();
+        assert_eq!(
+            line,
+            "'run' 'cofferdam-dns root' '/w/dns' 'env' 'COFFERDAM_STRICT=1' 'COFFERDAM_VM=1' '/programs/0' 'it'\\''s'\n"
+        );
+    }
+}
