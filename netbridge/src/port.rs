@@ -367,8 +367,8 @@ fn inside_requests(
 }
 
 /// Waits until the bridge forwards for the port: the kernel lets it a moment after the container's end goes up, and the
-/// first packets would be lost, which costs the container a second until ARP asks again. Reading the link hurries the
-/// kernel on (since 6.8). A bridge that is down never forwards: then this gives up after 6 ms, without an error.
+/// first packets would be lost, which costs the container a second until ARP asks again. Reading the link has newer
+/// kernels catch up at once. A bridge that is down never forwards: then this gives up after 6 ms, without an error.
 fn await_forwarding(link: &LinkGuard) -> Result<()> {
     for pause in FORWARDING_PAUSES {
         if port_state(link.socket(), link.index())? == Some(FORWARDING) {

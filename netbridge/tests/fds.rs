@@ -1,4 +1,5 @@
 //! Alone in its binary: the fds counted are the whole process's.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use cofferdam_netbridge::{Addresses, Attachment, Bridge, Gateway, NetNs, Pools, links};
 use cofferdam_testkit::{Need, Snapshot, have};
