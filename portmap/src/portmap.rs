@@ -131,7 +131,11 @@ impl Portmap {
     pub fn exists(&self) -> Result<bool> {
         let table = &self.shared.table;
         let doing = format_args!("look for table inet {table}");
-        self.shared.lock().socket.has_table(table).map_err(during(doing))
+        self.shared
+            .lock()
+            .socket
+            .has_table(table)
+            .map_err(during(doing))
     }
 
     /// Deletes the table with all that is in it, also what was [persisted](Published::persist) or left by processes that were
