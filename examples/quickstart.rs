@@ -21,7 +21,7 @@ use cofferdam::{Container, ContainerBuilder, ErrorKind, Mount, Network, Rootfs, 
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-const MARK: &str = "/etc/written-by-web";
+const MARK: &str = "/written-by-web";
 
 fn main() -> ExitCode {
     let args: Vec<_> = std::env::args().collect();
@@ -42,7 +42,7 @@ fn host() -> Result<()> {
     let before = Seen::now()?;
     // A fresh network namespace, such as the runner's, has its loopback down.
     cofferdam::netbridge::loopback_up()?;
-    let rootfs = rootfs()?;
+    let base = base();
     let id = std::process::id();
     let network = Network::bridge(format!("qs{id}")).create()?;
     println!(
@@ -54,7 +54,7 @@ fn host() -> Result<()> {
 
     let port = free_port()?;
     let (web, took) = timed(|| {
-        program(&rootfs, "web", "serve")
+        program(&base, "web", "serve")
             .network(&network)
             .alias("www")
             .publish(format!("127.0.0.1:{port}:80").parse()?)
@@ -64,7 +64,7 @@ fn host() -> Result<()> {
     println!("web runs as pid {} at {}, {took}", web.pid(), address(&web));
 
     let (client, took) = timed(|| {
-        Ok(program(&rootfs, "client", "fetch")
+        Ok(program(&base, "client", "fetch")
             .arg("web:80")
             .network(&network)
             .start()?)
@@ -91,8 +91,8 @@ fn host() -> Result<()> {
     };
     println!("web wrote {MARK}, which {reached}");
 
-    memory_limit(&rootfs)?;
-    refusals(&rootfs, &network, port)?;
+    memory_limit(&base)?;
+    refusals(&base, &network, port)?;
 
     let status = web.stop(Duration::from_secs(5))?;
     println!("web stopped: {status}");
@@ -101,11 +101,10 @@ fn host() -> Result<()> {
 }
 
 /// A container named `name` that runs this binary with the verb `verb`.
-fn program(rootfs: &Rootfs, name: &str, verb: &str) -> ContainerBuilder {
+fn program(base: &ContainerBuilder, name: &str, verb: &str) -> ContainerBuilder {
     let myself = std::env::current_exe().unwrap_or_default();
-    Container::builder()
+    base.clone()
         .name(name)
-        .rootfs(rootfs.clone())
         .mount(Mount::bind(myself, "/quickstart").read_only())
         .command("/quickstart")
         .arg(verb)
@@ -113,26 +112,23 @@ fn program(rootfs: &Rootfs, name: &str, verb: &str) -> ContainerBuilder {
         .stderr(Stdio::inherit())
 }
 
-/// The machine's `/`, or where a user namespace may not have that as a layer, its `/usr`, which is enough for a program and
-/// its libraries.
-fn rootfs() -> Result<Rootfs> {
-    let whole = Rootfs::layers(["/"]);
-    let probe = Container::builder()
-        .name("probe")
-        .rootfs(whole.clone())
-        .command("/")
-        .start();
-    match probe {
+/// With the machine's `/` for a root. A user namespace may not have that as a layer; there its `/usr` is enough for a program
+/// and its libraries, with an `/etc` of its own, because directories of users unknown in it cannot be written.
+fn base() -> ContainerBuilder {
+    let whole = Container::builder().rootfs(Rootfs::layers(["/"]));
+    match whole.clone().name("probe").command("/no/program").start() {
         Err(error) if error.to_string().contains("mount the layers") => {
             println!("not here: / as a layer ({error}); /usr instead");
-            Ok(Rootfs::layers(["/usr"]))
+            Container::builder()
+                .rootfs(Rootfs::layers(["/usr"]))
+                .tmpfs("/etc")
         }
-        _ => Ok(whole),
+        _ => whole,
     }
 }
 
-fn memory_limit(rootfs: &Rootfs) -> Result<()> {
-    let eater = program(rootfs, "eater", "eat")
+fn memory_limit(base: &ContainerBuilder) -> Result<()> {
+    let eater = program(base, "eater", "eat")
         .memory_max(32 << 20)
         .pids_max(16)
         .cpus(0.9);
@@ -166,8 +162,8 @@ fn memory_limit(rootfs: &Rootfs) -> Result<()> {
 }
 
 /// Bad input is an error that names the item, before anything is left on the host.
-fn refusals(rootfs: &Rootfs, network: &Network, taken: u16) -> Result<()> {
-    let app = || program(rootfs, "bad", "serve").network(network);
+fn refusals(base: &ContainerBuilder, network: &Network, taken: u16) -> Result<()> {
+    let app = || program(base, "bad", "serve").network(network);
     refused(
         "an unknown program",
         app().command("/no/such/program").start(),
