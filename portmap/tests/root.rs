@@ -16,7 +16,7 @@ use std::time::Duration;
 use cofferdam_portmap::{ErrorKind, NetworkGuard, PortSpec, Portmap, Protocol, Published};
 use cofferdam_testkit::{Need, NetNs, have};
 use world::{
-    BRIDGE, BridgedPackets, HOST, MATE, NEIGHBOUR, STRANGER, WEB, Wait, World, elements,
+    BRIDGE, BridgedPackets, HOST, MATE, NEIGHBOUR, STRANGER, WEB, Wait, World, arrives, elements,
     foreign_table, generation, rules, tables, tcp, udp,
 };
 
@@ -139,8 +139,28 @@ fn a_port_published_on_loopback_is_closed_to_the_lan() {
         tcp(&world.neighbour, at(HOST, 8080), &server, Wait::Closed),
         None
     );
+}
+
+#[test]
+fn a_datagram_of_the_lan_for_127_0_0_1_reaches_no_port_published_there() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    let world = World::new(BridgedPackets::Unseen);
+    let (portmap, _networks) = managed(&world);
+    let server = world.web.run(|| UdpSocket::bind("0.0.0.0:53")).unwrap();
+    let _local = portmap
+        .publish(&spec("127.0.0.1:53:53/udp"), WEB.into())
+        .unwrap();
+    let _lan = portmap
+        .publish(&spec("192.0.2.1:53:53/udp"), WEB.into())
+        .unwrap();
     world::send_loopback_to_the_host(&world.neighbour);
-    assert_eq!(tcp(&world.neighbour, local, &server, Wait::Closed), None);
+    let to = |ip| at(ip, 53);
+    assert!(arrives(&world.neighbour, to(HOST), &server, Wait::Reached));
+    let loopback = to(Ipv4Addr::LOCALHOST);
+    assert!(!arrives(&world.neighbour, loopback, &server, Wait::Closed));
+    assert!(arrives(&world.host, loopback, &server, Wait::Reached));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::thread;
@@ -167,6 +167,14 @@ pub(crate) fn udp(
     let length = asking.recv(&mut heard).unwrap();
     assert_eq!(&heard[..length], b"hello");
     Some(from.ip())
+}
+
+/// Whether a datagram for `to` from `client` arrives at `server`, be there a way back or not.
+pub(crate) fn arrives(client: &NetNs, to: SocketAddrV4, server: &UdpSocket, wait: Wait) -> bool {
+    let asking = client.run(|| UdpSocket::bind("0.0.0.0:0")).unwrap();
+    asking.send_to(b"hello?", to).unwrap();
+    server.set_read_timeout(Some(wait.time())).unwrap();
+    server.recv(&mut [0; 16]).is_ok()
 }
 
 /// How long to wait for an answer: long where it must come, short where it must not.
@@ -379,17 +387,10 @@ impl Links {
     }
 
     fn route(&self, to: Ipv4Addr, prefix: u8, gateway: Ipv4Addr) {
-        let mut message = RouteMessage::default();
-        message.header.address_family = AddressFamily::Inet;
-        message.header.destination_prefix_length = prefix;
-        message.header.table = RouteHeader::RT_TABLE_MAIN;
+        let mut message = route(to, prefix);
         message.header.protocol = RouteProtocol::Static;
-        message.header.scope = RouteScope::Universe;
-        message.header.kind = RouteType::Unicast;
-        message.attributes = vec![
-            RouteAttribute::Destination(RouteAddress::Inet(to)),
-            RouteAttribute::Gateway(RouteAddress::Inet(gateway)),
-        ];
+        let gateway = RouteAttribute::Gateway(RouteAddress::Inet(gateway));
+        message.attributes.push(gateway);
         self.ask(
             RouteNetlinkMessage::NewRoute(message),
             NLM_F_CREATE | NLM_F_EXCL,
@@ -434,11 +435,27 @@ impl Links {
 /// Has the neighbour send packets for 127.0.0.1 to the host, as an attacker on the LAN would.
 pub(crate) fn send_loopback_to_the_host(neighbour: &NetNs) {
     let links = Links::of(neighbour);
-    let mut down = link("lo", []);
-    down.header.change_mask = LinkFlags::Up;
-    links.set_link(down);
-    neighbour.run(|| sysctl("ipv4/conf/eth0/route_localnet", "1"));
+    for prefix in [8, 32] {
+        let mut local = route(Ipv4Addr::new(127, 0, 0, u8::from(prefix == 32)), prefix);
+        local.header.table = RT_TABLE_LOCAL;
+        local.header.scope = RouteScope::Host;
+        local.header.kind = RouteType::Local;
+        links.ask(RouteNetlinkMessage::DelRoute(local), 0);
+    }
     links.route(Ipv4Addr::new(127, 0, 0, 0), 8, HOST);
+}
+
+const RT_TABLE_LOCAL: u8 = 255;
+
+fn route(to: Ipv4Addr, prefix: u8) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = AddressFamily::Inet;
+    message.header.destination_prefix_length = prefix;
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.scope = RouteScope::Universe;
+    message.header.kind = RouteType::Unicast;
+    message.attributes = vec![RouteAttribute::Destination(RouteAddress::Inet(to))];
+    message
 }
 
 fn link<const N: usize>(name: &str, attributes: [LinkAttribute; N]) -> LinkMessage {
