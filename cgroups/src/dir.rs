@@ -73,9 +73,22 @@ impl Dir {
 
     /// Reads a file; `None` if there is none, or if the cgroup is gone.
     pub(crate) fn read(&self, file: &str) -> Result<Option<String>> {
+        self.read_by(read_whole, file)
+    }
+
+    /// Reads `cgroup.procs`, which the kernel gives in pieces.
+    pub(crate) fn read_procs(&self) -> Result<Option<String>> {
+        self.read_by(read_pieces, "cgroup.procs")
+    }
+
+    fn read_by(
+        &self,
+        read: fn(BorrowedFd<'_>) -> rustix::io::Result<String>,
+        file: &str,
+    ) -> Result<Option<String>> {
         let text = self
             .open_file(file, OFlags::RDONLY)
-            .and_then(|fd| read_all(fd.as_fd()));
+            .and_then(|fd| read(fd.as_fd()));
         match text {
             Ok(text) => Ok(Some(text)),
             Err(Errno::NOENT | Errno::NODEV) => Ok(None),
@@ -191,16 +204,24 @@ impl Found {
     }
 }
 
-pub(crate) fn read_all(fd: BorrowedFd<'_>) -> rustix::io::Result<String> {
-    let mut bytes = Vec::with_capacity(1024);
+/// Reads a file that the kernel prints at once: what is shorter than the buffer is all.
+pub(crate) fn read_whole(fd: BorrowedFd<'_>) -> rustix::io::Result<String> {
+    let mut buffer = [0; 4096];
+    let n = rustix::io::retry_on_intr(|| rustix::io::pread(fd, &mut buffer, 0))?;
+    if n == buffer.len() {
+        return read_pieces(fd);
+    }
+    Ok(String::from_utf8_lossy(&buffer[..n]).into_owned())
+}
+
+fn read_pieces(fd: BorrowedFd<'_>) -> rustix::io::Result<String> {
+    let mut bytes = Vec::with_capacity(4096);
+    let mut buffer = [0; 4096];
     loop {
-        let mut buffer = [0; 1024];
         let at = bytes.len() as u64;
-        match rustix::io::pread(fd, &mut buffer, at) {
-            Ok(0) => break,
-            Ok(n) => bytes.extend_from_slice(&buffer[..n]),
-            Err(Errno::INTR) => {}
-            Err(errno) => return Err(errno),
+        match rustix::io::retry_on_intr(|| rustix::io::pread(fd, &mut buffer, at))? {
+            0 => break,
+            n => bytes.extend_from_slice(&buffer[..n]),
         }
     }
     Ok(String::from_utf8_lossy(&bytes).into_owned())
@@ -299,6 +320,28 @@ fn child(entry: &rustix::fs::DirEntry) -> Option<OsString> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_mounted_over_a_hierarchy_is_not_taken_for_it() {
+        let mounted = Mounted {
+            id: 7,
+            version: Version::V2,
+            controllers: Vec::new(),
+            device: (0, 38),
+            root: "/".into(),
+            target: "/sys/fs/cgroup".into(),
+        };
+        let found = |magic, minor, mount_id| Found {
+            magic,
+            device: (0, minor),
+            mount_id,
+        };
+        assert!(found(MAGIC_V2, 38, Some(7)).is(&mounted));
+        assert!(found(MAGIC_V2, 38, None).is(&mounted));
+        assert!(!found(MAGIC_V1, 38, None).is(&mounted));
+        assert!(!found(MAGIC_V2, 39, None).is(&mounted));
+        assert!(!found(MAGIC_V2, 38, Some(8)).is(&mounted));
+    }
 
     #[test]
     fn nothing_opens_outside_of_the_directory() {

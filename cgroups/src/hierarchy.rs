@@ -172,7 +172,7 @@ impl Hierarchy {
     /// Which hierarchies a cgroup with these limits has to be in, v2 first, and with which controllers.
     fn plan(&self, limits: &Limits) -> Result<Vec<(&Arc<Mount>, Vec<Controller>)>> {
         let needed = limits.controllers();
-        let offered = self.offered_by_v2(needed.is_empty())?;
+        let offered = self.offered_by_v2(&needed)?;
         let mut plan: Vec<(&Arc<Mount>, Vec<Controller>)> = Vec::new();
         if let Some(v2) = &self.v2 {
             plan.push((v2, Vec::new()));
@@ -202,13 +202,19 @@ impl Hierarchy {
         plan.extend(missing.map(|mount| (mount, Vec::new())));
     }
 
-    fn offered_by_v2(&self, none_needed: bool) -> Result<Vec<Controller>> {
-        match &self.v2 {
-            Some(v2) if !none_needed => Ok(level::controllers(
-                &v2.root.read_required("cgroup.controllers")?,
-            )),
-            _ => Ok(Vec::new()),
+    /// What v2 has, as far as it matters: what its top passes on already it has for certain.
+    fn offered_by_v2(&self, needed: &[(Controller, &str)]) -> Result<Vec<Controller>> {
+        let mut offered = Vec::new();
+        let Some(v2) = self.v2.as_ref().filter(|_| !needed.is_empty()) else {
+            return Ok(offered);
+        };
+        for file in ["cgroup.subtree_control", "cgroup.controllers"] {
+            offered = level::controllers(&v2.root.read_required(file)?);
+            if needed.iter().all(|(one, _)| offered.contains(one)) {
+                break;
+            }
         }
+        Ok(offered)
     }
 
     fn with(&self, controller: Controller) -> Option<&Arc<Mount>> {

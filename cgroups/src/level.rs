@@ -9,20 +9,41 @@ use rustix::fs::OFlags;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Level {
     kind: Kind,
+    /// `cgroup.subtree_control`: what it passes on.
+    enabled: Vec<Controller>,
+    /// What more there is to know where that is not enough.
+    rest: Option<Rest>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Rest {
     /// `cgroup.controllers`: what the level above passes on.
     offered: Vec<Controller>,
-    /// `cgroup.subtree_control`: what it passes on itself.
-    enabled: Vec<Controller>,
     has_processes: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
     /// The root of the whole tree: it may have processes and pass controllers on.
     Root,
     Domain,
     /// `threaded`, `domain threaded`, `domain invalid`: a child could not take processes.
     Threaded(String),
+}
+
+impl Kind {
+    pub(crate) fn read(dir: &Dir) -> Result<Self> {
+        let kind = dir.read("cgroup.type")?;
+        Ok(match kind.as_deref().map(str::trim_end) {
+            Some("domain") => Kind::Domain,
+            Some(kind) => Kind::Threaded(kind.to_owned()),
+            // Kernels before 4.14 have no types. Only the root lacks this one too.
+            None => match dir.open_file("cgroup.events", OFlags::PATH) {
+                Ok(_) => Kind::Domain,
+                Err(_) => Kind::Root,
+            },
+        })
+    }
 }
 
 /// What has to happen for children of a level to have the controllers.
@@ -41,42 +62,38 @@ pub(crate) enum Verdict {
 
 impl Level {
     /// Reads it, as far as `needed` asks for.
-    pub(crate) fn read(dir: &Dir, needed: &[Controller]) -> Result<Self> {
-        let kind = match dir.read("cgroup.type")?.as_deref().map(str::trim_end) {
-            None | Some("domain") => root_or_domain(dir),
-            Some(kind) => Kind::Threaded(kind.to_owned()),
+    pub(crate) fn read(dir: &Dir, kind: Kind, needed: &[Controller]) -> Result<Self> {
+        let enabled = match needed {
+            [] => Vec::new(),
+            _ => controllers(&dir.read_required("cgroup.subtree_control")?),
         };
-        let mut level = Level {
+        let rest = if lacking(needed, &enabled).is_empty() {
+            None
+        } else {
+            Some(Rest {
+                offered: controllers(&dir.read_required("cgroup.controllers")?),
+                has_processes: kind != Kind::Root && has_processes(dir)?,
+            })
+        };
+        Ok(Level {
             kind,
-            offered: Vec::new(),
-            enabled: Vec::new(),
-            has_processes: false,
-        };
-        if !needed.is_empty() {
-            level.offered = controllers(&dir.read_required("cgroup.controllers")?);
-            level.enabled = controllers(&dir.read_required("cgroup.subtree_control")?);
-            level.has_processes = level.kind == Kind::Domain && has_processes(dir)?;
-        }
-        Ok(level)
+            enabled,
+            rest,
+        })
     }
 
     pub(crate) fn verdict(&self, needed: &[Controller]) -> Verdict {
         if let Kind::Threaded(kind) = &self.kind {
             return Verdict::Threaded(kind.clone());
         }
-        let lacking = |have: &[Controller]| -> Vec<Controller> {
-            let lacking = needed
-                .iter()
-                .filter(|controller| !have.contains(controller));
-            lacking.copied().collect()
+        let missing = lacking(needed, &self.enabled);
+        let Some(rest) = &self.rest else {
+            return Verdict::Ready;
         };
-        let missing = lacking(&self.enabled);
-        let not_offered = lacking(&self.offered);
+        let not_offered = lacking(needed, &rest.offered);
         if !not_offered.is_empty() {
             Verdict::NotPassedOn(joined(&not_offered, ""))
-        } else if missing.is_empty() {
-            Verdict::Ready
-        } else if self.has_processes {
+        } else if rest.has_processes {
             Verdict::Populated(joined(&missing, ""))
         } else {
             Verdict::Enable(joined(&missing, "+"))
@@ -85,8 +102,8 @@ impl Level {
 }
 
 /// Makes children of `dir` have the controllers: at most one write.
-pub(crate) fn enable(dir: &Dir, needed: &[Controller]) -> Result<()> {
-    match Level::read(dir, needed)?.verdict(needed) {
+pub(crate) fn enable(dir: &Dir, kind: Kind, needed: &[Controller]) -> Result<()> {
+    match Level::read(dir, kind, needed)?.verdict(needed) {
         Verdict::Ready => Ok(()),
         Verdict::NotPassedOn(which) => Err(Error::not_passed_on(dir.path(), which)),
         Verdict::Populated(which) => Err(Error::populated(dir.path(), which)),
@@ -104,16 +121,16 @@ pub(crate) fn controllers(text: &str) -> Vec<Controller> {
         .collect()
 }
 
-/// Only the root lacks `cgroup.events`; kernels before 4.14 have no `cgroup.type`.
-fn root_or_domain(dir: &Dir) -> Kind {
-    match dir.open_file("cgroup.events", OFlags::PATH) {
-        Ok(_) => Kind::Domain,
-        Err(_) => Kind::Root,
-    }
+fn has_processes(dir: &Dir) -> Result<bool> {
+    let procs = dir.read_procs()?;
+    Ok(procs.is_some_and(|text| !text.is_empty()))
 }
 
-fn has_processes(dir: &Dir) -> Result<bool> {
-    Ok(!dir.read_required("cgroup.procs")?.is_empty())
+fn lacking(needed: &[Controller], have: &[Controller]) -> Vec<Controller> {
+    let lacking = needed
+        .iter()
+        .filter(|controller| !have.contains(controller));
+    lacking.copied().collect()
 }
 
 fn joined(controllers: &[Controller], sign: &str) -> String {
@@ -132,9 +149,11 @@ mod tests {
     fn level(kind: Kind, offered: &str, enabled: &str, has_processes: bool) -> Level {
         Level {
             kind,
-            offered: controllers(offered),
             enabled: controllers(enabled),
-            has_processes,
+            rest: Some(Rest {
+                offered: controllers(offered),
+                has_processes,
+            }),
         }
     }
 
@@ -156,7 +175,11 @@ mod tests {
 
     #[test]
     fn nothing_is_written_where_all_is_enabled() {
-        let level = level(Kind::Domain, "cpu memory pids", "memory pids", true);
+        let level = Level {
+            kind: Kind::Domain,
+            enabled: vec![Memory, Pids],
+            rest: None,
+        };
         assert_eq!(level.verdict(&[Memory, Pids]), Verdict::Ready);
         assert_eq!(level.verdict(&[]), Verdict::Ready);
     }

@@ -182,7 +182,7 @@ impl Member {
         };
         if let Some(events) = events {
             // The kernel compares with what this fd has read: a change after the read is not missed.
-            let text = dir::read_all(events.as_fd()).unwrap_or_default();
+            let text = dir::read_whole(events.as_fd()).unwrap_or_default();
             if !text.is_empty() && self.populated_in(&text)? {
                 return self.poll(&events, pause);
             }
@@ -224,7 +224,7 @@ impl Member {
 }
 
 fn procs(dir: &Dir) -> Result<Vec<u32>> {
-    match dir.read("cgroup.procs")? {
+    match dir.read_procs()? {
         Some(text) => stat::pids(&dir.file_path("cgroup.procs"), &text),
         None => Ok(Vec::new()),
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::controller::{Controller, Version};
 use crate::dir::Dir;
 use crate::error::{Error, ErrorKind, Result};
-use crate::level::{self, Level, Verdict};
+use crate::level::{self, Kind, Level, Verdict};
 use crate::mountinfo::{Membership, Mounted};
 
 #[derive(Debug)]
@@ -17,6 +17,8 @@ pub(crate) struct Mount {
     pub(crate) root: Arc<Dir>,
     /// The cgroup of the thread that detected it, where this mount shows it.
     own: Option<Arc<Dir>>,
+    /// Whether `root` is the root of the whole v2 tree, which it then stays.
+    whole: bool,
 }
 
 /// Which parent the caller asked for.
@@ -36,7 +38,9 @@ impl Mount {
             // The own cgroup may be removed, or hidden by another mount.
             Some(own) => root.open(&own).ok().map(Arc::new),
         };
+        let whole = mounted.version == Version::V2 && Kind::read(&root)? == Kind::Root;
         Ok(Mount {
+            whole,
             version: mounted.version,
             controllers: mounted.controllers.clone(),
             root,
@@ -52,7 +56,7 @@ impl Mount {
             (Parent::Own, Version::V1) => Ok(Arc::clone(self.own.as_ref().unwrap_or(&self.root))),
             (Parent::Own, Version::V2) => {
                 let chosen = self.own_if_it_can(needed)?.unwrap_or(&self.root);
-                level::enable(chosen, needed)?;
+                level::enable(chosen, self.kind(chosen)?, needed)?;
                 Ok(Arc::clone(chosen))
             }
         }
@@ -83,12 +87,25 @@ impl Mount {
         Ok(())
     }
 
+    fn kind(&self, dir: &Arc<Dir>) -> Result<Kind> {
+        if self.whole && Arc::ptr_eq(dir, &self.root) {
+            return Ok(Kind::Root);
+        }
+        Kind::read(dir)
+    }
+
     /// The own cgroup, unless it has processes (the caller's) and does not pass the controllers on already.
     fn own_if_it_can(&self, needed: &[Controller]) -> Result<Option<&Arc<Dir>>> {
         let Some(own) = &self.own else {
             return Ok(None);
         };
-        let level = match Level::read(own, needed) {
+        if Arc::ptr_eq(own, &self.root) {
+            return Ok(None);
+        }
+        let level = match self
+            .kind(own)
+            .and_then(|kind| Level::read(own, kind, needed))
+        {
             Ok(level) => level,
             // Removed since.
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -105,11 +122,12 @@ impl Mount {
         let path = relative(path)?;
         // All that can be known to fail fails before the first write.
         let parent = self.root.open(&path)?;
-        level::enable(&self.root, needed)?;
+        level::enable(&self.root, self.kind(&self.root)?, needed)?;
         let mut below = PathBuf::new();
         for part in path.components() {
             below.push(part);
-            level::enable(&self.root.open(&below)?, needed)?;
+            let level = self.root.open(&below)?;
+            level::enable(&level, Kind::read(&level)?, needed)?;
         }
         Ok(Arc::new(parent))
     }
