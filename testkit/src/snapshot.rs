@@ -35,7 +35,8 @@ impl Snapshot {
     }
 
     /// Panics with what appeared or went since `self` was taken. Cgroups of other processes may come and go: only
-    /// those whose path contains `mine` count.
+    /// those whose path contains `mine` count. The namespaces looked at are the calling thread's: take and compare in
+    /// the same ones.
     pub fn assert_same(&self, mine: &str) {
         let now = Snapshot::take();
         let pairs = [
@@ -92,7 +93,7 @@ fn fds() -> BTreeSet<String> {
         .expect("/proc/self/fd")
         .flatten()
     {
-        // The fd of this very listing is gone by the time its link is read.
+        // Another thread may have closed it since; the fd of this very listing does not count.
         if let Ok(target) = fs::read_link(entry.path()) {
             let own = format!("/proc/{}/fd", std::process::id());
             if target != Path::new(&own) {
@@ -113,19 +114,19 @@ fn children() -> BTreeSet<String> {
         .expect("/proc/self/task")
         .flatten()
     {
-        for pid in fs::read_to_string(task.path().join("children"))
-            .unwrap_or_default()
-            .split_whitespace()
-        {
-            found.insert(pid.to_owned());
+        match fs::read_to_string(task.path().join("children")) {
+            Ok(pids) => found.extend(pids.split_whitespace().map(str::to_owned)),
+            // A thread that has ended since, not a kernel that lists no children.
+            Err(error) => assert!(!task.path().exists(), "children: {error}"),
         }
     }
     found
 }
 
+/// A file that cannot be read would look like one that lists nothing, before and after.
 fn lines(path: &str) -> Vec<String> {
     fs::read_to_string(path)
-        .unwrap_or_default()
+        .unwrap_or_else(|error| panic!("{path}: {error}"))
         .lines()
         .map(str::to_owned)
         .collect()
