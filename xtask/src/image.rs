@@ -27,7 +27,7 @@ pub(crate) fn initramfs(
 ) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
     for directory in [
-        "dev", "etc", "proc", "root", "run", "sys", "tmp", "usr/bin", "var/tmp",
+        "dev", "etc", "mnt", "proc", "root", "run", "sys", "tmp", "usr/bin", "var/tmp",
     ] {
         archive.directory(directory);
     }

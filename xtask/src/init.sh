@@ -23,7 +23,11 @@ ln -s /proc/self/fd /dev/fd
 ln -s /proc/self/fd/0 /dev/stdin
 ln -s /proc/self/fd/1 /dev/stdout
 ln -s /proc/self/fd/2 /dev/stderr
-mount -t tmpfs -o nosuid,nodev,mode=1777 tmpfs /tmp
+# A checkout under /tmp has its test data there.
+mount -t tmpfs -o nosuid,nodev,mode=1777 tmpfs /mnt
+cp -a /tmp/. /mnt
+mount --move /mnt /tmp
+chmod 1777 /tmp
 mount -t tmpfs -o nosuid,nodev,mode=755 tmpfs /run
 mount -t cgroup2 -o nosuid,nodev,noexec,nsdelegate,memory_recursiveprot cgroup2 /sys/fs/cgroup
 
