@@ -10,6 +10,10 @@ pub(crate) fn rows(id: &str, rounds: usize, root: &Path) {
     let bundle = Bundle::new(root);
     let oci = |runtime: &str| {
         let mut command = Command::new(runtime);
+        if runtime == "crun" {
+            // As in every other row: no cgroup.
+            command.arg("--cgroup-manager=disabled");
+        }
         let name = format!("cofferdam-bench-{}", std::process::id());
         command
             .arg("--root")

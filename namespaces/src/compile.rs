@@ -1,5 +1,6 @@
 //! From a [`Command`] to the [`Program`] that sets it up, in the order in which the kernel wants it.
 
+use std::borrow::Cow;
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -79,6 +80,8 @@ pub(crate) struct Prepared {
     pub(crate) devices: Devices,
     /// The capabilities the program can make use of while it sets up.
     pub(crate) permitted: u64,
+    /// The signals the caller ignores, the first in bit 0.
+    pub(crate) ignored_signals: u64,
     /// Whether setgroups(2) is denied, for ever, in the user namespace it runs in: its groups stay the caller's.
     pub(crate) setgroups_denied: bool,
 }
@@ -133,6 +136,9 @@ pub(crate) fn compile(command: &Command, prepared: &Prepared) -> Program {
     compiler.exec();
     compiler.program
 }
+
+/// What an op is for.
+type Step = Cow<'static, str>;
 
 struct Compiler<'c> {
     program: Program,
@@ -235,7 +241,7 @@ impl Compiler<'_> {
     }
 
     /// A fd of the tree, cloned here if it could not be before.
-    fn take(&mut self, tree: &Tree, access: Access, step: &str) -> Arg {
+    fn take(&mut self, tree: &Tree, access: Access, step: &'static str) -> Arg {
         let path = match tree {
             Tree::Detached(fd) => return Arg::fd(*fd),
             Tree::Path(path) => path,
@@ -250,7 +256,7 @@ impl Compiler<'_> {
         if access == Access::ReadOnly {
             let empty = self.program.string("");
             let flags = libc::AT_EMPTY_PATH | 0x8000;
-            self.set_read_only(fd, empty, flags, &step);
+            self.set_read_only(fd, empty, flags, step.clone());
         }
         fd
     }
@@ -417,7 +423,7 @@ impl Compiler<'_> {
         let step = format!("mount tmpfs on {}", mount.target.display());
         self.make_target(&mount.target, Target::Directory);
         let flags = libc::O_PATH | libc::O_DIRECTORY;
-        let target = self.open(&mount.target, flags, RESOLVE_NO_MAGICLINKS, &step);
+        let target = self.open(&mount.target, flags, RESOLVE_NO_MAGICLINKS, step.clone());
         self.program.op(call!(SYS_fchdir), [target], step.clone());
         let data = format!("size={size},mode={mode:o}");
         let dot = self.program.string(".");
@@ -459,7 +465,7 @@ impl Compiler<'_> {
         let path = path.as_ref();
         let step = format!("mount on {}", path.display());
         self.make_target(path, kind);
-        let target = self.open(path, libc::O_PATH, resolve, &step);
+        let target = self.open(path, libc::O_PATH, resolve, step.clone());
         let empty = self.program.string("");
         let flags = Arg::flags(MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
         self.program.op(
@@ -517,11 +523,11 @@ impl Compiler<'_> {
     fn enter(&mut self, path: &str) {
         let step = format!("enter {path}");
         let flags = libc::O_PATH | libc::O_DIRECTORY;
-        let fd = self.open(Path::new(path), flags, RESOLVE_NO_SYMLINKS, &step);
+        let fd = self.open(Path::new(path), flags, RESOLVE_NO_SYMLINKS, step.clone());
         self.program.op(call!(SYS_fchdir), [fd], step);
     }
 
-    fn open(&mut self, path: &Path, flags: i32, resolve: u64, step: &str) -> Arg {
+    fn open(&mut self, path: &Path, flags: i32, resolve: u64, step: impl Into<Step>) -> Arg {
         let text = self.program.string(path.as_os_str().as_bytes());
         let flags = u64::from((flags | libc::O_CLOEXEC).unsigned_abs());
         let how = self
@@ -550,7 +556,7 @@ impl Compiler<'_> {
             .op(call!(SYS_mount), args, format!("make {path} private"));
     }
 
-    fn set_read_only(&mut self, dirfd: Arg, path: Arg, flags: i32, step: &str) {
+    fn set_read_only(&mut self, dirfd: Arg, path: Arg, flags: i32, step: impl Into<Step>) {
         let attr = [MOUNT_ATTR_RDONLY, 0, 0, 0].map(Word::Int);
         let attr = self.program.words(&attr);
         let args = [dirfd, path, Arg::flags(flags), attr, Arg::Int(32)];
@@ -654,7 +660,7 @@ impl Compiler<'_> {
         let workdir = self.command.workdir.as_path();
         let step = format!("enter the workdir {}", workdir.display());
         let flags = libc::O_PATH | libc::O_DIRECTORY;
-        let fd = self.open(workdir, flags, RESOLVE_NO_MAGICLINKS, &step);
+        let fd = self.open(workdir, flags, RESOLVE_NO_MAGICLINKS, step.clone());
         self.program.op(call!(SYS_fchdir), [fd], step);
         self.signals();
         let args = [Arg::Int(3), Arg::Int(u32::MAX.into()), Arg::Int(4)];
@@ -685,9 +691,10 @@ impl Compiler<'_> {
     /// Default dispositions, then no signal blocked.
     fn signals(&mut self) {
         let none = self.program.words(&[Word::Int(0); 4]);
-        // Handlers are gone already; these are the ignored ones, of which any can be inherited.
-        let fixed = [libc::SIGKILL, libc::SIGSTOP];
-        for signal in (1..=64).filter(|signal| !fixed.contains(signal)) {
+        // clone3(2) has taken away the handlers; what the caller ignores, the child would too.
+        for signal in
+            (1..=64).filter(|signal| self.prepared.ignored_signals & 1 << (signal - 1) != 0)
+        {
             let args = [Arg::flags(signal), none, Arg::NULL, Arg::Int(8)];
             self.program
                 .op(call!(SYS_rt_sigaction), args, "reset signals");
@@ -711,7 +718,7 @@ impl Compiler<'_> {
         directories.collect()
     }
 
-    fn prctl(&mut self, option: i32, args: &[u64], step: &str) {
+    fn prctl(&mut self, option: i32, args: &[u64], step: &'static str) {
         let mut all = [Arg::Int(0); 5];
         all[0] = Arg::flags(option);
         for (position, &value) in args.iter().enumerate() {

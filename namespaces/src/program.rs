@@ -1,5 +1,6 @@
 //! A program of syscalls: what the child does between clone3(2) and execve(2), as a plain value.
 
+use std::borrow::Cow;
 use std::fmt;
 
 /// Bytes before the first op: length, error fd, error cell, one spare word.
@@ -47,7 +48,7 @@ impl Program {
         &mut self,
         call: Call,
         args: [Arg; N],
-        step: impl Into<String>,
+        step: impl Into<Cow<'static, str>>,
     ) -> Edit<'_> {
         let mut all = [Arg::Int(0); 6];
         all[..N].copy_from_slice(&args);
@@ -329,7 +330,7 @@ struct Op {
     min: i32,
     tolerate: u64,
     result: Option<Slot>,
-    step: String,
+    step: Cow<'static, str>,
 }
 
 impl Op {
@@ -337,7 +338,7 @@ impl Op {
     fn end() -> Self {
         let mut args = [Arg::Int(0); 6];
         args[0] = Arg::Int(126);
-        let (call, step) = (call!(SYS_exit_group), String::new());
+        let (call, step) = (call!(SYS_exit_group), Cow::Borrowed(""));
         Op {
             call,
             args,

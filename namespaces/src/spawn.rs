@@ -139,6 +139,7 @@ impl Held {
             net,
             devices,
             permitted,
+            ignored_signals: sys::ignored_signals(),
             setgroups_denied,
         }
     }
@@ -182,9 +183,11 @@ fn permitted() -> u64 {
     rustix::thread::capabilities(None).map_or(0, |sets| sets.permitted.bits())
 }
 
+/// The initial user namespace has a fixed inode number, `PROC_USER_INIT_INO`.
 fn in_initial_user_namespace() -> bool {
-    let map = fs::read_to_string("/proc/thread-self/uid_map");
-    map.is_ok_and(|map| map.split_whitespace().eq(["0", "0", "4294967295"]))
+    use std::os::unix::fs::MetadataExt;
+    const INITIAL: u64 = 0xefff_fffd;
+    fs::metadata("/proc/thread-self/ns/user").is_ok_and(|namespace| namespace.ino() == INITIAL)
 }
 
 fn setgroups_denied() -> bool {

@@ -149,6 +149,29 @@ impl Drop for BlockedSignals {
     }
 }
 
+/// The signals this process ignores, the first in bit 0, by rt_sigaction(2): libc's sigaction(3) hides two of them.
+pub(crate) fn ignored_signals() -> u64 {
+    let ignored = |signal: i32| {
+        // The kernel's struct: handler, flags, restorer, mask.
+        let mut action = [0u64; 4];
+        let old = action.as_mut_ptr();
+        // SAFETY: without a new action the call only writes the old one, which is as large as the kernel's.
+        let done = unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                std::ptr::null::<u64>(),
+                old,
+                8,
+            )
+        };
+        done == 0 && action[0] == libc::SIG_IGN as u64
+    };
+    (1..=64)
+        .filter(|&signal| ignored(signal))
+        .fold(0, |set, signal| set | 1 << (signal - 1))
+}
+
 /// Makes the detached tree behind `fd` private, and read-only if asked to, by mount_setattr(2), recursively.
 pub(crate) fn set_mount_attributes(fd: BorrowedFd<'_>, attributes: u64) -> Result<(), Errno> {
     const AT_RECURSIVE: i32 = 0x8000;
