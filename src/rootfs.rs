@@ -1,6 +1,5 @@
 //! What a container has for a root directory.
 
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use cofferdam_namespaces::RootFs;
@@ -66,7 +65,7 @@ impl Rootfs {
                 let mount = overlay
                     .detached()
                     .map_err(subject.failed("mount the layers"))?;
-                RootFs::mount(OwnedFd::from(mount.into_fd()))
+                RootFs::mount(mount.into_fd())
             }
         };
         Ok(if self.read_only {

@@ -29,11 +29,11 @@ impl FdTable {
         number
     }
 
-    /// A number whose fd is given later, by [`fill`](Self::fill).
+    /// A number whose fd, which lasts until execve(2), is given later by [`fill`](Self::fill).
     pub(crate) fn reserve(&mut self) -> i32 {
         let number = self.first_free();
         self.sources.push(-1);
-        self.close_at_exec.push(false);
+        self.close_at_exec.push(true);
         number
     }
 

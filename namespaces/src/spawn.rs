@@ -20,6 +20,7 @@ use crate::namespace::Namespace;
 use crate::program::{Failure, Program};
 use crate::spawned::Spawned;
 use crate::stage1::{self, Handoff};
+use crate::stdio::Stdio;
 use crate::stub;
 use crate::sys::{self, FirstStage};
 
@@ -27,11 +28,7 @@ const MOUNT_ATTR_RDONLY: u64 = 1;
 
 pub(crate) fn spawn(command: &Command) -> Result<Spawned> {
     let deadline = Instant::now() + command.deadline;
-    let streams = [
-        command.streams[0].open(0)?,
-        command.streams[1].open(1)?,
-        command.streams[2].open(2)?,
-    ];
+    let streams = Stdio::open(&command.streams)?;
     let held = Held::prepare(command)?;
     let handoff = Handoff::open(command)?;
 
@@ -39,15 +36,14 @@ pub(crate) fn spawn(command: &Command) -> Result<Spawned> {
     for stream in &streams {
         fds.add(&stream.inside, Lasts::PastExec);
     }
-    let image_fd = fds.reserve();
-    debug_assert_eq!(image_fd, stub::IMAGE_FD);
+    let stub_number = fds.reserve();
     let numbers = handoff.add_to(&mut fds);
     let prepared = held.add_to(command, &mut fds);
     let program = compile(command, &prepared);
     let error_fd = stage1::error_fd(fds.first_free());
-    let image = stage1::image(&program.encode(stub::IMAGE_BASE, error_fd).bytes)?;
-    fds.fill(image_fd, &image);
-    let first = stage1::compile(command, &fds, numbers);
+    let stub = stub::memfd(&program.encode(stub::IMAGE_BASE, error_fd).bytes)?;
+    fds.fill(stub_number, &stub);
+    let first = stage1::compile(command, &fds, numbers, stub_number);
 
     let flags = u64::from(command.namespaces.clone_flags().unsigned_abs());
     let cgroup = command.cgroup.as_ref().map(|fd| fd.as_fd());

@@ -1,11 +1,10 @@
 //! The first stage: what the child does while it still shares the caller's memory, which is as little as possible.
 
 use std::fs::File;
-use std::io::{IoSliceMut, Write};
+use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{MemfdFlags, SeekFrom};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType,
 };
@@ -16,19 +15,14 @@ use crate::error::{Error, Result};
 use crate::fds::{FdTable, Lasts};
 use crate::namespace::Namespace;
 use crate::program::{Arg, Program, Word, call};
-use crate::stub;
 
-/// A pipe holds this much without a reader.
-const PIPE_CAPACITY: usize = 64 << 10;
-
-/// What parent and child say to each other: the stub, a socket on which the child returns the fd that its errors come
+/// What parent and child say to each other: a socket on which the child returns the fd that its errors come
 /// from, and with a user namespace a pipe that says the id maps are written.
 ///
 /// The child makes the pipe for its errors itself, after it has closed all fds it does not need: no other child of the
 /// caller, and no fork of it, can hold a copy of the writing end, so its end of file means execve(2) and nothing else.
 #[derive(Debug)]
 pub(crate) struct Handoff {
-    stub: OwnedFd,
     ours: OwnedFd,
     theirs: OwnedFd,
     maps: Option<(OwnedFd, OwnedFd)>,
@@ -37,14 +31,12 @@ pub(crate) struct Handoff {
 /// Where the child finds its ends.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Numbers {
-    stub: i32,
     socket: i32,
     maps: Option<i32>,
 }
 
 impl Handoff {
     pub(crate) fn open(command: &Command) -> Result<Self> {
-        let stub = stub::memfd()?;
         let flags = SocketFlags::CLOEXEC;
         let (ours, theirs) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
@@ -54,17 +46,11 @@ impl Handoff {
         } else {
             None
         };
-        Ok(Handoff {
-            stub,
-            ours,
-            theirs,
-            maps,
-        })
+        Ok(Handoff { ours, theirs, maps })
     }
 
     pub(crate) fn add_to(&self, fds: &mut FdTable) -> Numbers {
         Numbers {
-            stub: fds.add(&self.stub, Lasts::UntilExec),
             socket: fds.add(&self.theirs, Lasts::UntilExec),
             maps: self
                 .maps
@@ -101,7 +87,7 @@ impl Handoff {
 }
 
 /// The program of the first stage. The pipe for errors takes the two numbers after the last of `fds`.
-pub(crate) fn compile(command: &Command, fds: &FdTable, at: Numbers) -> Program {
+pub(crate) fn compile(command: &Command, fds: &FdTable, at: Numbers, stub: i32) -> Program {
     let mut program = Program::default();
     fds.compile(&mut program);
     send_error_pipe(&mut program, at.socket, fds.first_free());
@@ -121,7 +107,7 @@ pub(crate) fn compile(command: &Command, fds: &FdTable, at: Numbers) -> Program 
     let argv = program.string_array([b"cofferdam-init".as_slice()]);
     let envp = argv.offset(8);
     let flags = Arg::flags(libc::AT_EMPTY_PATH);
-    let args = [Arg::fd(at.stub), empty, argv, envp, flags];
+    let args = [Arg::fd(stub), empty, argv, envp, flags];
     program.op(
         call!(SYS_execveat),
         args,
@@ -187,26 +173,3 @@ fn keep_capabilities(program: &mut Program) {
 const LAST_CAPABILITY: u64 = 40;
 /// Bits of the capabilities from 32 on.
 const HIGH: u64 = (1 << (LAST_CAPABILITY + 1 - 32)) - 1;
-
-/// An fd from which the stub reads its whole program in one read(2).
-pub(crate) fn image(bytes: &[u8]) -> Result<OwnedFd> {
-    if bytes.len() > stub::IMAGE_MAX {
-        let reason = "arguments, environment and files are more than 8 MiB together";
-        return Err(Error::invalid("command", bytes.len(), reason));
-    }
-    if bytes.len() <= PIPE_CAPACITY {
-        let (read, write) =
-            rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(Error::sys("pipe2"))?;
-        File::from(write)
-            .write_all(bytes)
-            .map_err(Error::sys("write the program"))?;
-        return Ok(read);
-    }
-    let memfd = rustix::fs::memfd_create("cofferdam-program", MemfdFlags::CLOEXEC)
-        .map_err(Error::sys("memfd_create"))?;
-    let mut file = File::from(memfd);
-    file.write_all(bytes)
-        .map_err(Error::sys("write the program"))?;
-    rustix::fs::seek(&file, SeekFrom::Start(0)).map_err(Error::sys("lseek"))?;
-    Ok(file.into())
-}

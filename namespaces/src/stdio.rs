@@ -41,39 +41,33 @@ impl Stdio {
         Stdio(Kind::Piped)
     }
 
-    /// One program's fd, and for a read from the caller's side, the other end.
-    pub(crate) fn open(&self, stream: i32) -> Result<Stream> {
-        let same = |fd| {
-            Ok(Stream {
-                inside: fd,
-                outside: None,
-            })
-        };
-        match &self.0 {
-            Kind::Null => {
-                let null = Path::new("/dev/null");
-                let file = OpenOptions::new()
-                    .read(stream == 0)
-                    .write(stream != 0)
-                    .open(null);
-                same(file.map_err(Error::path("open", null))?.into())
-            }
-            Kind::Inherit => same(own(stream)?),
-            Kind::Fd(fd) => same(fd.try_clone().map_err(Error::sys("duplicate a stream"))?),
+    /// Opens the three of a program, all that are null as one fd.
+    pub(crate) fn open([stdin, stdout, stderr]: &[Stdio; 3]) -> Result<[Stream; 3]> {
+        let mut null = None;
+        Ok([
+            stdin.stream(0, &mut null)?,
+            stdout.stream(1, &mut null)?,
+            stderr.stream(2, &mut null)?,
+        ])
+    }
+
+    fn stream(&self, number: i32, null: &mut Option<Arc<OwnedFd>>) -> Result<Stream> {
+        let (inside, outside) = match &self.0 {
+            Kind::Null => (dev_null(null)?, None),
+            Kind::Inherit => (Arc::new(own(number)?), None),
+            Kind::Fd(fd) => (Arc::clone(fd), None),
             Kind::Piped => {
                 let (read, write) =
                     rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(Error::sys("pipe2"))?;
-                let (inside, outside) = if stream == 0 {
+                let (inside, outside) = if number == 0 {
                     (read, write)
                 } else {
                     (write, read)
                 };
-                Ok(Stream {
-                    inside,
-                    outside: Some(File::from(outside)),
-                })
+                (Arc::new(inside), Some(File::from(outside)))
             }
-        }
+        };
+        Ok(Stream { inside, outside })
     }
 }
 
@@ -92,8 +86,19 @@ impl From<File> for Stdio {
 /// A stream as opened for one start.
 #[derive(Debug)]
 pub(crate) struct Stream {
-    pub(crate) inside: OwnedFd,
+    pub(crate) inside: Arc<OwnedFd>,
     pub(crate) outside: Option<File>,
+}
+
+/// `/dev/null`, opened at the first call.
+fn dev_null(opened: &mut Option<Arc<OwnedFd>>) -> Result<Arc<OwnedFd>> {
+    if let Some(fd) = opened {
+        return Ok(Arc::clone(fd));
+    }
+    let path = Path::new("/dev/null");
+    let file = OpenOptions::new().read(true).write(true).open(path);
+    let fd = Arc::new(OwnedFd::from(file.map_err(Error::path("open", path))?));
+    Ok(Arc::clone(opened.insert(fd)))
 }
 
 /// A duplicate of the caller's stream 0, 1 or 2.

@@ -27,7 +27,7 @@ pub(crate) struct CloneArgs {
 /// Where the interpreter's instructions stand in this process.
 #[derive(Clone, Copy, Debug)]
 struct Interpreter {
-    /// Where it reads its program first, as in the stub.
+    /// Where it begins in the stub.
     start: *const u8,
     /// Where it runs the program that r13 points to.
     run: *const u8,
@@ -49,17 +49,7 @@ fn interpreter() -> Interpreter {
         lea     {end}, [rip + 7f]
         jmp     7f
 8:
-            xor     eax, eax                # read(IMAGE_FD, IMAGE_BASE, IMAGE_MAX)
-            mov     edi, {image_fd}
-            mov     r13d, {image_base}
-            mov     esi, r13d
-            mov     edx, {image_max}
-            syscall
-            test    rax, rax
-            jle     6f
-            cmp     rax, [r13]              # all of it, or nothing runs
-            jne     6f
-
+            mov     r13d, {image_base}      # where the ELF has its program
         9:                                  # r13: the program
             lea     rbx, [r13 + 32]
             xor     r12d, r12d              # the op's index
@@ -125,7 +115,6 @@ fn interpreter() -> Interpreter {
             mov     edx, 8
             mov     eax, 1
             syscall
-        6:
             mov     edi, 127
             mov     eax, 231                # exit_group
             syscall
@@ -135,9 +124,7 @@ fn interpreter() -> Interpreter {
             start = out(reg) start,
             run = out(reg) run,
             end = out(reg) end,
-            image_fd = const super::IMAGE_FD,
             image_base = const super::IMAGE_BASE,
-            image_max = const super::IMAGE_MAX,
             options(nomem, nostack, preserves_flags)
         );
     }
