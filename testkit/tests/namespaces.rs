@@ -1,4 +1,5 @@
 //! The namespaces of the fixtures, read back from the kernel.
+#![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
 use std::fs;
 use std::io::ErrorKind;
