@@ -48,7 +48,7 @@ impl Verdict {
     pub(crate) fn tests(&self) -> Result<usize> {
         self.succeeded()?;
         match self.tests {
-            0 => Err("no test ran".into()),
+            0 => Err("vm: no test ran".into()),
             tests => Ok(tests),
         }
     }
@@ -61,7 +61,7 @@ impl Verdict {
         if failed.is_empty() {
             Ok(())
         } else {
-            Err(failed.join("; ").into())
+            Err(format!("vm: {}", failed.join("; ")).into())
         }
     }
 }
@@ -99,7 +99,7 @@ mod tests {
     fn a_failure_is_named() {
         let text = format!("{RUN}vm: exit 101 a root\nvm: done\n");
         let error = Verdict::read(&text).tests().unwrap_err();
-        assert_eq!(error.to_string(), "a root: exit status 101");
+        assert_eq!(error.to_string(), "vm: a root: exit status 101");
     }
 
     #[test]

@@ -213,10 +213,10 @@ impl Machine<'_> {
     /// Why there is no verdict.
     fn post_mortem(&self, status: ExitStatus) -> String {
         let console = fs::read(self.console()).unwrap_or_default();
-        let console = String::from_utf8_lossy(&console);
+        let console = without_escapes(&String::from_utf8_lossy(&console));
         let lines: Vec<&str> = console.lines().collect();
         let tail = lines[lines.len().saturating_sub(40)..].join("\n");
-        let what = if tail.contains("Kernel panic") {
+        let what = if console.contains("Kernel panic") {
             "kernel panic".to_owned()
         } else if status.success() {
             "the machine ended without a verdict".to_owned()
@@ -243,6 +243,21 @@ fn pass_on(mut from: impl Read) -> Result<String> {
         out.write_all(&buffer[..read])?;
         out.flush()?;
     }
+}
+
+/// The text without what the firmware says to a terminal: clear it, reset it.
+fn without_escapes(text: &str) -> String {
+    let mut parts = text.split('\x1b');
+    let mut kept = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let end = if part.starts_with('[') {
+            part.find(char::is_alphabetic)
+        } else {
+            part.find(|_| true)
+        };
+        kept.push_str(&part[end.map_or(part.len(), |end| end + 1)..]);
+    }
+    kept
 }
 
 #[cfg(test)]
@@ -272,6 +287,12 @@ mod tests {
         ] {
             assert!(Options::parse(&words(wrong)).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn the_console_cannot_clear_the_terminal() {
+        let text = "ROM..\x1bc\x1b[?7l\x1b[2J\x1b[0m[    3.4] sysrq: Resetting\n\x1b";
+        assert_eq!(without_escapes(text), "ROM..[    3.4] sysrq: Resetting\n");
     }
 
     #[test]
