@@ -14,7 +14,11 @@ pub(crate) fn stray_unsafe(root: &Path) -> Result<Vec<String>> {
         }
         let text = fs::read_to_string(&path)?;
         let name = path.strip_prefix(root)?.display();
-        stray.extend(unsafe_lines(&text).map(|line| format!("{name}:{line}")));
+        stray.extend(
+            unsafe_lines(&text)
+                .into_iter()
+                .map(|line| format!("{name}:{line}")),
+        );
     }
     Ok(stray)
 }
@@ -37,25 +41,72 @@ fn rust_files(directory: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Numbers of the lines with the keyword outside comments and strings.
-fn unsafe_lines(text: &str) -> impl Iterator<Item = usize> {
-    let lines = text.lines().enumerate();
-    lines.filter_map(|(index, line)| code(line).any(|word| word == "unsafe").then_some(index + 1))
+/// Numbers of the lines with the keyword, outside comments and literals.
+fn unsafe_lines(text: &str) -> Vec<usize> {
+    let mut lines = Vec::new();
+    let mut at = 0;
+    while let Some(first) = text[at..].chars().next() {
+        let rest = &text[at..];
+        if first.is_alphabetic() || first == '_' {
+            let length = word(rest);
+            if &rest[..length] == "unsafe" {
+                lines.push(text[..at].matches('\n').count() + 1);
+            }
+            at += length + raw_string(&rest[..length], &rest[length..]);
+        } else {
+            at += comment(rest)
+                .or_else(|| literal(rest))
+                .unwrap_or(first.len_utf8());
+        }
+    }
+    lines
 }
 
-/// The words of a line, without its strings and its comment.
-fn code(line: &str) -> impl Iterator<Item = &str> {
-    let is_code = |(index, _): &(usize, &str)| index % 2 == 0;
-    let outside = line.split('"').enumerate().filter(is_code);
-    let mut comment = false;
-    outside
-        .map_while(move |(_, part)| {
-            let cut = part.find("//").unwrap_or(part.len());
-            let seen = (!comment).then_some(&part[..cut]);
-            comment |= cut < part.len();
-            seen
-        })
-        .flat_map(|part| part.split(|c: char| !c.is_alphanumeric() && c != '_'))
+fn word(rest: &str) -> usize {
+    let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_');
+    end.unwrap_or(rest.len())
+}
+
+/// The length of the raw string that this word begins, 0 if it is only a word.
+fn raw_string(word: &str, rest: &str) -> usize {
+    let hashes = rest.len() - rest.trim_start_matches('#').len();
+    if !["r", "br", "cr"].contains(&word) || !rest[hashes..].starts_with('"') {
+        return 0;
+    }
+    let start = hashes + 1;
+    after(rest, start, &format!("\"{}", "#".repeat(hashes)))
+}
+
+fn comment(rest: &str) -> Option<usize> {
+    if rest.starts_with("//") {
+        Some(after(rest, 0, "\n"))
+    } else if rest.starts_with("/*") {
+        Some(after(rest, 0, "*/"))
+    } else {
+        None
+    }
+}
+
+/// The length of the string or character here; a lifetime is none.
+fn literal(rest: &str) -> Option<usize> {
+    let quote = rest.chars().next()?;
+    let character = || rest.starts_with("'\\") || rest.chars().nth(2) == Some('\'');
+    if quote != '"' && !(quote == '\'' && character()) {
+        return None;
+    }
+    let mut escaped = false;
+    let end = rest[1..].find(|c| {
+        let ends = c == quote && !escaped;
+        escaped = c == '\\' && !escaped;
+        ends
+    });
+    Some(end.map_or(rest.len(), |end| end + 2))
+}
+
+/// Where the text goes on after the next `end` from `start`.
+fn after(rest: &str, start: usize, end: &str) -> usize {
+    let found = rest[start..].find(end);
+    found.map_or(rest.len(), |found| start + found + end.len())
 }
 
 #[cfg(test)]
@@ -63,10 +114,17 @@ mod tests {
     use super::unsafe_lines;
 
     #[test]
-    fn the_keyword_counts_and_its_mention_does_not() {
-        let text = "unsafe { f() }\nlet a = unsafe{ g() };\n/// unsafe it is not\n#![deny(unsafe_code)]\n\
-            let s = \"unsafe\"; // unsafe\nunsafe impl Send for A {}\nrustix::unshare_unsafe(x)\n\
-            f(\"a\", unsafe { g(\"//\") })\n#[unsafe(no_mangle)]";
-        assert_eq!(unsafe_lines(text).collect::<Vec<_>>(), [1, 2, 6, 8, 9]);
+    fn the_keyword_counts() {
+        let text = "unsafe { f() }\nlet a = unsafe{ g() };\nunsafe impl<'a> Send for A<'a> {}\n\
+            f(\"a\", unsafe { g(\"//\") })\n#[unsafe(no_mangle)]\n('\"', unsafe { 'x' })\n\
+            (b'\\'', r#\"\"\"#, \"\\\"\", unsafe {})";
+        assert_eq!(unsafe_lines(text), [1, 2, 3, 4, 5, 6, 7]);
+    }
+
+    #[test]
+    fn its_mention_does_not() {
+        let text = "/// unsafe it is not\n#![deny(unsafe_code)]\nlet s = \"unsafe\"; // unsafe\n/* unsafe\n unsafe */\n\
+            rustix::unshare_unsafe(x)\n\"a\nunsafe\"\nr#\"\" unsafe\"#\n\"\\\" unsafe\"";
+        assert_eq!(unsafe_lines(text), [0; 0]);
     }
 }
