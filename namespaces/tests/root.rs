@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use cofferdam_namespaces::{
     Capabilities, Command, Error, ErrorKind, IdMap, Mount, Namespace, Namespaces, RootFs, Stdio,
 };
-use cofferdam_testkit::{Need, have, in_mount_namespace};
+use cofferdam_testkit::{Need, have, in_mount_namespace, refuse_syscall};
 
 const PAYLOAD: &str = "COFFERDAM_PAYLOAD";
 
@@ -541,13 +541,15 @@ fn who_is_deaf_to_a_signal_is_known() {
     const SIGTERM: i32 = 15;
     const SIGSEGV: i32 = 11;
     let child = inside("sleep").spawn().unwrap();
+    // Rust's runtime handles SIGSEGV once it is up, and blocks all signals for moments before that.
     let deadline = Instant::now() + Duration::from_secs(5);
-    // Rust's runtime handles SIGSEGV once it is up.
-    while child.is_deaf_to(SIGSEGV) && Instant::now() < deadline {
+    while child.is_deaf_to(SIGSEGV) || !child.is_deaf_to(SIGTERM) {
+        assert!(
+            Instant::now() < deadline,
+            "it handles SIGSEGV and not SIGTERM"
+        );
         std::thread::sleep(Duration::from_millis(1));
     }
-    assert!(!child.is_deaf_to(SIGSEGV));
-    assert!(child.is_deaf_to(SIGTERM));
     child.signal(SIGTERM).unwrap();
     assert_eq!(child.wait_timeout(Duration::from_millis(50)).unwrap(), None);
     let child = inside("sleep")
@@ -599,6 +601,28 @@ fn it_is_killed_when_the_start_takes_too_long() {
         "{:?}",
         before.elapsed()
     );
+}
+
+#[test]
+fn a_kernel_without_the_calls_it_needs_is_unsupported() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    // Linux's numbers, the same on all architectures since 5.x.
+    for (number, name) in [
+        (435, "clone3"),
+        (437, "openat2"),
+        (436, "close_range"),
+        (442, "mount_setattr"),
+    ] {
+        let error = std::thread::spawn(move || {
+            refuse_syscall(number);
+            refused(rooted("cwd"))
+        });
+        let error = error.join().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{name}: {error}");
+        assert!(error.to_string().contains("ENOSYS"), "{name}: {error}");
+    }
 }
 
 #[test]

@@ -1,5 +1,4 @@
 //! What is left after overlays were made and could not be made. Alone in its binary: fds are the whole process's.
-#![expect(unsafe_code, reason = "a seccomp filter has no safe form")]
 #![allow(
     clippy::unwrap_used,
     reason = "clippy sees only functions marked as tests"
@@ -10,7 +9,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use cofferdam_overlay::{Applied, Overlay};
-use cofferdam_testkit::{Need, Snapshot, have, in_mount_namespace};
+use cofferdam_testkit::{Need, Snapshot, have, in_mount_namespace, refuse_syscall};
 use rustix::mount::{MountFlags, mount};
 
 #[test]
@@ -32,7 +31,7 @@ fn nothing_is_left_with_or_without_fsopen() {
         use_it_all(&world);
         before.assert_same("cofferdam-overlay");
 
-        refuse_fsopen();
+        refuse_syscall(libc::SYS_fsopen);
         use_it_all(&world);
         let mount = Overlay::builder([world.join("a")]).scratch().detached();
         assert_eq!(mount.unwrap().applied(), Applied::Classic);
@@ -71,45 +70,5 @@ fn use_it_all(world: &Path) {
         ] {
             overlay.detached().unwrap_err();
         }
-    }
-}
-
-/// Takes fsopen(2) away from this thread and those it starts: it says `ENOSYS` from now on.
-fn refuse_fsopen() {
-    let number = u32::try_from(libc::SYS_fsopen).unwrap();
-    let filter = [
-        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
-        statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, number),
-        statement(libc::BPF_RET | libc::BPF_K, 0, 0, errno(libc::ENOSYS)),
-        statement(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
-    ];
-    let program = libc::sock_fprog {
-        len: 4,
-        filter: filter.as_ptr().cast_mut(),
-    };
-    // SAFETY: `program` and the filter it points to outlive the call, which only reads them; the filter ends in a
-    // return on every path. Both calls affect this thread alone, which ends with the test.
-    let done = unsafe {
-        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-        libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_SET_MODE_FILTER,
-            0,
-            &raw const program,
-        )
-    };
-    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
-}
-
-fn errno(errno: i32) -> u32 {
-    libc::SECCOMP_RET_ERRNO | u32::try_from(errno).unwrap()
-}
-
-fn statement(code: u32, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
-    libc::sock_filter {
-        code: u16::try_from(code).unwrap(),
-        jt,
-        jf,
-        k,
     }
 }

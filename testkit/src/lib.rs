@@ -2,11 +2,15 @@
 //!
 //! Fixtures panic where they cannot do their work: a test that cannot set up or clean up has failed.
 
+mod command;
 mod need;
 mod netns;
+mod refuse;
 mod snapshot;
 mod sys;
 
+pub use command::as_root_of_a_user_namespace;
 pub use need::{Need, have};
 pub use netns::{NetNs, in_mount_namespace};
+pub use refuse::refuse_syscall;
 pub use snapshot::Snapshot;

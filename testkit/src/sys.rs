@@ -1,8 +1,12 @@
 //! The raw calls of the fixtures.
 #![expect(unsafe_code, reason = "raw syscalls")]
 
+use std::ffi::CStr;
 use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
+use rustix::fs::{Mode, OFlags};
 use rustix::mount::MountPropagationFlags;
 use rustix::thread::UnshareFlags;
 
@@ -45,5 +49,47 @@ pub(crate) fn loopback_up() -> io::Result<()> {
         Err(io::Error::last_os_error())
     } else {
         Ok(())
+    }
+}
+
+/// Installs a seccomp filter for this thread and those it starts, with no_new_privs.
+pub(crate) fn install_filter(filter: &[libc::sock_filter]) -> io::Result<()> {
+    let len = u16::try_from(filter.len()).map_err(io::Error::other)?;
+    let program = libc::sock_fprog {
+        len,
+        filter: filter.as_ptr().cast_mut(),
+    };
+    // SAFETY: `program` and the filter it points to outlive the calls, which only read them.
+    let done = unsafe {
+        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            0,
+            &raw const program,
+        )
+    };
+    if done < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// Has `command` enter a user namespace with this map of ids, and a mount namespace, before it executes.
+pub(crate) fn enter_user_namespace(command: &mut Command, map: String) -> &mut Command {
+    let write_file = |path: &CStr, text: &str| -> io::Result<()> {
+        let file = rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+        rustix::io::write(&file, text.as_bytes())?;
+        Ok(())
+    };
+    // SAFETY: the closure makes system calls only: no allocation, no lock. The child has one thread.
+    unsafe {
+        command.pre_exec(move || {
+            rustix::thread::unshare_unsafe(UnshareFlags::NEWUSER | UnshareFlags::NEWNS)?;
+            write_file(c"/proc/self/setgroups", "deny")?;
+            write_file(c"/proc/self/uid_map", &map)?;
+            write_file(c"/proc/self/gid_map", &map)
+        })
     }
 }

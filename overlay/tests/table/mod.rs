@@ -10,18 +10,16 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 use std::{env, process, thread};
 
 use cofferdam_overlay::{Applied, ErrorKind, Overlay, OverlayMount, Result};
-use cofferdam_testkit::{Need, have, in_mount_namespace};
-use rustix::fs::{Mode, OFlags, getxattr, inotify, open};
+use cofferdam_testkit::{Need, as_root_of_a_user_namespace, have, in_mount_namespace};
+use rustix::fs::{getxattr, inotify};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
-use rustix::thread::UnshareFlags;
 
 /// The way to mount that is under test.
 pub(crate) type Detached = fn(&Overlay) -> Result<OverlayMount>;
@@ -637,31 +635,10 @@ pub(crate) fn all_of_it_works_in_a_user_namespace(_: Detached) {
     others
         .args(["--test-threads=1", "--skip", "user_namespace"])
         .env_remove("COFFERDAM_STRICT");
-    enter_user_namespace(&mut others);
-    let output = others.output().unwrap();
+    let output = as_root_of_a_user_namespace(&mut others).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}");
     assert!(!text.contains("running 0 tests"), "{text}");
-}
-
-#[expect(unsafe_code, reason = "between fork and exec")]
-fn enter_user_namespace(command: &mut Command) {
-    let id = rustix::process::geteuid().as_raw();
-    let map = format!("0 {id} 1");
-    let write_file = |path: &std::ffi::CStr, text: &str| -> io::Result<()> {
-        let file = open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
-        rustix::io::write(&file, text.as_bytes())?;
-        Ok(())
-    };
-    // SAFETY: the closure makes system calls only: no allocation, no lock. The child has one thread.
-    unsafe {
-        command.pre_exec(move || {
-            rustix::thread::unshare_unsafe(UnshareFlags::NEWUSER | UnshareFlags::NEWNS)?;
-            write_file(c"/proc/self/setgroups", "deny")?;
-            write_file(c"/proc/self/uid_map", &map)?;
-            write_file(c"/proc/self/gid_map", &map)
-        });
-    }
 }
 
 /// Runs `work` in a mount namespace of its own, with an empty tmpfs to work in.
