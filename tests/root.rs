@@ -9,6 +9,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use cofferdam::cgroups::{Hierarchy, Mode};
 use cofferdam::{Container, ContainerBuilder, ErrorKind, Mount, Network, Rootfs, Running, Stdio};
 use cofferdam_testkit::{Need, NetNs, have};
 
@@ -79,21 +80,34 @@ fn connect(address: &str) -> std::io::Result<TcpStream> {
 /// A container that runs `what` in a root of the machine's own files.
 fn container(name: &str, what: &str) -> ContainerBuilder {
     let exe = std::env::current_exe().unwrap();
-    Container::builder()
+    let builder = Container::builder()
         .name(name)
         .rootfs(rootfs())
         .mount(Mount::bind(exe, "/test").read_only())
         .command("/test")
         .args(["--exact", "payload", "--nocapture", "--test-threads=1"])
         .env(PAYLOAD, what)
-        .stdout(Stdio::piped())
+        .stdout(Stdio::piped());
+    // A directory of a user that a user namespace does not know cannot be written in it.
+    if in_initial_user_namespace() {
+        builder
+    } else {
+        builder.tmpfs("/etc")
+    }
 }
 
 /// `/`, or in a user namespace, where it may not be a layer, `/usr`.
 fn rootfs() -> Rootfs {
+    Rootfs::layers([if in_initial_user_namespace() {
+        "/"
+    } else {
+        "/usr"
+    }])
+}
+
+fn in_initial_user_namespace() -> bool {
     let map = fs::read_to_string("/proc/self/uid_map").unwrap();
-    let initial = map.split_whitespace().eq(["0", "0", "4294967295"]);
-    Rootfs::layers([if initial { "/" } else { "/usr" }])
+    map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
 fn output(running: Running) -> String {
@@ -260,11 +274,11 @@ fn a_write_inside_stays_inside_and_a_read_only_root_refuses_it() {
 
 #[test]
 fn limits_hold() {
-    let controller = [
-        Need::Cgroup2Controller("memory"),
-        Need::Cgroup1Controller("memory"),
-    ];
-    if !have(&[Need::Root]) || !controller.iter().any(|&need| have(&[need])) {
+    let controller = match Hierarchy::detect().map(|hierarchy| hierarchy.mode()) {
+        Ok(Mode::Unified) => Need::Cgroup2Controller("memory"),
+        _ => Need::Cgroup1Controller("memory"),
+    };
+    if !have(&[Need::Root, controller]) {
         return;
     }
     let limited = || {
@@ -281,10 +295,7 @@ fn limits_hold() {
     sleeper.kill().unwrap();
     assert_eq!(sleeper.remove().unwrap().signal(), Some(9));
     let ours = format!("cofferdam-{}-", std::process::id());
-    let left = cofferdam::cgroups::Hierarchy::detect()
-        .unwrap()
-        .find(&ours)
-        .unwrap();
+    let left = Hierarchy::detect().unwrap().find(&ours).unwrap();
     assert!(left.is_empty(), "{left:?}");
 }
 

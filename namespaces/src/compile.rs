@@ -10,7 +10,7 @@ use crate::mount::{Access, Mount, What};
 use crate::namespace::Namespace;
 use crate::program::{Arg, Program, Word, call};
 
-use libc::{EACCES, EEXIST, EINVAL, ELOOP, ENOENT, ENOTDIR, EROFS};
+use libc::{EACCES, EEXIST, EINVAL, ENOENT, ENOTDIR};
 
 const OPEN_TREE: i32 = 1 | libc::O_CLOEXEC; // OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC
 const OPEN_TREE_RECURSIVE: i32 = OPEN_TREE | 0x8000; // AT_RECURSIVE
@@ -475,10 +475,9 @@ impl Compiler<'_> {
         );
     }
 
-    /// Makes what is missing of `path`. A root that cannot be written has it, or opening it fails next.
+    /// Makes what is missing of `path`. What is there is EEXIST, also where nothing can be made.
     fn make_target(&mut self, path: &Path, kind: Target) {
         let step = format!("make {}", path.display());
-        let harmless = [EEXIST, EROFS, EACCES, ENOENT, ENOTDIR, ELOOP];
         let mut parents: Vec<_> = path
             .ancestors()
             .skip(1)
@@ -490,7 +489,7 @@ impl Compiler<'_> {
             let op = self
                 .program
                 .op(call!(SYS_mkdir), [text, Arg::Int(0o755)], step.clone());
-            op.tolerate(&harmless);
+            op.tolerate(&[EEXIST]);
         }
         let text = self.program.string(path.as_os_str().as_bytes());
         let op = match kind {
@@ -503,7 +502,7 @@ impl Compiler<'_> {
                     .op(call!(SYS_mknod), [text, mode, Arg::Int(0)], step)
             }
         };
-        op.tolerate(&harmless);
+        op.tolerate(&[EEXIST]);
     }
 
     /// Mounts a kernel filesystem on a directory of the root itself: a symbolic link there is refused.
