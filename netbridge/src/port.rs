@@ -22,11 +22,14 @@ use crate::sysctl;
 /// How many names for the host's end are tried where none was given.
 const NAMES: u32 = 8;
 
-/// The pauses between the questions whether the bridge forwards for a new port.
-const FORWARDING_PAUSES: [Duration; 3] = [
+/// The pauses between the questions whether the bridge forwards for a new port. A machine under load takes its time.
+const FORWARDING_PAUSES: [Duration; 6] = [
     Duration::from_micros(200),
     Duration::from_millis(1),
     Duration::from_millis(5),
+    Duration::from_millis(20),
+    Duration::from_millis(80),
+    Duration::from_millis(200),
 ];
 
 /// What a container gets of a bridge: [`Bridge::attach`] does it.
@@ -368,7 +371,7 @@ fn inside_requests(
 
 /// Waits until the bridge forwards for the port: the kernel lets it a moment after the container's end goes up, and the
 /// first packets would be lost, which costs the container a second until ARP asks again. Reading the link has newer
-/// kernels catch up at once. A bridge that is down never forwards: then this gives up after 6 ms, without an error.
+/// kernels catch up at once. A bridge that is down never forwards: then this gives up after 0.3 s, without an error.
 fn await_forwarding(link: &LinkGuard) -> Result<()> {
     for pause in FORWARDING_PAUSES {
         if port_state(link.socket(), link.index())? == Some(FORWARDING) {
