@@ -32,7 +32,7 @@
 //! # Kernel support
 //!
 //! Linux 5.1 and later, with `bridge` and `veth`: built in, or modules the kernel can load. Tried on 6.18. Older
-//! kernels may take up to 6 ms longer to let a bridge forward for a new port; `attach` waits for it.
+//! kernels may take some milliseconds longer to let a bridge forward for a new port; `attach` waits for it.
 //!
 //! # What it changes on the host
 //!
