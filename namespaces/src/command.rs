@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::capabilities::Capabilities;
 use crate::error::{Error, Result};
 use crate::idmap::IdMap;
-use crate::mount::{Mount, RootFs};
+use crate::mount::{Mount, RootFs, Source, What};
 use crate::namespace::{Namespace, Namespaces};
 use crate::spawned::Spawned;
 use crate::stdio::Stdio;
@@ -29,7 +29,7 @@ pub struct Command {
     pub(crate) workdir: PathBuf,
     pub(crate) streams: [Stdio; 3],
     pub(crate) namespaces: Namespaces,
-    pub(crate) id_map: IdMap,
+    pub(crate) id_map: Option<IdMap>,
     pub(crate) root: Option<RootFs>,
     pub(crate) mounts: Vec<Mount>,
     pub(crate) hostname: Option<OsString>,
@@ -51,7 +51,7 @@ impl Command {
             workdir: "/".into(),
             streams: std::array::from_fn(|_| Stdio::null()),
             namespaces: Namespaces::default(),
-            id_map: IdMap::current_user(),
+            id_map: None,
             root: None,
             mounts: Vec::new(),
             hostname: None,
@@ -122,8 +122,7 @@ impl Command {
     /// A user namespace of its own with these ids. The program is root in it, whatever the caller is outside.
     #[doc(alias = "CLONE_NEWUSER")]
     pub fn id_map(mut self, map: IdMap) -> Self {
-        self.id_map = map;
-        self.namespaces = self.namespaces.with(Namespace::User);
+        self.id_map = Some(map);
         self
     }
 
@@ -154,7 +153,8 @@ impl Command {
     }
 
     /// The user and group id it runs with, as its user namespace counts. Unless set they are the caller's, or root of a
-    /// new user namespace. There are no supplementary groups either way. Who is not root has no capabilities.
+    /// new user namespace. Who is not root has no capabilities. Supplementary groups are dropped, but by a caller without
+    /// any capability, or where the user namespace denies setgroups(2): those keep theirs.
     #[doc(alias = "setresuid")]
     pub fn user(mut self, uid: u32, gid: u32) -> Self {
         self.user = Some((uid, gid));
@@ -194,6 +194,28 @@ impl Command {
         crate::spawn::spawn(self)
     }
 
+    /// Whether it gets a user namespace of its own.
+    pub(crate) fn owns_user_namespace(&self) -> bool {
+        self.id_map.is_some() || self.namespaces.has(Namespace::User)
+    }
+
+    /// The ids of its user namespace. One that was asked for without them has the caller's.
+    pub(crate) fn ids(&self) -> IdMap {
+        self.id_map.clone().unwrap_or_else(IdMap::current_user)
+    }
+
+    pub(crate) fn root_is_detached(&self) -> bool {
+        self.root
+            .as_ref()
+            .is_some_and(|root| matches!(root.source, Source::Detached(_)))
+    }
+
+    /// What is mounted on top of its root, in order.
+    #[must_use]
+    pub fn mounts(&self) -> &[Mount] {
+        &self.mounts
+    }
+
     /// The program's name, as errors give it.
     pub(crate) fn name(&self) -> &Path {
         Path::new(&self.program)
@@ -208,7 +230,8 @@ impl Command {
             return Err(Error::invalid("program", "", "is empty"));
         }
         let env = self.env.iter().flat_map(|(name, value)| [name, value]);
-        let paths = self.mounts.iter().map(|mount| mount.target.as_os_str());
+        let root = self.root.iter().filter_map(RootFs::path);
+        let paths = self.mounts.iter().flat_map(Mount::paths).chain(root);
         let strings = [self.program.as_os_str(), self.workdir.as_os_str()].into_iter();
         let strings = strings.chain(self.args.iter().chain(env).map(OsString::as_os_str));
         if let Some(bad) = strings
@@ -228,10 +251,36 @@ impl Command {
         if !self.workdir.is_absolute() {
             return Err(Error::invalid("workdir", &self.workdir, "is not absolute"));
         }
+        self.validate_ids()?;
         self.validate_namespaces()?;
+        if let Some(mount) = self
+            .mounts
+            .iter()
+            .find(|mount| matches!(mount.what, What::Tmpfs { size: 0, .. }))
+        {
+            return Err(Error::invalid(
+                "tmpfs",
+                &mount.target,
+                "has a size of 0, which would be no limit",
+            ));
+        }
         self.mounts
             .iter()
             .try_for_each(|mount| validate_target(&mount.target))
+    }
+
+    fn validate_ids(&self) -> Result<()> {
+        // To setresuid(2) it means "as before", which would be root.
+        if let Some((uid, gid)) = self
+            .user
+            .filter(|&(uid, gid)| uid == u32::MAX || gid == u32::MAX)
+        {
+            return Err(Error::invalid("user", format!("{uid}:{gid}"), "is no id"));
+        }
+        match self.id_map.as_ref().and_then(IdMap::overflow) {
+            Some(range) => Err(Error::invalid("id map", range, "has no ids or too many")),
+            None => Ok(()),
+        }
     }
 
     fn validate_namespaces(&self) -> Result<()> {
@@ -259,7 +308,7 @@ impl Command {
             let reason = "needs a mount and a pid namespace";
             return Err(Error::invalid("root", &self.program, reason));
         }
-        if self.namespaces.net().is_some() && owns(Namespace::User) {
+        if self.namespaces.net().is_some() && self.owns_user_namespace() {
             let feature = "joining a network namespace from a new user namespace";
             return Err(Error::unsupported(
                 feature,
@@ -314,7 +363,7 @@ mod tests {
         assert_eq!(refused(Command::new("")), "program \"\": is empty");
         assert_eq!(
             refused(Command::new("a").arg("b\0c")),
-            r#"string "b\\0c": has a NUL byte in it"#
+            r#"string "b\0c": has a NUL byte in it"#
         );
         assert_eq!(
             refused(Command::new("a").workdir("x")),
@@ -324,6 +373,15 @@ mod tests {
             refused(Command::new("a").env("a=b", "")),
             "environment variable \"a=b\": is no name of one"
         );
+        let refused_on_root = |mount| refused(rooted().mount(mount));
+        assert!(refused_on_root(Mount::bind("a\0b", "/mnt")).contains("has a NUL byte"));
+        assert!(refused_on_root(Mount::tmpfs("/mnt", 0)).contains("would be no limit"));
+        assert_eq!(
+            refused(Command::new("a").user(0, u32::MAX)),
+            "user \"0:4294967295\": is no id"
+        );
+        let map = crate::IdMap::range(u32::MAX - 1, 2);
+        assert!(refused(Command::new("a").id_map(map)).starts_with("id map \"4294967294 2\""));
         let mount = Mount::tmpfs("/tmp", 1);
         assert_eq!(
             refused(Command::new("a").mount(mount)),

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 
 /// The result of this crate's calls.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -52,12 +53,14 @@ enum Inner {
     },
     #[error("{op}: {errno}")]
     Sys { op: &'static str, errno: Errno },
-    #[error("{item} {value:?}: {reason}")]
+    #[error("{item} \"{value}\": {reason}")]
     Invalid {
         item: &'static str,
         value: String,
         reason: &'static str,
     },
+    #[error("start {}: {ended} before its program ran", program.display())]
+    Ended { program: PathBuf, ended: String },
     #[error("start {}: not done after {seconds} s, killed", program.display())]
     TimedOut { program: PathBuf, seconds: u64 },
     #[error("{feature} is not supported: {hint}")]
@@ -74,6 +77,7 @@ impl Error {
         match &*self.0 {
             Inner::Invalid { .. } => ErrorKind::InvalidInput,
             Inner::TimedOut { .. } => ErrorKind::TimedOut,
+            Inner::Ended { .. } => ErrorKind::Os,
             Inner::Unsupported { .. } => ErrorKind::Unsupported,
             Inner::Step { errno, .. } | Inner::Path { errno, .. } | Inner::Sys { errno, .. } => {
                 errno.kind()
@@ -88,7 +92,10 @@ impl Error {
             Inner::Step { errno, .. } | Inner::Path { errno, .. } | Inner::Sys { errno, .. } => {
                 Some(errno.0)
             }
-            Inner::Invalid { .. } | Inner::TimedOut { .. } | Inner::Unsupported { .. } => None,
+            Inner::Invalid { .. }
+            | Inner::Ended { .. }
+            | Inner::TimedOut { .. }
+            | Inner::Unsupported { .. } => None,
         }
     }
 
@@ -98,6 +105,17 @@ impl Error {
             program,
             step,
             errno: Errno(errno),
+        })
+    }
+
+    pub(crate) fn ended(program: &Path, status: Option<ExitStatus>) -> Self {
+        let ended = status.map_or_else(
+            || "the child went".to_owned(),
+            |status| format!("the child ended ({status})"),
+        );
+        Self::from(Inner::Ended {
+            program: program.to_owned(),
+            ended,
         })
     }
 
@@ -114,7 +132,11 @@ impl Error {
         reason: &'static str,
     ) -> Self {
         let value = format!("{value:?}");
-        let value = value.trim_matches('"').to_owned();
+        let value = value
+            .strip_prefix('"')
+            .and_then(|rest| rest.strip_suffix('"'))
+            .unwrap_or(&value)
+            .to_owned();
         Self::from(Inner::Invalid {
             item,
             value,

@@ -61,6 +61,19 @@ impl IdMap {
         }
     }
 
+    /// A range without ids, or that ends beyond what an id can be.
+    pub(crate) fn overflow(&self) -> Option<String> {
+        let bad = |range: &&Range| {
+            let ends = |start: u32| start.checked_add(range.count).is_some();
+            range.count == 0 || !ends(range.inside) || !ends(range.outside)
+        };
+        self.uids
+            .iter()
+            .chain(&self.gids)
+            .find(bad)
+            .map(|range| format!("{} {}", range.outside, range.count))
+    }
+
     pub(crate) fn denies_setgroups(&self) -> bool {
         self.setgroups == Setgroups::Deny
     }

@@ -1,5 +1,6 @@
 //! What a program finds mounted: its root, and what is on top of it.
 
+use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -33,11 +34,20 @@ impl RootFs {
         }
     }
 
-    /// Nothing below the root can be written, other than further mounts.
+    /// Nothing below the root can be written, other than what is mounted on top. Of a directory that holds for all mounted
+    /// below it, and from the start: it must have the directories and files that are mounted on, `/dev`, `/proc` and `/sys`
+    /// among them.
     #[must_use]
     pub fn read_only(mut self) -> Self {
         self.access = Access::ReadOnly;
         self
+    }
+
+    pub(crate) fn path(&self) -> Option<&OsStr> {
+        match &self.source {
+            Source::Path(path) => Some(path.as_os_str()),
+            Source::Detached(_) => None,
+        }
     }
 }
 
@@ -70,7 +80,7 @@ impl Mount {
         }
     }
 
-    /// An empty filesystem in memory of at most `size` bytes, world-writable and sticky like `/tmp`; no devices, no
+    /// An empty filesystem in memory of at most `size` bytes (more than 0), world-writable and sticky like `/tmp`; no devices, no
     /// set-user-ID programs.
     #[must_use]
     pub fn tmpfs(target: impl Into<PathBuf>, size: u64) -> Self {
@@ -110,6 +120,15 @@ impl Mount {
             *access = Access::ReadOnly;
         }
         self
+    }
+
+    /// Its target and its source.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &OsStr> {
+        let source = match &self.what {
+            What::Bind { source, .. } => Some(source.as_os_str()),
+            What::Tmpfs { .. } | What::File { .. } => None,
+        };
+        std::iter::once(self.target.as_os_str()).chain(source)
     }
 
     /// Where it goes, as given.

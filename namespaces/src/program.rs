@@ -3,12 +3,12 @@
 use std::borrow::Cow;
 use std::fmt;
 
-/// Bytes before the first op: length, error fd, error cell, one spare word.
-const HEADER: usize = 32;
+/// Bytes before the first op: error fd, error cell.
+const HEADER: usize = 16;
 /// Bytes of one op: nr, min, indirect, spare (u32 each), six arguments, tolerated errnos, result address.
 const OP: usize = 80;
 /// Where in the header the index of the failed op and its errno are left, a u32 and an i32.
-const ERROR_CELL: usize = 16;
+const ERROR_CELL: usize = 8;
 
 /// A flat list of syscalls with the strings and structs they point to.
 ///
@@ -108,7 +108,6 @@ impl Program {
         let arena_at = slots_at + self.slots * 8;
         let address = |offset: usize| base + offset as u64;
         let mut bytes = Vec::with_capacity(arena_at + self.arena.len());
-        bytes.extend_from_slice(&((arena_at + self.arena.len()) as u64).to_ne_bytes());
         bytes.extend_from_slice(&i64::from(error_fd).to_ne_bytes());
         bytes.resize(HEADER, 0);
         for op in self.ops.iter().chain([&Op::end()]) {
@@ -186,7 +185,7 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    /// Of the eight bytes an interpreter writes. `None`: nothing failed.
+    /// Of the eight bytes an interpreter writes. `None`: nothing failed, all are zero.
     pub(crate) fn decode(bytes: [u8; 8]) -> Option<Self> {
         let [a, b, c, d, e, f, g, h] = bytes;
         let failure = Failure {
@@ -396,9 +395,8 @@ mod tests {
             .op(call!(SYS_fchdir), [fd], "enter /proc")
             .tolerate(&[libc::ENOENT]);
         let image = program.encode(0x60_0000, 7);
-        assert_eq!(word(&image, 0), image.bytes.len() as u64);
         assert_eq!(image.bytes.len(), program.encoded_len());
-        assert_eq!(word(&image, 8), 7);
+        assert_eq!(word(&image, 0), 7);
         let (slot, arena) = (HEADER + 3 * OP, HEADER + 3 * OP + 8);
         assert_eq!(word(&image, HEADER + 24), 0x60_0000 + arena as u64);
         assert_eq!(word(&image, HEADER + 72), 0x60_0000 + slot as u64);

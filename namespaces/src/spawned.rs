@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{Signal, WaitId, WaitIdOptions, WaitIdStatus};
+use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus};
 
 use crate::error::{Error, Result};
+use crate::sys;
 
 /// A program that [`Command::spawn`](crate::Command::spawn) started, held by its pidfd.
 ///
-/// All of it can be used from any thread at once. Dropping it kills the program with `SIGKILL`, and with it all processes
+/// What takes `&self` can be used from any thread at once. Dropping it kills the program with `SIGKILL`, and with it all processes
 /// of its pid namespace, and waits for that at most a second; [`persist`](Self::persist) lets it live on. As an
 /// [`AsFd`] it is readable once the program has ended, for any event loop.
 #[derive(Debug)]
@@ -68,10 +69,10 @@ impl Spawned {
     /// # Errors
     /// `InvalidInput` for a number that is no signal, `PermissionDenied` if it became another user.
     pub fn signal(&self, signal: i32) -> Result<()> {
-        let Some(signal) = Signal::from_named_raw(signal) else {
+        if !(1..=64).contains(&signal) {
             return Err(Error::invalid("signal", signal, "is none that can be sent"));
-        };
-        match rustix::process::pidfd_send_signal(&self.pidfd, signal) {
+        }
+        match sys::send_signal(self.pidfd.as_fd(), signal) {
             Ok(()) | Err(Errno::SRCH) => Ok(()),
             Err(errno) => Err(Error::sys("pidfd_send_signal")(errno)),
         }

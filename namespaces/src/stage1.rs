@@ -13,7 +13,6 @@ use rustix::pipe::PipeFlags;
 use crate::command::Command;
 use crate::error::{Error, Result};
 use crate::fds::{FdTable, Lasts};
-use crate::namespace::Namespace;
 use crate::program::{Arg, Program, Word, call};
 
 /// What parent and child say to each other: a socket on which the child returns the fd that its errors come
@@ -41,7 +40,7 @@ impl Handoff {
         let (ours, theirs) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
                 .map_err(Error::sys("socketpair"))?;
-        let maps = if command.namespaces.has(Namespace::User) {
+        let maps = if command.owns_user_namespace() {
             Some(rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(Error::sys("pipe2"))?)
         } else {
             None
@@ -86,14 +85,25 @@ impl Handoff {
     }
 }
 
-/// The program of the first stage. The pipe for errors takes the two numbers after the last of `fds`.
-pub(crate) fn compile(command: &Command, fds: &FdTable, at: Numbers, stub: i32) -> Program {
+/// The program of the first stage. The pipe for errors takes the two numbers after the last of `fds`. `wake` is the address of
+/// the word that the caller waits on, if it does not make the child itself.
+pub(crate) fn compile(
+    command: &Command,
+    fds: &FdTable,
+    at: Numbers,
+    stub: i32,
+    wake: Option<u64>,
+) -> Program {
     let mut program = Program::default();
+    if let Some(word) = wake {
+        let args = [Arg::Int(word), Arg::flags(libc::FUTEX_WAKE), Arg::Int(1)];
+        program.op(call!(SYS_futex), args, "wake the caller");
+    }
     fds.compile(&mut program);
     send_error_pipe(&mut program, at.socket, fds.first_free());
     if let Some(fd) = at.maps {
         let byte = program.words(&[Word::Int(0)]);
-        let step = if command.id_map.denies_setgroups() {
+        let step = if command.ids().denies_setgroups() {
             "wait for the id map"
         } else {
             "wait for the id ranges"

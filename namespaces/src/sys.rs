@@ -1,8 +1,9 @@
 //! The raw calls of the parent.
 #![expect(unsafe_code, reason = "raw syscalls")]
 
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
 use rustix::io::Errno;
@@ -13,6 +14,10 @@ use crate::stub::{CloneArgs, clone3};
 
 const CLONE_CLEAR_SIGHAND: u64 = 1 << 32;
 const CLONE_INTO_CGROUP: u64 = 1 << 33;
+/// The interpreter uses no stack; this is what clone3(2) wants to see.
+const STACK_WORDS: usize = 64;
+/// In [`Cells::started`]: clone3(2) failed.
+const FAILED: u32 = u32::MAX;
 
 /// A child in its first stage: it runs on memory that lives here.
 #[derive(Debug)]
@@ -24,64 +29,87 @@ pub(crate) struct FirstStage {
 
 /// Memory of the caller that a child runs on. Dropped while it does, it stays for ever rather than be freed.
 #[derive(Debug)]
-pub(crate) struct Memory(Option<Box<Shared>>);
+pub(crate) struct Memory(Option<Arc<Shared>>);
 
-/// What the child uses of the caller's memory.
+/// What the child uses of the caller's memory. Atomics, because the child writes to it too.
 #[derive(Debug)]
 struct Shared {
+    cells: Box<Cells>,
+    program: Box<[AtomicU64]>,
+    stack: Box<[AtomicU64]>,
+}
+
+/// Words that kernel, child and caller tell each other something by.
+#[derive(Debug)]
+pub(crate) struct Cells {
     /// 1 until the child has left this memory, by execve(2) or by its end, when the kernel clears it.
     tid: AtomicU32,
-    program: Vec<u64>,
-    stack: Vec<u64>,
+    /// 0 until there is a child, then its pid, or [`FAILED`].
+    started: AtomicU32,
+    pidfd: AtomicI32,
+    errno: AtomicI32,
+}
+
+impl Cells {
+    pub(crate) fn new() -> Box<Self> {
+        let (tid, started) = (AtomicU32::new(1), AtomicU32::new(0));
+        Box::new(Cells {
+            tid,
+            started,
+            pidfd: AtomicI32::new(-1),
+            errno: AtomicI32::new(0),
+        })
+    }
+
+    /// The address of the word that a child born on another thread wakes the caller by.
+    pub(crate) fn started(&self) -> u64 {
+        self.started.as_ptr() as u64
+    }
 }
 
 impl FirstStage {
-    /// clone3(2) with the namespaces in `flags`, into `cgroup`, of a child that runs `program`.
-    pub(crate) fn clone(
+    /// clone3(2) with the namespaces in `flags` of a child that runs `program`.
+    pub(crate) fn clone(cells: Box<Cells>, program: &Program, flags: u64) -> Result<Self, Errno> {
+        let shared = Arc::new(Shared::new(cells, program));
+        shared.clone3(flags, None);
+        Self::of(shared)
+    }
+
+    /// The same, born into `cgroup`.
+    ///
+    /// There the child, which has the caller's memory, could be what the kernel's OOM killer picks, and with it everyone who
+    /// has that memory: the caller. `CLONE_VFORK` exempts it, and blocks its thread until the child has left; so that is a
+    /// thread of its own. The child's first op wakes the caller.
+    pub(crate) fn clone_into(
+        cells: Box<Cells>,
         program: &Program,
         flags: u64,
-        cgroup: Option<BorrowedFd<'_>>,
+        cgroup: BorrowedFd<'_>,
+        deadline: Instant,
     ) -> Result<Self, Errno> {
-        let mut shared = Box::new(Shared {
-            tid: AtomicU32::new(1),
-            program: vec![0; program.encoded_len().div_ceil(8)],
-            stack: vec![0; 512],
-        });
-        let base = shared.program.as_mut_ptr();
-        let image = program.encode(base as u64, -1);
-        for (word, bytes) in shared.program.iter_mut().zip(image.bytes.chunks(8)) {
-            let mut whole = [0; 8];
-            whole[..bytes.len()].copy_from_slice(bytes);
-            *word = u64::from_ne_bytes(whole);
+        let shared = Arc::new(Shared::new(cells, program));
+        let (theirs, cgroup) = (Arc::clone(&shared), cgroup.as_raw_fd());
+        let work = move || theirs.clone3(flags | libc::CLONE_VFORK as u64, Some(cgroup));
+        let thread = std::thread::Builder::new().name("cofferdam-start".into());
+        // The thread ends once the child has left this memory. `cgroup` stays open until there is a child.
+        drop(thread.spawn(work).map_err(|error| {
+            Errno::from_raw_os_error(error.raw_os_error().unwrap_or(libc::EAGAIN))
+        })?);
+        if !wait_while(&shared.cells.started, 0, deadline) {
+            return Err(Errno::TIMEDOUT);
         }
-        let mut pidfd: i32 = -1;
-        let shared_flags = libc::CLONE_VM | libc::CLONE_PIDFD | libc::CLONE_CHILD_CLEARTID;
-        let into_cgroup = if cgroup.is_some() {
-            CLONE_INTO_CGROUP
-        } else {
-            0
-        };
-        let args = CloneArgs {
-            flags: flags | shared_flags as u64 | CLONE_CLEAR_SIGHAND | into_cgroup,
-            pidfd: &raw mut pidfd as u64,
-            child_tid: shared.tid.as_ptr() as u64,
-            exit_signal: libc::SIGCHLD as u64,
-            stack: shared.stack.as_mut_ptr() as u64,
-            stack_size: (shared.stack.len() * 8) as u64,
-            cgroup: cgroup.map_or(0, |fd| fd.as_raw_fd() as u64),
-            ..CloneArgs::default()
-        };
-        let blocked = BlockedSignals::new();
-        // SAFETY: the flags ask for CLONE_VM with a stack of its own and nothing else shared; all signals are blocked;
-        // program, stack and tid are owned by `shared`, which is freed only once the child has left this memory (Drop
-        // of Memory); `pidfd` is written before the call returns.
-        let pid = unsafe { clone3(&args, base.cast()) };
-        drop(blocked);
-        let pid = match u32::try_from(pid) {
-            Ok(pid) => pid,
-            Err(_negative) => return Err(Errno::from_raw_os_error(-(pid as i32))),
-        };
-        // SAFETY: the kernel has just opened it for this call, with O_CLOEXEC.
+        Self::of(shared)
+    }
+
+    fn of(shared: Arc<Shared>) -> Result<Self, Errno> {
+        let pid = shared.cells.started.load(Ordering::Acquire);
+        if pid == FAILED {
+            let errno = shared.cells.errno.load(Ordering::Acquire);
+            shared.cells.tid.store(0, Ordering::Release);
+            return Err(Errno::from_raw_os_error(errno));
+        }
+        let pidfd = shared.cells.pidfd.load(Ordering::Acquire);
+        // SAFETY: the kernel has just opened it for this child, with O_CLOEXEC, and nobody else has read the cell.
         let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
         Ok(FirstStage {
             memory: Memory(Some(shared)),
@@ -91,30 +119,79 @@ impl FirstStage {
     }
 }
 
+impl Shared {
+    fn new(cells: Box<Cells>, program: &Program) -> Self {
+        let words = |count| {
+            std::iter::repeat_with(AtomicU64::default)
+                .take(count)
+                .collect()
+        };
+        let memory: Box<[_]> = words(program.encoded_len().div_ceil(8));
+        let image = program.encode(memory.as_ptr() as u64, -1);
+        for (word, bytes) in memory.iter().zip(image.bytes.chunks(8)) {
+            let mut whole = [0; 8];
+            whole[..bytes.len()].copy_from_slice(bytes);
+            word.store(u64::from_ne_bytes(whole), Ordering::Relaxed);
+        }
+        Shared {
+            cells,
+            program: memory,
+            stack: words(STACK_WORDS),
+        }
+    }
+
+    /// Leaves the outcome in the cells.
+    fn clone3(&self, flags: u64, cgroup: Option<RawFd>) {
+        let always = libc::CLONE_VM
+            | libc::CLONE_PIDFD
+            | libc::CLONE_CHILD_CLEARTID
+            | libc::CLONE_PARENT_SETTID;
+        let into_cgroup = if cgroup.is_some() {
+            CLONE_INTO_CGROUP
+        } else {
+            0
+        };
+        let args = CloneArgs {
+            flags: flags | always as u64 | CLONE_CLEAR_SIGHAND | into_cgroup,
+            pidfd: self.cells.pidfd.as_ptr() as u64,
+            child_tid: self.cells.tid.as_ptr() as u64,
+            parent_tid: self.cells.started.as_ptr() as u64,
+            exit_signal: libc::SIGCHLD as u64,
+            stack: self.stack.as_ptr() as u64,
+            stack_size: (self.stack.len() * 8) as u64,
+            cgroup: cgroup.map_or(0, |fd| fd as u64),
+            ..CloneArgs::default()
+        };
+        let blocked = BlockedSignals::new();
+        // SAFETY: the flags ask for CLONE_VM with a stack of its own and nothing else shared; all signals are blocked;
+        // program, stack and cells are owned by `self`, which is freed only once the child has left this memory (Drop of
+        // Memory).
+        let result = unsafe { clone3(&args, self.program.as_ptr().cast_mut().cast()) };
+        drop(blocked);
+        if result < 0 {
+            self.cells.errno.store(-(result as i32), Ordering::Release);
+            self.cells.started.store(FAILED, Ordering::Release);
+            let _woken = futex::wake(&self.cells.started, futex::Flags::empty(), 1).is_ok();
+        }
+    }
+}
+
 impl Memory {
     /// Waits until the child runs in a memory of its own or is gone. False when `deadline` comes first.
     pub(crate) fn left(&self, deadline: Instant) -> bool {
-        let Some(shared) = &self.0 else { return true };
-        while shared.tid.load(Ordering::Acquire) != 0 {
-            let Some(left) = deadline.checked_duration_since(Instant::now()) else {
-                return false;
-            };
-            let timeout = rustix::fs::Timespec {
-                tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
-                tv_nsec: left.subsec_nanos().into(),
-            };
-            // Woken, interrupted, timed out or changed before: the loop looks again.
-            let _again = futex::wait(&shared.tid, futex::Flags::empty(), 1, Some(&timeout)).is_ok();
-        }
-        true
+        self.0
+            .as_ref()
+            .is_none_or(|shared| wait_while(&shared.cells.tid, 1, deadline))
     }
 
     /// What failed in the first stage. Asked once the child has left this memory.
     pub(crate) fn failure(&self) -> Option<Failure> {
         let shared = self.0.as_ref()?;
-        let cell = &shared.program[Failure::AT / 8];
-        // SAFETY: a reference is valid for reads. Volatile, because the child wrote it behind the compiler's back.
-        Failure::decode(unsafe { std::ptr::read_volatile(cell) }.to_ne_bytes())
+        Failure::decode(
+            shared.program[Failure::AT / 8]
+                .load(Ordering::Acquire)
+                .to_ne_bytes(),
+        )
     }
 }
 
@@ -124,6 +201,23 @@ impl Drop for Memory {
             std::mem::forget(self.0.take());
         }
     }
+}
+
+/// Sleeps while the word is `value`. False when `deadline` comes first.
+fn wait_while(word: &AtomicU32, value: u32, deadline: Instant) -> bool {
+    while word.load(Ordering::Acquire) == value {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return false;
+        }
+        let timeout = rustix::fs::Timespec {
+            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: left.subsec_nanos().into(),
+        };
+        // Woken, interrupted, timed out or changed before: the loop looks again.
+        let _again = futex::wait(word, futex::Flags::empty(), value, Some(&timeout)).is_ok();
+    }
+    true
 }
 
 /// All signals of this thread blocked, as long as it lives.
@@ -170,6 +264,22 @@ pub(crate) fn ignored_signals() -> u64 {
     (1..=64)
         .filter(|&signal| ignored(signal))
         .fold(0, |set, signal| set | 1 << (signal - 1))
+}
+
+/// pidfd_send_signal(2) of any number: real-time signals too, which rustix has no names for.
+pub(crate) fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<(), Errno> {
+    let (none, flags) = (std::ptr::null::<libc::siginfo_t>(), 0);
+    // SAFETY: without a siginfo the call reads no memory.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal,
+            none,
+            flags,
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(last_errno()) }
 }
 
 /// Makes the detached tree behind `fd` private, and read-only if asked to, by mount_setattr(2), recursively.

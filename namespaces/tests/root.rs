@@ -38,6 +38,14 @@ fn payload() {
         "write" => fs::write(rest, "written")
             .map_err(|error| error.to_string())
             .map(|()| "done".into()),
+        "become" => {
+            let command = inside("cwd").namespaces(Namespaces::none());
+            let same = output(command.clone());
+            Ok(format!("{same} {}", refused(command.user(1234, 1234))))
+        }
+        "outside" => Ok(["/", "/..", "/../..", "/data", "/data/.."]
+            .map(seen)
+            .concat()),
         "cwd" => std::env::current_dir()
             .map_err(|e| e.to_string())
             .map(|d| d.display().to_string()),
@@ -58,6 +66,25 @@ fn payload() {
         Err(text) => println!("<<<error: {text}>>>"),
     }
     std::process::exit(0);
+}
+
+/// The names in a directory and in those below it that the host's temporary ones could be.
+fn seen(path: &str) -> String {
+    let mut text = String::new();
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        let below = fs::read_dir(entry.path()).into_iter().flatten().flatten();
+        text += &format!("{}\n", entry.path().display())
+            .replace("/../", "/")
+            .replace("/..", "");
+        for inner in below {
+            text += &format!(
+                "/{}/{}\n",
+                entry.file_name().to_string_lossy(),
+                inner.file_name().to_string_lossy()
+            );
+        }
+    }
+    text
 }
 
 /// This binary, to run `what` inside.
@@ -364,22 +391,38 @@ fn a_link_in_the_root_never_leads_to_the_host() {
     if !have(&[Need::Namespaces]) {
         return;
     }
-    let (root, victim) = (Scratch::new("linked"), Scratch::new("victim"));
-    std::os::unix::fs::symlink(&victim.0, root.0.join("data")).unwrap();
-    let before = fs::read_dir(&victim.0).unwrap().count();
-    let command = Command::new("/nothing")
-        .root(RootFs::directory(&root.0))
-        .mount(Mount::file("/data/resolv.conf", "x"))
-        .mount(Mount::tmpfs("/data/dir", 4096));
-    // Inside the root the link leads nowhere; making its target there would be fine as well.
-    let error = refused(command);
-    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
-    assert_eq!(
-        fs::read_dir(&victim.0).unwrap().count(),
-        before,
-        "something was made on the host"
-    );
-
+    let victim = Scratch::new("victim");
+    let absolute = victim.0.display().to_string();
+    // By an absolute path, over the root's own parent, and to the host's root itself.
+    let links = [
+        absolute.clone(),
+        format!("/..{absolute}"),
+        format!("../../..{absolute}"),
+        "/".into(),
+        "/..".into(),
+    ];
+    for (index, link) in links.iter().enumerate() {
+        let root = Scratch::new(&format!("linked-{index}"));
+        std::os::unix::fs::symlink(link, root.0.join("data")).unwrap();
+        let mounts = [
+            Mount::file("/data/file", "x"),
+            Mount::file("/data", "x"),
+            Mount::tmpfs("/data/dir", 4096),
+            Mount::tmpfs("/data", 4096),
+            Mount::bind(&root.0, "/data/dir/deeper"),
+            Mount::bind(&root.0, "/data"),
+        ];
+        for mount in mounts {
+            // Whether the link leads somewhere inside or nowhere: of the host nothing is seen or made.
+            let looked = looks_outside(&root, mount.clone());
+            assert!(
+                !looked.contains(&absolute),
+                "{link} with {mount:?}: {looked}"
+            );
+            let made = fs::read_dir(&victim.0).unwrap().count();
+            assert_eq!(made, 0, "{link} with {mount:?} made something on the host");
+        }
+    }
     for name in ["proc", "dev", "sys"] {
         let root = Scratch::new(&format!("link-{name}"));
         std::os::unix::fs::symlink(&victim.0, root.0.join(name)).unwrap();
@@ -387,7 +430,175 @@ fn a_link_in_the_root_never_leads_to_the_host() {
         assert_eq!(error.raw_os_error(), Some(libc_eloop()), "{error}");
         assert!(error.to_string().contains(&format!("/{name}")), "{error}");
     }
-    assert_eq!(fs::read_dir(&victim.0).unwrap().count(), before);
+    assert_eq!(fs::read_dir(&victim.0).unwrap().count(), 0);
+}
+
+/// What is mounted in a container of this root and this mount, or why it did not start.
+fn looks_outside(root: &Scratch, mount: Mount) -> String {
+    let exe = std::env::current_exe().unwrap();
+    let mut command = Command::new("/test")
+        .args(["--exact", "payload", "--nocapture", "--test-threads=1"])
+        .env(PAYLOAD, "outside")
+        .stdout(Stdio::piped())
+        .root(RootFs::directory(&root.0))
+        .mount(Mount::bind(exe, "/test").read_only());
+    for path in ["/lib", "/lib64", "/usr"]
+        .into_iter()
+        .filter(|path| Path::new(path).is_dir())
+    {
+        command = command.mount(Mount::bind(path, path).read_only());
+    }
+    match command.mount(mount).spawn() {
+        Err(error) => format!("{:?}", error.kind()),
+        Ok(mut child) => String::from_utf8(child.output().unwrap().stdout).unwrap(),
+    }
+}
+
+#[test]
+fn what_is_mounted_over_dev_cannot_take_off_the_masks() {
+    if !have(&[Need::Root]) {
+        return;
+    }
+    let (root, volume) = (Scratch::new("over-dev"), Scratch::new("nulls"));
+    fs::create_dir(root.0.join("dev")).unwrap();
+    std::os::unix::fs::symlink("/dev", root.0.join("data")).unwrap();
+    std::os::unix::fs::symlink("/proc/sys/kernel/core_pattern", volume.0.join("null")).unwrap();
+    for mount in [
+        Mount::tmpfs("/data", 1 << 20),
+        Mount::bind(&volume.0, "/data"),
+        Mount::bind(&volume.0, "/dev/deep"),
+    ] {
+        let exe = std::env::current_exe().unwrap();
+        let mut command = Command::new("/test")
+            .args(["--exact", "payload", "--nocapture", "--test-threads=1"])
+            .stdout(Stdio::piped())
+            .root(RootFs::directory(&root.0))
+            .mount(Mount::bind(exe, "/test").read_only())
+            .mount(mount);
+        for path in ["/lib", "/lib64", "/usr"]
+            .into_iter()
+            .filter(|path| Path::new(path).is_dir())
+        {
+            command = command.mount(Mount::bind(path, path).read_only());
+        }
+        let run = |what: &str| output(command.clone().env(PAYLOAD, what));
+        assert_eq!(run("read /proc/timer_list"), "", "masked");
+        let mounts = run("read /proc/self/mountinfo");
+        assert!(!mounts.contains("core_pattern"), "{mounts}");
+        assert!(run("write /proc/sys/kernel/core_pattern").starts_with("error"));
+    }
+}
+
+#[test]
+fn a_read_only_root_is_that_all_the_way_down_and_is_left_as_it_is() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    let host = Scratch::new("read-only");
+    let exe = host.0.join("test");
+    fs::copy(std::env::current_exe().unwrap(), &exe).unwrap();
+    for name in ["proc", "sys", "dev", "below", "lib", "lib64", "usr"] {
+        fs::create_dir(host.0.join(name)).unwrap();
+    }
+    let names = || fs::read_dir(&host.0).unwrap().count();
+    let before = names();
+    in_mount_namespace(|| {
+        let (below, flags) = (host.0.join("below"), rustix::mount::MountFlags::empty());
+        rustix::mount::mount("tmpfs", &below, "tmpfs", flags, None::<&std::ffi::CStr>).unwrap();
+        let command = |what: &str| {
+            let mut command = Command::new("/test")
+                .args(["--exact", "payload", "--nocapture", "--test-threads=1"])
+                .env(PAYLOAD, what)
+                .stdout(Stdio::piped())
+                .root(RootFs::directory(&host.0).read_only());
+            for path in ["/lib", "/lib64", "/usr"]
+                .into_iter()
+                .filter(|path| Path::new(path).is_dir())
+            {
+                command = command.mount(Mount::bind(path, path).read_only());
+            }
+            command
+        };
+        assert!(output(command("write /file")).starts_with("error: Read-only"));
+        assert!(output(command("write /below/file")).starts_with("error: Read-only"));
+        let error = refused(command("cwd").mount(Mount::tmpfs("/missing", 4096)));
+        assert_eq!(
+            error.raw_os_error(),
+            Some(rustix::io::Errno::ROFS.raw_os_error()),
+            "{error}"
+        );
+    });
+    assert_eq!(names(), before);
+}
+
+#[test]
+fn ids_are_never_root_by_mistake() {
+    if !have(&[Need::Root]) {
+        return;
+    }
+    // The order of calls does not matter, and a map is not lost.
+    let mapped = rooted("read /proc/self/uid_map")
+        .id_map(IdMap::range(200_000, 1000))
+        .namespaces(Namespaces::default());
+    assert_eq!(output(mapped).split_whitespace().nth(1), Some("200000"));
+    // Without capget(2) nothing is known of privileges: no start, rather than one with all of them.
+    let error = std::thread::spawn(|| {
+        refuse_syscall(125);
+        refused(rooted("read /proc/self/status").user(1000, 1000))
+    });
+    let error = error.join().unwrap();
+    assert!(error.to_string().contains("capget"), "{error}");
+    // A caller without privilege cannot become somebody else, and is told.
+    let line = output(rooted("become").user(1000, 1000));
+    assert!(line.contains("become user 1234:1234: EPERM"), "{line}");
+}
+
+#[test]
+fn who_is_killed_during_the_start_was_not_started() {
+    if !have(&[Need::Root]) {
+        return;
+    }
+    // A full pipe in place of a cgroup.procs holds the child back until it is killed.
+    let (_read, write) = rustix::pipe::pipe().unwrap();
+    rustix::io::fcntl_setfd(&write, rustix::io::FdFlags::CLOEXEC).unwrap();
+    rustix::io::write(&write, &[0; 64 << 10]).unwrap();
+    let command = inside("sleep")
+        .hostname("killed-at-its-start")
+        .cgroup_procs(write);
+    let starter = std::thread::spawn(move || refused(command));
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let stub = loop {
+        assert!(Instant::now() < deadline, "no stub waits");
+        match waiting_stub() {
+            Some(pid) => break pid,
+            None => std::thread::sleep(Duration::from_millis(1)),
+        }
+    };
+    rustix::process::kill_process(stub, rustix::process::Signal::KILL).unwrap();
+    let line = starter.join().unwrap().to_string();
+    assert!(
+        line.contains("before its program ran") && line.contains("signal: 9"),
+        "{line}"
+    );
+}
+
+/// A child of this process that is still the stub, with a full pipe to write to.
+fn waiting_stub() -> Option<rustix::process::Pid> {
+    let tasks = fs::read_dir("/proc/self/task").unwrap().flatten();
+    let lists = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+    let pids: Vec<i32> = lists
+        .collect::<String>()
+        .split_whitespace()
+        .map(|pid| pid.parse().unwrap())
+        .collect();
+    let is_stub = |pid: &i32| {
+        let exe = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+        let writes = fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+        exe.to_string_lossy().contains("cofferdam-stub") && writes.starts_with("1 ")
+    };
+    pids.into_iter()
+        .find(is_stub)
+        .and_then(rustix::process::Pid::from_raw)
 }
 
 fn libc_eloop() -> i32 {
@@ -643,7 +854,7 @@ fn nothing_of_the_callers_process_changes() {
         return;
     }
     let state = || {
-        let status = fs::read_to_string("/proc/self/status").unwrap();
+        let status = fs::read_to_string("/proc/thread-self/status").unwrap();
         let fields = [
             "Umask",
             "SigBlk",

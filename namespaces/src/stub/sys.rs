@@ -51,7 +51,7 @@ fn interpreter() -> Interpreter {
 8:
             mov     r13d, {image_base}      # where the ELF has its program
         9:                                  # r13: the program
-            lea     rbx, [r13 + 32]
+            lea     rbx, [r13 + 16]
             xor     r12d, r12d              # the op's index
         2:
             mov     ecx, [rbx + 8]          # which arguments are addresses of slots
@@ -108,10 +108,10 @@ fn interpreter() -> Interpreter {
             bt      rcx, rax
             jc      3b                      # tolerated
         5:
-            mov     [r13 + 16], r12d        # {{op, errno}} to the header and to the error fd
-            mov     [r13 + 20], eax
-            mov     rdi, [r13 + 8]
-            lea     rsi, [r13 + 16]
+            mov     [r13 + 8], r12d         # {{op, errno}} to the header and to the error fd
+            mov     [r13 + 12], eax
+            mov     rdi, [r13]    
+            lea     rsi, [r13 + 8] 
             mov     edx, 8
             mov     eax, 1
             syscall
