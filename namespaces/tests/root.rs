@@ -38,6 +38,15 @@ fn payload() {
         "write" => fs::write(rest, "written")
             .map_err(|error| error.to_string())
             .map(|()| "done".into()),
+        "embed" => {
+            for _ in 0..30 {
+                let directory = fs::File::open(rest).unwrap();
+                // Most are killed for lack of memory: before their program, or in it.
+                let started = inside("exit 0").cgroup(directory.into()).spawn();
+                let _status = started.map(|mut child| child.wait());
+            }
+            Ok("survived".into())
+        }
         "become" => {
             let command = inside("cwd").namespaces(Namespaces::none());
             let same = output(command.clone());
@@ -551,6 +560,36 @@ fn ids_are_never_root_by_mistake() {
     // A caller without privilege cannot become somebody else, and is told.
     let line = output(rooted("become").user(1000, 1000));
     assert!(line.contains("become user 1234:1234: EPERM"), "{line}");
+}
+
+#[test]
+fn lack_of_memory_in_the_cgroup_never_kills_the_caller() {
+    if !have(&[Need::Root, Need::Cgroup2Controller("memory")]) {
+        return;
+    }
+    let root = Path::new("/sys/fs/cgroup");
+    fs::write(root.join("cgroup.subtree_control"), "+memory").unwrap();
+    let cgroup = root.join(format!("cofferdam-ns-{}-small", std::process::id()));
+    fs::create_dir(&cgroup).unwrap();
+    fs::write(cgroup.join("memory.max"), "131072").unwrap();
+    // The caller is another process: this one has to tell of its end.
+    let embedder = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "payload", "--nocapture", "--test-threads=1"])
+        .env(PAYLOAD, format!("embed {}", cgroup.display()))
+        .output()
+        .unwrap();
+    let events = fs::read_to_string(cgroup.join("memory.events")).unwrap();
+    fs::remove_dir(&cgroup).unwrap();
+    let said = String::from_utf8_lossy(&embedder.stdout);
+    assert!(
+        said.contains("<<<survived>>>"),
+        "{}: {said}",
+        embedder.status
+    );
+    assert!(
+        !events.contains("oom_kill 0\n"),
+        "the limit was never hit: {events}"
+    );
 }
 
 #[test]
