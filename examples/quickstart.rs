@@ -84,12 +84,10 @@ fn host() -> Result<()> {
         "the host fetched http://127.0.0.1:{port}/: {}",
         get(&format!("127.0.0.1:{port}"))?
     );
-    let reached = if Path::new(MARK).exists() {
-        "reached the host"
-    } else {
-        "did not reach the host"
-    };
-    println!("web wrote {MARK}, which {reached}");
+    if Path::new(MARK).exists() {
+        return Err(format!("web wrote {MARK}, which reached the host").into());
+    }
+    println!("web wrote {MARK}, which did not reach the host");
 
     memory_limit(&base)?;
     refusals(&base, &network, port)?;
@@ -167,30 +165,26 @@ fn refusals(base: &ContainerBuilder, network: &Network, taken: u16) -> Result<()
     refused(
         "an unknown program",
         app().command("/no/such/program").start(),
-    );
+    )?;
     refused(
         "a root that is no directory",
         app().rootfs(Rootfs::layers(["/etc/passwd"])).start(),
-    );
+    )?;
+    let port = format!("127.0.0.1:{taken}:80").parse()?;
+    refused("a port that is taken", app().publish(port).start())?;
+    refused("a limit no machine can apply", app().memory_max(0).start())?;
     refused(
-        "a port that is taken",
-        app()
-            .publish(format!("127.0.0.1:{taken}:80").parse()?)
-            .start(),
-    );
-    refused("a limit no machine can apply", app().memory_max(0).start());
-    match "80:eighty".parse::<cofferdam::PortSpec>() {
-        Ok(spec) => println!("accepted, though malformed: {spec}"),
-        Err(error) => println!("refused, a malformed port: {error}"),
-    }
-    Ok(())
+        "a malformed port",
+        "80:eighty".parse::<cofferdam::PortSpec>(),
+    )
 }
 
-fn refused(what: &str, outcome: cofferdam::Result<Running>) {
-    match outcome {
-        Ok(running) => println!("accepted, though {what}: {}", running.name()),
-        Err(error) => println!("refused, {what}: {error}"),
-    }
+fn refused<T, E: Error>(what: &str, outcome: std::result::Result<T, E>) -> Result<()> {
+    let Err(error) = outcome else {
+        return Err(format!("accepted, though {what}").into());
+    };
+    println!("refused, {what}: {error}");
+    Ok(())
 }
 
 /// Inside `web`.

@@ -59,7 +59,8 @@ impl ContainerBuilder {
         self
     }
 
-    /// Connects it to this network. Without one it has a loopback and nothing else.
+    /// Connects it to this network. Without one it has a loopback and nothing else. Needs a root, for the files by which
+    /// programs find names.
     pub fn network(mut self, network: &Network) -> Self {
         self.network = Some(network.clone());
         self
@@ -201,6 +202,14 @@ impl ContainerBuilder {
             if let Some(alias) = self.aliases.first() {
                 return Err(Error::invalid(&subject, "alias", alias, reason));
             }
+        }
+        if let Some(network) = self.network.as_ref().filter(|_| self.rootfs.is_none()) {
+            return Err(Error::invalid(
+                &subject,
+                "network",
+                network.name(),
+                "needs a rootfs",
+            ));
         }
         if let Some(twice) = repeated(&self.ports) {
             return Err(Error::invalid(&subject, "publish", twice, "is there twice"));

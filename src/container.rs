@@ -120,21 +120,30 @@ impl Container {
         network.attach(&self.subject, names, &self.ports).map(Some)
     }
 
-    /// The network namespace, and the files by which programs find names.
+    /// The network namespace, and the files by which programs find names, but for those the caller mounts.
     fn join(&self, command: Command, attached: &Attached) -> Result<Command> {
         let netns = attached
             .netns()
             .map_err(self.subject.failed("duplicate a namespace"))?;
         let command = command.namespaces(Namespaces::default().join_net(netns));
-        if self.rootfs.is_none() {
-            return Ok(command);
-        }
         // A host without the file has no nameservers and no search domains.
         let host = fs::read_to_string(Path::new("/etc/resolv.conf")).unwrap_or_default();
         let resolv_conf = ResolvConf::parse(&host).for_container().to_string();
-        Ok(command
-            .mount(Mount::file("/etc/resolv.conf", resolv_conf))
-            .mount(Mount::file("/etc/hosts", attached.hosts().to_string()))
-            .mount(Mount::file("/etc/hostname", format!("{}\n", self.name))))
+        let files = [
+            ("/etc/resolv.conf", resolv_conf),
+            ("/etc/hosts", attached.hosts().to_string()),
+            ("/etc/hostname", format!("{}\n", self.name)),
+        ];
+        // What the caller mounts there is what the caller wants there.
+        let taken = |path: &str| {
+            self.command
+                .mounts()
+                .iter()
+                .any(|mount| mount.target() == Path::new(path))
+        };
+        let missing = files.into_iter().filter(|(path, _)| !taken(path));
+        Ok(missing.fold(command, |command, (path, content)| {
+            command.mount(Mount::file(path, content))
+        }))
     }
 }

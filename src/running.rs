@@ -4,7 +4,7 @@ use std::fs::File;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::process::{ExitStatus, Output};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cofferdam_cgroups::Cgroup;
 use cofferdam_namespaces::Spawned;
@@ -15,6 +15,8 @@ use crate::network::Attached;
 /// How long [`Running::remove`] waits for a killed program.
 const DEATH: Duration = Duration::from_secs(10);
 const SIGTERM: i32 = 15;
+/// How long a program has to install its handlers.
+const GROWN_UP: Duration = Duration::from_secs(1);
 
 /// A container that [`Container::start`](crate::Container::start) started.
 ///
@@ -26,6 +28,7 @@ const SIGTERM: i32 = 15;
 pub struct Running {
     subject: Subject,
     name: String,
+    started: Instant,
     // In the order in which they have to go.
     spawned: Spawned,
     cgroup: Option<Cgroup>,
@@ -43,6 +46,7 @@ impl Running {
         Running {
             subject,
             name,
+            started: Instant::now(),
             spawned,
             cgroup,
             attached,
@@ -148,14 +152,25 @@ impl Running {
 
     /// Sends `SIGTERM`, waits this long, kills what is left, and removes the container. Returns the status of its program.
     ///
-    /// A program that has no handler for `SIGTERM` is not waited for: as pid 1 it would never notice.
+    /// A program that has no handler for `SIGTERM` when it is a second old is not waited for: as pid 1 it would never notice.
     ///
     /// # Errors
     /// As [`wait`](Self::wait) and [`remove`](Self::remove).
     pub fn stop(self, timeout: Duration) -> Result<ExitStatus> {
-        if !self.spawned.is_deaf_to(SIGTERM) {
-            self.signal(SIGTERM)?;
-            self.wait_timeout(timeout)?;
+        let deadline = Instant::now().checked_add(timeout);
+        let over = |now| deadline.is_some_and(|deadline| now >= deadline);
+        while self.try_wait()?.is_none() {
+            if !self.spawned.is_deaf_to(SIGTERM) {
+                self.signal(SIGTERM)?;
+                let left =
+                    deadline.map_or(timeout, |at| at.saturating_duration_since(Instant::now()));
+                self.wait_timeout(left)?;
+                break;
+            }
+            if self.started.elapsed() >= GROWN_UP || over(Instant::now()) {
+                break;
+            }
+            self.wait_timeout(Duration::from_millis(5))?;
         }
         self.remove()
     }

@@ -312,6 +312,41 @@ fn stop_does_not_wait_for_a_program_that_cannot_hear_it() {
 }
 
 #[test]
+fn stop_lets_a_program_that_has_just_started_go_in_its_own_way() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    // A shell, because it can handle a signal; the machines of the suite have one.
+    let script = "trap 'exit 7' TERM; while :; do sleep 0.01; done";
+    let shell = Container::builder()
+        .name("shell")
+        .rootfs(rootfs())
+        .command("sh")
+        .args(["-c", script]);
+    let shell = shell.start();
+    let status = shell.unwrap().stop(Duration::from_secs(20)).unwrap();
+    assert_eq!(status.code(), Some(7), "{status}");
+}
+
+#[test]
+fn what_the_caller_mounts_is_not_covered() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    NetNs::new().run(|| {
+        let network = Network::bridge("files").create().unwrap();
+        let mine = container("mine", "read /etc/hosts").network(&network);
+        let mine = mine.mount(Mount::file("/etc/hosts", "192.0.2.1 mine\n"));
+        assert_eq!(output(mine.start().unwrap()), "192.0.2.1 mine\n");
+        let rootless = Container::builder().network(&network).command("/bin/true");
+        assert_eq!(
+            rootless.build().unwrap_err().kind(),
+            ErrorKind::InvalidInput
+        );
+    });
+}
+
+#[test]
 fn a_network_in_use_is_not_removed() {
     if !have(&[Need::Namespaces]) {
         return;
