@@ -5,15 +5,15 @@ use std::fmt;
 
 /// Bytes before the first op: error fd, error cell.
 const HEADER: usize = 16;
-/// Bytes of one op: nr, min, indirect, spare (u32 each), six arguments, tolerated errnos, result address.
+/// Bytes of one op: nr, min, indirect, skip (u32 each), six arguments, tolerated errnos, result address.
 const OP: usize = 80;
 /// Where in the header the index of the failed op and its errno are left, a u32 and an i32.
 const ERROR_CELL: usize = 8;
 
 /// A flat list of syscalls with the strings and structs they point to.
 ///
-/// An op that fails ends the whole program, unless its errno is tolerated. A result can be kept in a slot that later
-/// ops take as an argument. Nothing else is conditional. `Display` prints one line for each op.
+/// An op that fails ends the whole program, unless its errno is tolerated; then some of the ops after it may be passed over. A
+/// result can be kept in a slot that later ops take as an argument. `Display` prints one line for each op.
 #[derive(Clone, Debug, Default)]
 pub struct Program {
     ops: Vec<Op>,
@@ -52,13 +52,14 @@ impl Program {
     ) -> Edit<'_> {
         let mut all = [Arg::Int(0); 6];
         all[..N].copy_from_slice(&args);
-        let (min, tolerate, result) = (0, 0, None);
+        let (min, tolerate, skip, result) = (0, 0, 0, None);
         self.ops.push(Op {
             call,
             args: all,
             arity: N,
             min,
             tolerate,
+            skip,
             result,
             step: step.into(),
         });
@@ -164,6 +165,9 @@ impl fmt::Display for Program {
             f.write_str(")")?;
             if let Some(Slot(slot)) = op.result {
                 write!(f, " = ${slot}")?;
+            }
+            if op.skip > 0 {
+                write!(f, " or skip {}", op.skip)?;
             }
             writeln!(f, "  # {}", op.step)?;
         }
@@ -300,6 +304,11 @@ impl Edit<'_> {
         self.last(|op| op.tolerate |= mask)
     }
 
+    /// Passes over so many ops when it fails with a tolerated errno.
+    pub(crate) fn or_skip(self, ops: u32) -> Self {
+        self.last(|op| op.skip = ops)
+    }
+
     /// Fails with `EIO` when it returns less than `min`.
     pub(crate) fn at_least(self, min: i32) -> Self {
         self.last(|op| op.min = min)
@@ -328,6 +337,7 @@ struct Op {
     arity: usize,
     min: i32,
     tolerate: u64,
+    skip: u32,
     result: Option<Slot>,
     step: Cow<'static, str>,
 }
@@ -344,6 +354,7 @@ impl Op {
             arity: 1,
             min: 0,
             tolerate: 0,
+            skip: 0,
             result: None,
             step,
         }
@@ -366,7 +377,8 @@ impl Op {
         });
         bytes.extend_from_slice(&self.call.nr.to_ne_bytes());
         bytes.extend_from_slice(&self.min.to_ne_bytes());
-        bytes.extend_from_slice(&u64::from(indirect).to_ne_bytes());
+        bytes.extend_from_slice(&indirect.to_ne_bytes());
+        bytes.extend_from_slice(&self.skip.to_ne_bytes());
         for arg in args {
             bytes.extend_from_slice(&arg.to_ne_bytes());
         }
@@ -393,7 +405,8 @@ mod tests {
             .keep();
         program
             .op(call!(SYS_fchdir), [fd], "enter /proc")
-            .tolerate(&[libc::ENOENT]);
+            .tolerate(&[libc::ENOENT])
+            .or_skip(3);
         let image = program.encode(0x60_0000, 7);
         assert_eq!(image.bytes.len(), program.encoded_len());
         assert_eq!(word(&image, 0), 7);
@@ -402,8 +415,8 @@ mod tests {
         assert_eq!(word(&image, HEADER + 72), 0x60_0000 + slot as u64);
         assert_eq!(
             word(&image, HEADER + OP + 8),
-            1,
-            "the first argument is indirect"
+            3 << 32 | 1,
+            "the first argument is indirect, three ops are passed over"
         );
         assert_eq!(word(&image, HEADER + OP + 16), 0x60_0000 + slot as u64);
         assert_eq!(word(&image, HEADER + OP + 64), 1 << libc::ENOENT);

@@ -8,7 +8,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use libc::{AT_EMPTY_PATH, EBADF, EEXIST, ENOENT, O_CLOEXEC, O_DIRECTORY, O_PATH};
+use libc::{AT_EMPTY_PATH, EEXIST, ENOENT, O_CLOEXEC, O_DIRECTORY, O_PATH};
 
 use super::{Compiler, Devices, Step, Target, Tree};
 use crate::mount::{Access, Mount, What};
@@ -283,7 +283,9 @@ impl Compiler<'_> {
             let args = [dev, text, Arg::Int((kind | 0o666).into()), Arg::Int(device)];
             self.program.op(call!(SYS_mknodat), args, step.clone());
             if let Some(&node) = nodes.get(index) {
-                self.move_into(node, dev, name, step, &[]);
+                let empty = self.program.string("");
+                let args = [node, empty, dev, text, Arg::flags(F_EMPTY)];
+                self.program.op(call!(SYS_move_mount), args, step);
             }
         }
         for (name, target) in LINKS {
@@ -326,42 +328,54 @@ impl Compiler<'_> {
     fn mask(&mut self, dev: Arg, proc: Arg, sys: Arg) {
         for name in MASKED_PROC_FILES {
             let step = format!("mask /proc/{name}");
+            let target = self.masked(proc, name, 2, step.clone());
             let null = self.open_tree(dev, OsStr::new("null"), OPEN_TREE, step.clone());
-            self.move_into(null, proc, name, step, &[ENOENT]);
+            self.move_onto(null, target, step);
         }
         let empty = self.program.string(".empty");
         let args = [dev, empty, Arg::Int(0o555)];
         self.program
             .op(call!(SYS_mkdirat), args, "make an empty directory");
         let directories = MASKED_PROC_DIRECTORIES.map(|name| (proc, "/proc", name));
-        let directories = directories
-            .into_iter()
-            .chain(MASKED_SYS_DIRECTORIES.map(|name| (sys, "/sys", name)));
-        for (mount, prefix, name) in directories {
+        let others = MASKED_SYS_DIRECTORIES.map(|name| (sys, "/sys", name));
+        for (mount, prefix, name) in directories.into_iter().chain(others) {
             let step = format!("mask {prefix}/{name}");
+            let target = self.masked(mount, name, 3, step.clone());
             let tree = self.open_tree(dev, OsStr::new(".empty"), OPEN_TREE, step.clone());
             self.set_attributes(tree, 0, RDONLY | NOSUID | NODEV | NOEXEC, 0, step.clone());
-            self.move_into(tree, mount, name, step, &[ENOENT]);
+            self.move_onto(tree, target, step);
         }
         let args = [dev, empty, Arg::flags(libc::AT_REMOVEDIR)];
         self.program
             .op(call!(SYS_unlinkat), args, "remove the empty directory");
         for name in READ_ONLY_PROC {
-            self.make_proc_read_only(proc, name);
+            let step = format!("make /proc/{name} read-only");
+            let target = self.masked(proc, name, 3, step.clone());
+            let tree = self.open_tree(
+                proc,
+                OsStr::new(name),
+                OPEN_TREE | AT_RECURSIVE,
+                step.clone(),
+            );
+            let attributes = RDONLY | NOSUID | NODEV | NOEXEC;
+            self.set_attributes(tree, AT_RECURSIVE, attributes, 0, step.clone());
+            self.move_onto(tree, target, step);
         }
     }
 
-    fn make_proc_read_only(&mut self, proc: Arg, name: &str) {
-        let step = format!("make /proc/{name} read-only");
-        let text = self.program.string(name);
-        let args = [proc, text, Arg::flags(OPEN_TREE | AT_RECURSIVE)];
-        let op = self.program.op(call!(SYS_open_tree), args, step.clone());
-        // Without the path the slot stays -1, which is EBADF from here on.
-        let tree = op.tolerate(&[ENOENT]).keep();
-        let attributes = RDONLY | NOSUID | NODEV | NOEXEC;
-        self.set_attributes(tree, AT_RECURSIVE, attributes, 0, step.clone())
-            .tolerate(&[EBADF]);
-        self.move_into(tree, proc, name, step, &[EBADF, ENOENT]);
+    /// Opens a path of a kernel filesystem; where it does not exist, `ops` ops after this are passed over.
+    fn masked(&mut self, mount: Arg, name: &str, ops: u32, step: String) -> Arg {
+        let name = self.program.string(name);
+        let args = [
+            mount,
+            name,
+            Arg::flags(O_PATH | O_CLOEXEC | libc::O_NOFOLLOW),
+        ];
+        self.program
+            .op(call!(SYS_openat), args, step)
+            .tolerate(&[ENOENT])
+            .or_skip(ops)
+            .keep()
     }
 
     /// One of the caller's.
@@ -405,13 +419,7 @@ impl Compiler<'_> {
     fn attach(&mut self, tree: Arg, path: impl AsRef<Path>, kind: Target, resolve: u64) {
         let path = path.as_ref();
         let target = self.target(path, kind, resolve);
-        let empty = self.program.string("");
-        let args = [tree, empty, target, empty, Arg::flags(F_EMPTY | T_EMPTY)];
-        self.program.op(
-            call!(SYS_move_mount),
-            args,
-            format!("mount on {}", path.display()),
-        );
+        self.move_onto(tree, target, format!("mount on {}", path.display()));
         self.close(target);
     }
 
@@ -528,20 +536,10 @@ impl Compiler<'_> {
             .keep()
     }
 
-    /// Moves the tree onto a name of ours below a mount of ours.
-    fn move_into(
-        &mut self,
-        tree: Arg,
-        at: Arg,
-        name: &str,
-        step: impl Into<Step>,
-        passed_over: &[i32],
-    ) {
-        let (empty, name) = (self.program.string(""), self.program.string(name));
-        let args = [tree, empty, at, name, Arg::flags(F_EMPTY)];
-        self.program
-            .op(call!(SYS_move_mount), args, step)
-            .tolerate(passed_over);
+    fn move_onto(&mut self, tree: Arg, target: Arg, step: impl Into<Step>) {
+        let empty = self.program.string("");
+        let args = [tree, empty, target, empty, Arg::flags(F_EMPTY | T_EMPTY)];
+        self.program.op(call!(SYS_move_mount), args, step);
     }
 
     fn set_attributes(
@@ -551,7 +549,7 @@ impl Compiler<'_> {
         set: u64,
         clear: u64,
         step: impl Into<Step>,
-    ) -> crate::program::Edit<'_> {
+    ) {
         let attributes = self.program.words(&[set, clear, 0, 0].map(Word::Int));
         let empty = self.program.string("");
         let args = [
@@ -561,7 +559,7 @@ impl Compiler<'_> {
             attributes,
             Arg::Int(32),
         ];
-        self.program.op(call!(SYS_mount_setattr), args, step)
+        self.program.op(call!(SYS_mount_setattr), args, step);
     }
 
     /// An `O_PATH` fd.

@@ -106,7 +106,12 @@ fn interpreter() -> Interpreter {
             ja      5f
             mov     rcx, [rbx + 64]
             bt      rcx, rax
-            jc      3b                      # tolerated
+            jnc     5f
+            mov     ecx, [rbx + 12]         # tolerated, with so many ops passed over
+            imul    rax, rcx, 80
+            add     rbx, rax
+            add     r12d, ecx
+            jmp     3b
         5:
             mov     [r13 + 8], r12d         # {{op, errno}} to the header and to the error fd
             mov     [r13 + 12], eax
