@@ -256,14 +256,21 @@ const fn rule(when: &'static [Match], then: Then) -> Rule {
 
 /// In an order in which each chain is there before it is jumped to.
 pub(crate) static CHAINS: [Chain; 6] = [
-    // A frame of a neighbour for 127.0.0.1 would reach a port published there: DNAT comes before the check for martians.
+    // A frame of a neighbour for 127.0.0.1 would reach a port published there: DNAT comes before the check for martians. And
+    // where route_localnet is set that check is off, so that a container could send from 127.0.0.0/8 too.
     Chain {
         name: "guard_loopback",
         base: base(ChainType::Filter, Hook::Prerouting, RAW),
-        rules: &[rule(
-            &[Match::IifnameIsNot("lo"), Match::DaddrIsLoopback],
-            Then::Drop,
-        )],
+        rules: &[
+            rule(
+                &[Match::IifnameIsNot("lo"), Match::DaddrIsLoopback],
+                Then::Drop,
+            ),
+            rule(
+                &[Match::IifnameIsNot("lo"), Match::SaddrIsLoopback],
+                Then::Drop,
+            ),
+        ],
     },
     Chain {
         name: "published",

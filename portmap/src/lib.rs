@@ -1,5 +1,5 @@
 //! Published ports and masquerading for containers on bridges, as elements of nf_tables maps: one netlink transaction a change,
-//! and always the same thirteen rules.
+//! and always the same fourteen rules.
 //!
 //! ```no_run
 //! use cofferdam_portmap::Portmap;
@@ -38,7 +38,7 @@
 //! port. Not changed, and the caller's to set:
 //! - `net.ipv4.ip_forward=1`, for anything to be forwarded;
 //! - `net.ipv4.conf.<bridge>.route_localnet=1`, for the host to reach published ports by 127.0.0.1. The table drops packets
-//!   for 127.0.0.0/8 that come from outside, so that it opens nothing else;
+//!   for and from 127.0.0.0/8 that come in by another interface than lo, so that it opens nothing else;
 //! - hairpin mode on the bridge's ports, for a container to reach its own published ports where br_netfilter is loaded.
 //!
 //! Rules of others still hold: a packet this table accepts may be dropped by another table, such as a firewall whose forward chain

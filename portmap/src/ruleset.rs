@@ -180,6 +180,6 @@ mod tests {
         }
         assert_eq!(rules(&ruleset), empty);
         let total: usize = CHAINS.iter().map(|chain| chain.rules.len()).sum();
-        assert_eq!(total, 13);
+        assert_eq!(total, 14);
     }
 }

@@ -626,9 +626,9 @@ mod tests {
         assert_eq!(steps.first(), Some(&Step::AddTable));
         assert_eq!(count(|step| matches!(step, Step::AddSet(_))), 5);
         assert_eq!(count(|step| matches!(step, Step::AddChain(_))), 6);
-        assert_eq!(count(|step| matches!(step, Step::AddRule(_))), 13);
+        assert_eq!(count(|step| matches!(step, Step::AddRule(_))), 14);
         assert_eq!(count(|step| matches!(step, Step::AddElement(_))), 5);
-        assert_eq!(steps.len(), 30);
+        assert_eq!(steps.len(), 31);
     }
 
     #[test]

@@ -164,6 +164,35 @@ fn a_datagram_of_the_lan_for_127_0_0_1_reaches_no_port_published_there() {
 }
 
 #[test]
+fn a_container_reaches_no_socket_of_the_host_in_the_name_of_127_0_0_2() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    let world = World::new(BridgedPackets::Unseen);
+    let host = world.host.run(|| {
+        world::sysctl("ipv4/conf/br0/rp_filter", "0");
+        UdpSocket::bind("0.0.0.0:53").unwrap()
+    });
+    let disguised = world.web.run(|| {
+        world::sysctl("ipv4/conf/all/route_localnet", "1");
+        UdpSocket::bind("127.0.0.2:0").unwrap()
+    });
+    let arrives = |wait| world::hears(&host, &disguised, at(BRIDGE, 53), wait);
+    // The control: route_localnet alone lets it in.
+    assert!(arrives(Wait::Reached));
+    let (_portmap, networks) = managed(&world);
+    assert!(!arrives(Wait::Closed));
+    assert!(world::arrives(
+        &world.web,
+        at(BRIDGE, 53),
+        &host,
+        Wait::Reached
+    ));
+    drop(networks);
+    assert!(arrives(Wait::Reached));
+}
+
+#[test]
 fn a_port_published_on_one_address_is_closed_on_others() {
     if !have(&[Need::Namespaces]) {
         return;

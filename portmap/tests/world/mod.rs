@@ -172,6 +172,11 @@ pub(crate) fn udp(
 /// Whether a datagram for `to` from `client` arrives at `server`, be there a way back or not.
 pub(crate) fn arrives(client: &NetNs, to: SocketAddrV4, server: &UdpSocket, wait: Wait) -> bool {
     let asking = client.run(|| UdpSocket::bind("0.0.0.0:0")).unwrap();
+    hears(server, &asking, to, wait)
+}
+
+/// Whether a datagram for `to` from the socket `asking` arrives at `server`.
+pub(crate) fn hears(server: &UdpSocket, asking: &UdpSocket, to: SocketAddrV4, wait: Wait) -> bool {
     asking.send_to(b"hello?", to).unwrap();
     server.set_read_timeout(Some(wait.time())).unwrap();
     server.recv(&mut [0; 16]).is_ok()
