@@ -107,26 +107,37 @@ pub(crate) struct Port {
 
 impl Port {
     pub(crate) fn new(spec: &PortSpec, target: IpAddr) -> Result<Self> {
-        let not_yet = |what: String| Inner::NotYet {
-            doing: format!("publish {spec} to {target}"),
-            what,
+        let doing = format!("publish {spec} to {target}");
+        let nowhere = Port::nowhere(spec, &doing)?;
+        let IpAddr::V4(ip) = target else {
+            let what = "an IPv6 target".to_owned();
+            return Err(Inner::NotYet { doing, what }.into());
         };
+        Ok(nowhere.to(SocketAddrV4::new(ip, spec.container_port())))
+    }
+
+    /// Where `spec` is published, without where it leads.
+    pub(crate) fn nowhere(spec: &PortSpec, doing: &str) -> Result<Self> {
         let host_ip = match spec.host_ip() {
             None => None,
             Some(IpAddr::V4(ip)) => Some(ip).filter(|ip| !ip.is_unspecified()),
             Some(IpAddr::V6(ip)) => {
-                return Err(not_yet(format!("an IPv6 host address ({ip})")).into());
+                let (doing, what) = (doing.to_owned(), format!("an IPv6 host address ({ip})"));
+                return Err(Inner::NotYet { doing, what }.into());
             }
-        };
-        let IpAddr::V4(ip) = target else {
-            return Err(not_yet("an IPv6 target".to_owned()).into());
         };
         Ok(Port {
             host_ip,
             protocol: spec.protocol(),
             host_port: spec.host_port(),
-            target: SocketAddrV4::new(ip, spec.container_port()),
+            target: SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0),
         })
+    }
+
+    /// The same leading elsewhere.
+    pub(crate) fn to(mut self, target: SocketAddrV4) -> Self {
+        self.target = target;
+        self
     }
 
     /// The key of this port on another address, or on every one.

@@ -47,7 +47,7 @@
 //! # Cleanup
 //! [`NetworkGuard`] and [`Published`] undo what they did when dropped, or by `remove()` with a result, or outlive the process by
 //! `persist()`. The last removal deletes the table. A killed process leaves its elements in the kernel, while its sockets are
-//! closed; [`Portmap::delete_table`] removes all at once. Flows that are established when a port is unpublished go on.
+//! closed; [`Portmap::unpublish`] removes one port, [`Portmap::delete_table`] all at once. Flows that are established when a port is unpublished go on.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod answer;

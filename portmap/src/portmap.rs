@@ -124,6 +124,31 @@ impl Portmap {
         })
     }
 
+    /// Closes a published port to new flows, whoever published it and wherever it leads, and deletes the table if nothing else is
+    /// in it. Host address, host port and protocol tell which; that it is not there is success.
+    ///
+    /// It is for what was [persisted](Published::persist) or left by a failed [`Published::remove`] or a killed process. Where
+    /// the [`Published`] still exists, that keeps the port reserved.
+    ///
+    /// # Errors
+    /// `Unsupported` for an IPv6 host address; `Busy` if others kept changing the ruleset, else what the kernel says.
+    pub fn unpublish(&self, spec: &PortSpec) -> Result<()> {
+        let table = &self.shared.table;
+        let doing = format!("unpublish {spec} in table inet {table}");
+        let port = Port::nowhere(spec, &doing)?;
+        let found = self
+            .shared
+            .lock()
+            .socket
+            .element(table, &Element::Port(port));
+        let found = found.map_err(during(&doing))?;
+        let Some(target) = found.and_then(|found| found.target()) else {
+            return Ok(());
+        };
+        self.shared
+            .remove(&[Element::Port(port.to(target))], &doing)
+    }
+
     /// Whether the table is there: something of it is managed or published, by this process or another.
     ///
     /// # Errors
@@ -177,7 +202,8 @@ impl NetworkGuard {
     /// Stops managing the bridge, and deletes the table if nothing else is in it. Gone already is success.
     ///
     /// # Errors
-    /// `Busy` if others kept changing the ruleset, else what the kernel says; then it stays managed.
+    /// `Busy` if others kept changing the ruleset, else what the kernel says. Then it stays managed, until
+    /// [`Portmap::delete_table`].
     pub fn remove(mut self) -> Result<()> {
         let doing = format!("stop managing bridge {}", self.bridge);
         self.lease.remove(&doing)
@@ -192,7 +218,7 @@ impl NetworkGuard {
 /// A published port. Dropping it closes the port to new flows, and deletes the table if nothing else is in it.
 ///
 /// Drop takes one transaction, tried again a bounded number of times if others change the ruleset; what it cannot remove stays
-/// until [`Portmap::delete_table`]. Flows that are established go on until they end or time out.
+/// until [`Portmap::unpublish`], no longer reserved. Flows that are established go on until they end or time out.
 #[derive(Debug)]
 #[must_use = "dropping a Published unpublishes the port"]
 pub struct Published {
@@ -220,7 +246,8 @@ impl Published {
     /// somebody has since published elsewhere is left alone.
     ///
     /// # Errors
-    /// `Busy` if others kept changing the ruleset, else what the kernel says; then it stays published.
+    /// `Busy` if others kept changing the ruleset, else what the kernel says. Then it stays published but is no longer reserved, as
+    /// after [`persist`](Published::persist): [`Portmap::unpublish`] tries again.
     pub fn remove(mut self) -> Result<()> {
         let doing = format!("unpublish {}", self.spec);
         self.lease.remove(&doing)

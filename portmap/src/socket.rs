@@ -1,6 +1,7 @@
 //! The netlink socket: one request or one transaction at a time, answered before the call returns.
 
 use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket as Netlink, SocketAddr};
@@ -33,6 +34,13 @@ impl Found {
     /// Whether it is this very element: the same key leading to the same place.
     pub(crate) fn is(&self, element: &Element) -> bool {
         self.key == element.key() && self.data == element.data()
+    }
+
+    /// Where it leads, if it is a published port.
+    pub(crate) fn target(&self) -> Option<SocketAddrV4> {
+        let (ip, rest) = self.data.as_ref()?.split_first_chunk::<4>()?;
+        let port = u16::from_be_bytes(*rest.first_chunk()?);
+        Some(SocketAddrV4::new(Ipv4Addr::from(*ip), port))
     }
 }
 

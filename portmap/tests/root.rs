@@ -42,6 +42,13 @@ fn managed(world: &World) -> (Portmap, [NetworkGuard; 2]) {
     (portmap, networks)
 }
 
+/// Takes the calling thread's effective capabilities.
+fn drop_capabilities() {
+    let mut sets = rustix::thread::capabilities(None).unwrap();
+    sets.effective = rustix::thread::CapabilitySet::empty();
+    rustix::thread::set_capabilities(None, sets).unwrap();
+}
+
 fn listen(netns: &NetNs, port: u16) -> TcpListener {
     netns
         .run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)))
@@ -499,6 +506,52 @@ fn what_is_persisted_stays_until_the_table_is_deleted() {
 }
 
 #[test]
+fn a_port_is_unpublished_by_its_spec_whoever_published_it() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    let netns = NetNs::new();
+    let portmap = netns.run(|| Portmap::open(TABLE)).unwrap();
+    let other = netns.run(|| Portmap::open(TABLE)).unwrap();
+    portmap.unpublish(&spec("8080:80")).unwrap();
+    for text in ["8080:80", "127.0.0.1:53:5353/udp"] {
+        portmap.publish(&spec(text), WEB.into()).unwrap().persist();
+    }
+    let _held = portmap.publish(&spec("8081:80"), WEB.into()).unwrap();
+    for absent in ["8080:80/udp", "53:5353/udp", "127.0.0.1:8080:80"] {
+        other.unpublish(&spec(absent)).unwrap();
+    }
+    assert_eq!(elements(&netns, TABLE, "ports4_any"), 2);
+    other.unpublish(&spec("8080:80")).unwrap();
+    assert_eq!(elements(&netns, TABLE, "ports4_any"), 1);
+    other.unpublish(&spec("127.0.0.1:53:53/udp")).unwrap();
+    assert_eq!(elements(&netns, TABLE, "ports4"), 0);
+    portmap.unpublish(&spec("8081:80")).unwrap();
+    assert_eq!(tables(&netns), [""; 0]);
+    let error = portmap.unpublish(&spec("[::1]:80:80")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+}
+
+#[test]
+fn what_remove_could_not_remove_is_published_unreserved_until_unpublished() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    let netns = NetNs::new();
+    let portmap = netns.run(|| Portmap::open(TABLE)).unwrap();
+    let published = portmap.publish(&spec("8080:80"), WEB.into()).unwrap();
+    let error = netns.run(|| {
+        drop_capabilities();
+        published.remove().unwrap_err()
+    });
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+    assert_eq!(elements(&netns, TABLE, "ports4_any"), 1);
+    netns.run(|| TcpListener::bind("0.0.0.0:8080")).unwrap();
+    portmap.unpublish(&spec("8080:80")).unwrap();
+    assert_eq!(tables(&netns), [""; 0]);
+}
+
+#[test]
 fn what_is_gone_or_somebody_elses_by_now_is_left_alone() {
     if !have(&[Need::Namespaces]) {
         return;
@@ -538,9 +591,7 @@ fn without_the_capability_the_error_names_it() {
     }
     let netns = NetNs::new();
     let error = netns.run(|| {
-        let mut sets = rustix::thread::capabilities(None).unwrap();
-        sets.effective = rustix::thread::CapabilitySet::empty();
-        rustix::thread::set_capabilities(None, sets).unwrap();
+        drop_capabilities();
         Portmap::open(TABLE).unwrap_err()
     });
     assert_eq!(error.kind(), ErrorKind::PermissionDenied);
