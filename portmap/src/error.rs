@@ -17,7 +17,7 @@ pub struct Error(Box<Inner>);
 pub enum ErrorKind {
     /// The kernel or this version of the crate lacks it.
     Unsupported,
-    /// A capability is missing.
+    /// A capability is missing, or something is read-only.
     PermissionDenied,
     /// What was named is not there, such as the host address to publish on.
     NotFound,
@@ -221,7 +221,8 @@ pub(crate) struct Errno(pub(crate) i32);
 impl Errno {
     pub(crate) fn kind(self) -> ErrorKind {
         match self.0 {
-            libc::EPERM | libc::EACCES => ErrorKind::PermissionDenied,
+            libc::EPERM | libc::EACCES | libc::EROFS => ErrorKind::PermissionDenied,
+            libc::EINVAL => ErrorKind::InvalidInput,
             libc::ENOENT | libc::EADDRNOTAVAIL => ErrorKind::NotFound,
             libc::EEXIST => ErrorKind::AlreadyExists,
             libc::EBUSY | libc::EADDRINUSE => ErrorKind::Busy,
@@ -248,6 +249,7 @@ impl Errno {
             libc::EMFILE => "EMFILE",
             libc::ENOSPC => "ENOSPC",
             libc::ERANGE => "ERANGE",
+            libc::EROFS => "EROFS",
             libc::ENOTEMPTY => "ENOTEMPTY",
             libc::ERESTART => "ERESTART",
             libc::EMSGSIZE => "EMSGSIZE",
@@ -294,6 +296,21 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::AlreadyExists);
         assert_eq!(error.raw_os_error(), Some(libc::EEXIST));
         assert_eq!(io::Error::from(error).kind(), io::ErrorKind::AlreadyExists);
+    }
+
+    #[test]
+    fn an_errno_has_the_kind_it_has_in_the_other_crates() {
+        for (errno, kind) in [
+            (libc::EINVAL, ErrorKind::InvalidInput),
+            (libc::EROFS, ErrorKind::PermissionDenied),
+            (libc::EPERM, ErrorKind::PermissionDenied),
+            (libc::EACCES, ErrorKind::PermissionDenied),
+            (libc::EADDRINUSE, ErrorKind::Busy),
+            (libc::EIO, ErrorKind::Os),
+        ] {
+            assert_eq!(Errno(errno).kind(), kind, "{}", Errno(errno));
+        }
+        assert!(Errno(libc::EROFS).to_string().starts_with("EROFS: "));
     }
 
     #[test]

@@ -228,9 +228,10 @@ fn found_element(parts: &[u8]) -> Option<Found> {
     })
 }
 
-/// A change the kernel refused. What it cannot find while the table is made is a part of itself: a module.
+/// A change the kernel refused. What it cannot find while the table is made is a part of itself: a module. And what it does not
+/// understand then is not the caller's, but newer than it.
 fn refusal(failure: Failure, step: Option<Step>) -> Failure {
-    let missing = failure.errno() == Some(libc::ENOENT);
+    let missing = matches!(failure.errno(), Some(libc::ENOENT | libc::EINVAL));
     match step {
         Some(step) if missing && step.is_layout() => {
             failure.at(step).of_kind(ErrorKind::Unsupported)
@@ -244,5 +245,27 @@ fn unexpected(step: &str, what: &str) -> Failure {
     Failure::Answer {
         step: step.to_owned(),
         what: what.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_does_not_know_of_the_table_is_unsupported() {
+        let kind = |errno, step| {
+            let failure = Failure::call("apply", &io::Error::from_raw_os_error(errno));
+            refusal(failure, Some(step)).during("publish").kind()
+        };
+        for errno in [libc::ENOENT, libc::EINVAL] {
+            assert_eq!(
+                kind(errno, Step::AddChain("published")),
+                ErrorKind::Unsupported
+            );
+        }
+        let element = Step::AddElement(Set::Ports4);
+        assert_eq!(kind(libc::ENOENT, element), ErrorKind::NotFound);
+        assert_eq!(kind(libc::EINVAL, element), ErrorKind::InvalidInput);
     }
 }
