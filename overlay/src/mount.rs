@@ -1,8 +1,9 @@
 //! An overlay that is mounted: detached, or at a place.
 
-use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::{fmt, fs};
 
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount, unmount};
@@ -61,7 +62,8 @@ impl OverlayMount {
     /// Attaches it to the directory `target`, as by move_mount(2).
     ///
     /// # Errors
-    /// `NotFound` or `InvalidInput` (`ENOTDIR`) for the target; `PermissionDenied` without `CAP_SYS_ADMIN`.
+    /// `NotFound` or `InvalidInput` (`ENOTDIR`) for the target; `PermissionDenied` without `CAP_SYS_ADMIN`; `NotFound` without
+    /// a `/proc`.
     pub fn attach(self, target: impl AsRef<Path>) -> Result<MountedOverlay> {
         let target = target.as_ref();
         let place = directory::open_as("open target", target)?;
@@ -69,12 +71,14 @@ impl OverlayMount {
     }
 
     pub(crate) fn attach_to(self, place: BorrowedFd<'_>, target: &Path) -> Result<MountedOverlay> {
+        let namespace = mount_namespace()?;
         let flags =
             MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
         move_mount(&self.fd, "", place, "", flags).map_err(Error::sys("move_mount to", target))?;
         Ok(MountedOverlay {
             mount: Some(self),
             target: target.to_owned(),
+            namespace,
         })
     }
 }
@@ -102,6 +106,8 @@ pub struct MountedOverlay {
     /// None once it is unmounted or persists.
     mount: Option<OverlayMount>,
     target: PathBuf,
+    /// Where it was attached. Not by an fd, which would keep that namespace alive.
+    namespace: (u64, u64),
 }
 
 impl MountedOverlay {
@@ -114,7 +120,8 @@ impl MountedOverlay {
     /// Unmounts it as dropping it does, and tells how that went. Unmounted already is success.
     ///
     /// # Errors
-    /// `PermissionDenied` without `CAP_SYS_ADMIN`; `NotFound` without a `/proc`.
+    /// `InvalidInput` from a thread in another mount namespace than the one it was attached in, `PermissionDenied` without
+    /// `CAP_SYS_ADMIN`; `NotFound` without a `/proc`. Then it stays mounted.
     pub fn unmount(mut self) -> Result<()> {
         self.detach()
     }
@@ -133,10 +140,21 @@ impl MountedOverlay {
         // By the fd and not by the path, on which something else may be mounted by now.
         let path = format!("/proc/thread-self/fd/{}", mount.fd.as_raw_fd());
         match unmount(path, UnmountFlags::DETACH) {
-            Ok(()) | Err(Errno::INVAL) => Ok(()),
+            Ok(()) => Ok(()),
+            // It is in this namespace's table no more, or never was.
+            Err(Errno::INVAL) if mount_namespace()? == self.namespace => Ok(()),
+            Err(errno @ Errno::INVAL) => Err(Error::sys("umount", &self.target)(errno)
+                .because("attached in another mount namespace than this thread's")),
             Err(errno) => Err(Error::sys("umount", &self.target)(errno)),
         }
     }
+}
+
+/// Device and inode of the calling thread's mount namespace.
+fn mount_namespace() -> Result<(u64, u64)> {
+    let path = Path::new("/proc/thread-self/ns/mnt");
+    let found = fs::metadata(path).map_err(Error::sys("stat", path))?;
+    Ok((found.dev(), found.ino()))
 }
 
 impl Drop for MountedOverlay {

@@ -54,6 +54,7 @@ macro_rules! tests {
             the_hosts_root_is_a_layer_or_named_as_none
             only_a_scratch_upper_is_volatile
             it_can_be_attached_and_taken_away
+            unmounting_it_from_another_mount_namespace_is_an_error
             all_of_it_works_in_a_user_namespace
         );
     };
@@ -623,6 +624,22 @@ pub(crate) fn it_can_be_attached_and_taken_away(detached: Detached) {
         let error = detached(&overlay).unwrap().attach(world.join("gone"));
         assert_eq!(error.unwrap_err().kind(), ErrorKind::NotFound);
         assert_eq!(table(), before);
+    });
+}
+
+pub(crate) fn unmounting_it_from_another_mount_namespace_is_an_error(detached: Detached) {
+    in_world(|world| {
+        let (layer, target) = (world.join("a"), directory(world, "target"));
+        write(&layer.join("file"), "lower");
+        let overlay = Overlay::builder([&layer]).scratch();
+        let mounted = detached(&overlay).unwrap().attach(&target).unwrap();
+        let error = in_mount_namespace(|| mounted.unmount()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+        let start = format!("umount {}: EINVAL: ", target.display());
+        assert!(error.to_string().starts_with(&start), "{error}");
+        assert!(error.to_string().contains("mount namespace"), "{error}");
+        assert_eq!(read(&target.join("file")), "lower");
+        rustix::mount::unmount(&target, rustix::mount::UnmountFlags::empty()).unwrap();
     });
 }
 
