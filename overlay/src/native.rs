@@ -78,6 +78,10 @@ fn create(context: Context, userxattr: bool, read_only: bool) -> Result<OwnedFd,
     if userxattr {
         context.flag("userxattr")?;
     }
+    if read_only {
+        // Of the superblock: the mount's own flag alone could be cleared again.
+        context.flag("ro")?;
+    }
     context.create()?;
     context.mount(if read_only {
         MountAttrFlags::MOUNT_ATTR_RDONLY

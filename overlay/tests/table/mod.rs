@@ -19,7 +19,7 @@ use cofferdam_overlay::{Applied, ErrorKind, Overlay, OverlayMount, Result};
 use cofferdam_testkit::{Need, as_root_of_a_user_namespace, have, in_mount_namespace};
 use rustix::fs::{getxattr, inotify};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change, mount_remount};
 
 /// The way to mount that is under test.
 pub(crate) type Detached = fn(&Overlay) -> Result<OverlayMount>;
@@ -34,6 +34,7 @@ macro_rules! tests {
             a_deleted_file_of_a_layer_is_hidden
             a_directory_made_again_is_empty
             a_read_only_overlay_refuses_writes
+            a_read_only_overlay_cannot_be_made_writable_by_its_mount
             a_single_layer_needs_no_overlayfs
             an_upper_without_the_xattrs_it_needs_is_refused
             it_is_in_no_mount_table
@@ -192,6 +193,38 @@ pub(crate) fn a_read_only_overlay_refuses_writes(detached: Detached) {
         }
         let mount = detached(&with_upper).unwrap();
         assert_eq!(read(&at(&mount, "mine")), "upper");
+    });
+}
+
+pub(crate) fn a_read_only_overlay_cannot_be_made_writable_by_its_mount(detached: Detached) {
+    in_world(|world| {
+        let (top, bottom) = (world.join("top"), directory(world, "bottom"));
+        let (upper, work) = (directory(world, "u"), directory(world, "w"));
+        let target = directory(world, "target");
+        write(&top.join("file"), "top");
+        let layers = || Overlay::builder([&top, &bottom]);
+        for overlay in [
+            layers(),
+            layers().scratch().read_only(),
+            layers().upperdir(&upper, &work).read_only(),
+        ] {
+            let mounted = detached(&overlay).unwrap().attach(&target).unwrap();
+            mount_remount(&target, MountFlags::BIND, "").unwrap();
+            let options = format!(" {} rw,", target.display());
+            let table = read(Path::new("/proc/thread-self/mountinfo"));
+            assert!(table.contains(&options), "{table}");
+            for name in ["file", "new"] {
+                let refused = fs::write(target.join(name), "changed").unwrap_err();
+                assert_eq!(
+                    refused.kind(),
+                    io::ErrorKind::ReadOnlyFilesystem,
+                    "{overlay:?}"
+                );
+            }
+            mounted.unmount().unwrap();
+        }
+        assert_eq!(names(&upper), [""; 0]);
+        assert_eq!(read(&top.join("file")), "top");
     });
 }
 
