@@ -23,6 +23,8 @@ use crate::{directory, scratch, sys};
 const PAGE: usize = 4095;
 /// Where the overlay is mounted, in the scratch tmpfs.
 const TARGET: &str = "merged";
+/// The layer below a single one, there too.
+const EMPTY: &str = "empty";
 
 pub(crate) fn mount(overlay: &Overlay) -> Result<OwnedFd> {
     thread::scope(|scope| {
@@ -40,7 +42,7 @@ fn in_namespace_of_its_own(overlay: &Overlay) -> Result<OwnedFd> {
     leave_mount_namespace()?;
     // Opened here, since overlayfs takes directories of this namespace's mounts only, and all of them before something is
     // mounted over `/`: a path that climbs to it would end there.
-    let layers = overlay
+    let mut layers = overlay
         .layers()
         .iter()
         .map(|path| directory::open_as("open layer", path))
@@ -56,6 +58,10 @@ fn in_namespace_of_its_own(overlay: &Overlay) -> Result<OwnedFd> {
         }
         _ => named,
     };
+    if overlay.needs_an_empty_layer() {
+        scratch::make(&tmpfs.root, EMPTY)?;
+        layers.push(scratch::open(&tmpfs.root, EMPTY)?);
+    }
     let userxattr = directory::in_user_namespace()?;
     if let (Some(asked), Some(opened), true) = (overlay.upper(), &upper, userxattr) {
         asked.check_user_xattrs(opened.upper.as_fd())?;
@@ -76,7 +82,7 @@ fn leave_mount_namespace() -> Result<()> {
     mount_change(root, private).map_err(Error::sys("make private", root))
 }
 
-/// A tmpfs over the namespace's `/`: it holds the overlay's target, and a scratch upper.
+/// A tmpfs over the namespace's `/`: it holds the overlay's target, and a scratch upper or an empty layer.
 #[derive(Debug)]
 struct ScratchMount {
     root: OwnedFd,

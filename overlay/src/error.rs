@@ -43,7 +43,7 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match &*self.0 {
-            Inner::Unsupported { .. } | Inner::NoUserXattrs { .. } => ErrorKind::Unsupported,
+            Inner::NoUserXattrs { .. } => ErrorKind::Unsupported,
             Inner::NoLayers
             | Inner::TooManyLayers { .. }
             | Inner::ScratchSize
@@ -62,8 +62,7 @@ impl Error {
             Inner::Sys { errno, .. }
             | Inner::Refused { errno, .. }
             | Inner::UnclonableLayer { errno, .. }
-            | Inner::NoUserXattrs { errno, .. }
-            | Inner::Unsupported { errno, .. } => Some(errno.0),
+            | Inner::NoUserXattrs { errno, .. } => Some(errno.0),
             Inner::CameUpReadOnly { .. } => Some(Raw::ROFS.raw_os_error()),
             Inner::NoLayers
             | Inner::TooManyLayers { .. }
@@ -167,12 +166,6 @@ pub(crate) enum Inner {
         Shown(path)
     )]
     NoUserXattrs { path: PathBuf, errno: Errno },
-    #[error("{feature} (Linux {since}): {errno}")]
-    Unsupported {
-        feature: &'static str,
-        since: &'static str,
-        errno: Errno,
-    },
 }
 
 /// A path on one line, whatever bytes it has.

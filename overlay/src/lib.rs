@@ -34,7 +34,6 @@
 //! |---|---|
 //! | 6.15 | [`Applied::Native`]: fsopen(2), each directory as an fd |
 //! | 5.10 | [`Applied::Classic`]: mount(2) in the mount namespace of a thread that ends with it; a layer must be attached in the caller's mount namespace |
-//! | 5.12 | [`Applied::Bind`]: one layer, read-only, by open_tree(2) and mount_setattr(2) |
 //!
 //! It is found out by trying, at each mount. The classic way takes an fd a layer for as long as it lasts, and a process whose
 //! root directory is that of a mount. User namespaces need 5.11, and there a [`scratch`](Overlay::scratch) upper needs 6.6,
@@ -53,7 +52,6 @@
 //! of a killed process it stays until unmounted, or until its mount namespace ends.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-mod bind;
 mod classic;
 mod context;
 mod directory;

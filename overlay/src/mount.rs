@@ -20,12 +20,10 @@ pub struct OverlayMount {
     applied: Applied,
 }
 
-/// How a mount was made, which depends on the kernel and on what was asked for.
+/// How a mount was made, which depends on the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Applied {
-    /// A single read-only layer: a copy of its mount by open_tree(2), no overlayfs.
-    Bind,
     /// overlayfs by fsopen(2), every directory handed over as an fd.
     Native,
     /// overlayfs by mount(2) in the mount namespace of a thread that was thrown away, for kernels before 6.15.
@@ -35,7 +33,6 @@ pub enum Applied {
 impl fmt::Display for Applied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Applied::Bind => "open_tree",
             Applied::Native => "fsmount",
             Applied::Classic => "mount",
         })

@@ -21,8 +21,12 @@ pub(crate) fn mount(overlay: &Overlay) -> Result<Option<OwnedFd>> {
     let Some(top) = stack(&context, overlay.layers())? else {
         return Ok(None);
     };
+    let _empty_until_created = overlay
+        .needs_an_empty_layer()
+        .then(|| put_below(&context))
+        .transpose()?;
     let userxattr = directory::in_user_namespace()?;
-    let _until_created = overlay
+    let _upper_until_created = overlay
         .upper()
         .map(|upper| put_on_top(&context, upper, top.as_fd(), userxattr))
         .transpose()?;
@@ -43,6 +47,13 @@ fn stack(context: &Context, layers: &[PathBuf]) -> Result<Option<OwnedFd>> {
         top.get_or_insert(layer);
     }
     Ok(top)
+}
+
+fn put_below(context: &Context) -> Result<OwnedFd> {
+    let (empty, name) = (scratch::empty()?, Path::new(scratch::EMPTY));
+    let done = context.fd("lowerdir+", empty.as_fd());
+    done.map_err(|refusal| refusal.on(name))?;
+    Ok(empty)
 }
 
 fn put_on_top(

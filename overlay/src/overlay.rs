@@ -9,16 +9,17 @@ use rustix::fs::{StatVfsMountFlags, fstatvfs};
 use crate::error::{Error, Inner, Result};
 use crate::mount::{Applied, MountedOverlay, OverlayMount};
 use crate::upper::Upper;
-use crate::{bind, classic, directory, native};
+use crate::{classic, directory, native};
 
 /// The most layers overlayfs stacks: `OVL_MAX_STACK` of the kernel. An upper does not count.
 pub(crate) const MAX_LAYERS: usize = 500;
 
 /// Layers to stack and what is on top of them: a description, nothing is mounted yet.
 ///
-/// Without [`upperdir`](Overlay::upperdir) and [`scratch`](Overlay::scratch) the mount is read-only, as overlayfs has
-/// it. One description can be mounted any number of times, except with an upperdir: two mounts that share one are
-/// undefined behaviour to overlayfs, which does not refuse them.
+/// Without [`upperdir`](Overlay::upperdir) and [`scratch`](Overlay::scratch) it is read-only as a filesystem, which nobody can
+/// change by its mount. That holds for a single layer too: it is stacked over an empty directory. One description can be
+/// mounted any number of times, except with an upperdir: two mounts that share one are undefined behaviour to overlayfs,
+/// which does not refuse them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use = "nothing is mounted before `detached` or `mount`"]
 pub struct Overlay {
@@ -68,6 +69,9 @@ impl Overlay {
 
     /// Writes fail with `EROFS`. What an [`upperdir`](Overlay::upperdir) holds is seen; a scratch upper, which would
     /// stay empty, is not made.
+    ///
+    /// The filesystem is read-only, not just the mount. With an upperdir it can be remounted writable as a whole, by whoever has
+    /// `CAP_SYS_ADMIN` in the user namespace it was mounted in; without one the kernel refuses that.
     pub fn read_only(mut self) -> Self {
         self.read_only = true;
         self
@@ -118,6 +122,11 @@ impl Overlay {
         }
     }
 
+    /// overlayfs refuses a single layer without an upper: an empty one is put below it.
+    pub(crate) fn needs_an_empty_layer(&self) -> bool {
+        self.layers.len() == 1 && self.upper().is_none()
+    }
+
     pub(crate) fn is_read_only(&self) -> bool {
         self.read_only || self.upper.is_none()
     }
@@ -125,9 +134,6 @@ impl Overlay {
     /// Tries `first`, which says None where the kernel is too old for it, then mount(2).
     fn mounted_by(&self, first: fn(&Overlay) -> Result<Option<OwnedFd>>) -> Result<OverlayMount> {
         self.check()?;
-        if let ([layer], None) = (self.layers(), self.upper()) {
-            return Ok(OverlayMount::new(bind::mount(layer)?, Applied::Bind));
-        }
         let made = match first(self)? {
             Some(fd) => OverlayMount::new(fd, Applied::Native),
             None => OverlayMount::new(classic::mount(self)?, Applied::Classic),
@@ -189,6 +195,21 @@ mod tests {
         let overlay = Overlay::builder(["/a", "/b"]).scratch().read_only();
         assert_eq!(overlay.upper(), None);
         assert!(overlay.is_read_only());
+    }
+
+    #[test]
+    fn only_a_single_layer_without_an_upper_needs_an_empty_one() {
+        let one = || Overlay::builder(["/a"]);
+        assert!(one().needs_an_empty_layer());
+        assert!(one().scratch().read_only().needs_an_empty_layer());
+        assert!(!one().scratch().needs_an_empty_layer());
+        assert!(
+            !one()
+                .upperdir("/u", "/w")
+                .read_only()
+                .needs_an_empty_layer()
+        );
+        assert!(!Overlay::builder(["/a", "/b"]).needs_an_empty_layer());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The throw-away upper: a tmpfs of bounded size that is attached nowhere.
+//! The throw-away upper: a tmpfs of bounded size that is attached nowhere. And an empty layer of the same make.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -15,6 +15,8 @@ use crate::upper::Directories;
 
 /// Its name in errors.
 pub(crate) const NAME: &str = "scratch upper";
+/// The name in errors of the layer below a single one.
+pub(crate) const EMPTY: &str = "empty layer";
 
 /// The options of its tmpfs. Inodes are bounded too: an empty file costs the kernel memory that `size` does not count.
 pub(crate) fn options(size: u64) -> [(&'static str, String); 2] {
@@ -33,6 +35,11 @@ pub(crate) fn mount(size: u64, top: BorrowedFd<'_>) -> Result<Directories> {
         mount: Some(tmpfs),
         ..directories
     })
+}
+
+/// An empty directory to be a layer, on a mount of its own: the fd is to be kept as [`Directories`] keep theirs.
+pub(crate) fn empty() -> Result<OwnedFd> {
+    detached(1 << 16).map_err(|refusal| refusal.on(Path::new(EMPTY)))
 }
 
 fn detached(size: u64) -> Result<OwnedFd, Refusal> {

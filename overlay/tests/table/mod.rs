@@ -15,11 +15,13 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 use std::{env, process, thread};
 
-use cofferdam_overlay::{Applied, ErrorKind, Overlay, OverlayMount, Result};
+use cofferdam_overlay::{ErrorKind, Overlay, OverlayMount, Result};
 use cofferdam_testkit::{Need, as_root_of_a_user_namespace, have, in_mount_namespace};
-use rustix::fs::{getxattr, inotify};
+use rustix::fs::{fstatfs, getxattr, inotify};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change, mount_remount};
+
+const OVERLAYFS_SUPER_MAGIC: u64 = 0x794c_7630;
 
 /// The way to mount that is under test.
 pub(crate) type Detached = fn(&Overlay) -> Result<OverlayMount>;
@@ -35,7 +37,7 @@ macro_rules! tests {
             a_directory_made_again_is_empty
             a_read_only_overlay_refuses_writes
             a_read_only_overlay_cannot_be_made_writable_by_its_mount
-            a_single_layer_needs_no_overlayfs
+            a_single_read_only_layer_is_an_overlay_too
             an_upper_without_the_xattrs_it_needs_is_refused
             it_is_in_no_mount_table
             it_ends_with_its_last_fd
@@ -83,7 +85,6 @@ pub(crate) fn the_top_layer_wins(detached: Detached) {
             let mount = detached(&overlay).unwrap();
             assert_eq!(read(&at(&mount, "both")), "top");
             assert_eq!(read(&at(&mount, "below")), "bottom");
-            assert_ne!(mount.applied(), Applied::Bind);
         }
     });
 }
@@ -204,6 +205,8 @@ pub(crate) fn a_read_only_overlay_cannot_be_made_writable_by_its_mount(detached:
         write(&top.join("file"), "top");
         let layers = || Overlay::builder([&top, &bottom]);
         for overlay in [
+            Overlay::builder([&top]),
+            Overlay::builder([&top]).scratch().read_only(),
             layers(),
             layers().scratch().read_only(),
             layers().upperdir(&upper, &work).read_only(),
@@ -228,12 +231,14 @@ pub(crate) fn a_read_only_overlay_cannot_be_made_writable_by_its_mount(detached:
     });
 }
 
-pub(crate) fn a_single_layer_needs_no_overlayfs(detached: Detached) {
+pub(crate) fn a_single_read_only_layer_is_an_overlay_too(detached: Detached) {
     in_world(|world| {
         let layer = world.join("a");
         write(&layer.join("file"), "lower");
         let mount = detached(&Overlay::builder([&layer])).unwrap();
-        assert_eq!(mount.applied(), Applied::Bind);
+        assert_eq!(names(&at(&mount, "")), ["file"]);
+        let filesystem = fstatfs(mount.as_fd()).unwrap().f_type as u64;
+        assert_eq!(filesystem, OVERLAYFS_SUPER_MAGIC);
         drop(mount);
         // What is mounted on the layer later does not reach the copy, as it would a peer.
         mount_change(world, MountPropagationFlags::SHARED).unwrap();
@@ -483,6 +488,7 @@ pub(crate) fn the_root_looks_like_the_top_layers(detached: Detached) {
         for overlay in [
             Overlay::builder([&top, &bottom]).scratch(),
             Overlay::builder([&top, &bottom]),
+            Overlay::builder([&top]),
         ] {
             let mount = detached(&overlay).unwrap();
             let root = fs::metadata(at(&mount, "")).unwrap();
