@@ -162,20 +162,22 @@ impl Compiler<'_> {
         fd
     }
 
-    /// What is to be mounted, but for tmpfs, one for each mount.
-    fn take_mounts(&mut self) -> Vec<Option<Arg>> {
+    /// What is to be mounted and on what, one for each mount; a tmpfs is made where it goes.
+    fn take_mounts(&mut self) -> Vec<Option<(Arg, Target)>> {
         let command = self.command;
         let mut binds = self.prepared.binds.iter();
         let mut stage = None;
         let mut trees = Vec::with_capacity(command.mounts.len());
         for (index, mount) in command.mounts.iter().enumerate() {
             trees.push(match &mount.what {
-                What::Bind { access, .. } => binds
-                    .next()
-                    .map(|bind| self.take(&bind.tree, *access, "clone the mount source")),
+                What::Bind { access, .. } => binds.next().map(|bind| {
+                    let tree = self.take(&bind.tree, *access, "clone the mount source");
+                    (tree, bind.kind)
+                }),
                 What::File { content, mode } => {
                     let stage = *stage.get_or_insert_with(|| self.stage());
-                    Some(self.write_file(stage, index, mount, content, *mode))
+                    let tree = self.write_file(stage, index, mount, content, *mode);
+                    Some((tree, Target::File))
                 }
                 What::Tmpfs { .. } => None,
             });
@@ -379,28 +381,10 @@ impl Compiler<'_> {
     }
 
     /// One of the caller's.
-    fn mount(&mut self, mount: &Mount, tree: Option<Arg>, resolve: u64) {
+    fn mount(&mut self, mount: &Mount, tree: Option<(Arg, Target)>, resolve: u64) {
         match (&mount.what, tree) {
             (What::Tmpfs { size, mode }, _) => self.tmpfs(mount, *size, *mode, resolve),
-            (What::File { .. }, Some(tree)) => {
-                self.attach(tree, &mount.target, Target::File, resolve)
-            }
-            (What::Bind { .. }, Some(tree)) => {
-                let binds = self
-                    .command
-                    .mounts
-                    .iter()
-                    .filter(|m| matches!(m.what, What::Bind { .. }));
-                let at = binds
-                    .take_while(|other| !std::ptr::eq(*other, mount))
-                    .count();
-                let kind = self
-                    .prepared
-                    .binds
-                    .get(at)
-                    .map_or(Target::Directory, |bind| bind.kind);
-                self.attach(tree, &mount.target, kind, resolve);
-            }
+            (_, Some((tree, kind))) => self.attach(tree, &mount.target, kind, resolve),
             (What::File { .. } | What::Bind { .. }, None) => {}
         }
     }
