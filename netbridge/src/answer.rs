@@ -94,18 +94,22 @@ pub(crate) struct LinkAnswer {
     pub(crate) mtu: u32,
     /// `IFLA_LINK`: of a veth, the index of its peer, in the peer's namespace.
     pub(crate) link: Option<u32>,
+    /// `IFLA_OPERSTATE`: unlike the carrier, it changes only once the kernel sends on the link.
+    pub(crate) operstate: u8,
     /// `IFLA_BRPORT_STATE`, of a port of a bridge.
     pub(crate) port_state: Option<u8>,
 }
 
-/// `BR_STATE_FORWARDING`.
-pub(crate) const FORWARDING: u8 = 3;
+const IF_OPER_UNKNOWN: u8 = 0;
+const IF_OPER_UP: u8 = 6;
+const BR_STATE_FORWARDING: u8 = 3;
 
 impl LinkAnswer {
     pub(crate) fn parse(payload: &[u8]) -> Result<Self> {
         const IFLA_IFNAME: u16 = 3;
         const IFLA_MTU: u16 = 4;
         const IFLA_LINK: u16 = 5;
+        const IFLA_OPERSTATE: u16 = 16;
         const IFLA_LINKINFO: u16 = 18;
         let mut link = LinkAnswer {
             index: u32_at(payload, 4)?,
@@ -117,11 +121,28 @@ impl LinkAnswer {
                 IFLA_IFNAME => link.name = text(attribute.value()),
                 IFLA_MTU => link.mtu = u32_at(attribute.value(), 0)?,
                 IFLA_LINK => link.link = Some(u32_at(attribute.value(), 0)?),
+                IFLA_OPERSTATE => link.operstate = byte_at(attribute.value(), 0)?,
                 IFLA_LINKINFO => link.parse_info(attribute.value())?,
                 _ => {}
             }
         }
         Ok(link)
+    }
+
+    /// Whether the kernel sends on the link.
+    pub(crate) fn is_up(&self) -> bool {
+        self.operstate == IF_OPER_UP
+    }
+
+    /// Whether the kernel sends on a bridge: one that never lost its carrier is in no state yet.
+    pub(crate) fn is_bridge_up(&self) -> bool {
+        self.is_up() || self.operstate == IF_OPER_UNKNOWN
+    }
+
+    /// Whether the bridge takes frames from this port, and the kernel sends those for it. Not the former alone: of a
+    /// fresh port, whose operational state nobody found out yet, it holds too early.
+    pub(crate) fn is_forwarding(&self) -> bool {
+        self.is_up() && self.port_state == Some(BR_STATE_FORWARDING)
     }
 
     fn parse_info(&mut self, info: &[u8]) -> Result<()> {
@@ -370,6 +391,28 @@ mod tests {
             RouteAnswer::parse(&[10, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0]).unwrap(),
             None
         );
+    }
+
+    #[test]
+    fn a_port_forwards_only_when_the_kernel_sends_on_it() {
+        let parse = |operstate, state| {
+            let data = attribute(5, &attribute(1, &[state]));
+            let info = [attribute(4, b"bridge\0"), data].concat();
+            let payload = [
+                vec![0; 16],
+                attribute(16, &[operstate]),
+                attribute(18, &info),
+            ];
+            LinkAnswer::parse(&payload.concat()).unwrap()
+        };
+        let (unknown, lower_layer_down, up) = (0, 3, 6);
+        let (disabled, forwarding) = (0, 3);
+        assert!(parse(up, forwarding).is_forwarding());
+        assert!(!parse(up, disabled).is_forwarding());
+        assert!(!parse(unknown, forwarding).is_forwarding());
+        assert!(!parse(lower_layer_down, forwarding).is_forwarding());
+        assert!(parse(unknown, disabled).is_bridge_up());
+        assert!(!parse(lower_layer_down, disabled).is_bridge_up());
     }
 
     #[test]

@@ -158,10 +158,12 @@ impl Bridge {
     /// Puts a link into the network namespace `netns`, connected to this bridge, with address, hardware address,
     /// default route and the MTU of the bridge, up, and IPv6 off.
     ///
-    /// It is a veth pair; its other end is a port of the bridge, in hairpin mode. The bridge forwards for it when this
-    /// returns. The work inside is done by a thread that enters `netns` and ends. A failure leaves nothing behind.
+    /// It is a veth pair; its other end is a port of the bridge, in hairpin mode. When this returns, both ends and the
+    /// bridge are operational, so that the first packet is not lost; on a machine too busy to let them be, or where
+    /// the bridge is down, it gives up waiting after 0.3 s. The work inside is done by a thread that enters `netns` and
+    /// ends. A failure leaves nothing behind.
     ///
-    /// Seven messages are sent, in four sends.
+    /// Nine messages are sent, and one more for each pause where the kernel takes a moment.
     ///
     /// # Errors
     /// `AlreadyExists` where the interface name is taken in `netns`, the name given for the host's end is taken, `netns`

@@ -31,8 +31,8 @@
 //!
 //! # Kernel support
 //!
-//! Linux 5.1 and later, with `bridge` and `veth`: built in, or modules the kernel can load. Tried on 6.18. Older
-//! kernels may take some milliseconds longer to let a bridge forward for a new port; `attach` waits for it.
+//! Linux 5.1 and later, with `bridge` and `veth`: built in, or modules the kernel can load. Tried on 6.1 and
+//! 6.18. Kernels before 6.8 may take some milliseconds longer to let a new link work; `attach` waits for it.
 //!
 //! # What it changes on the host
 //!

@@ -15,6 +15,7 @@ use cofferdam_netbridge::{
 use cofferdam_testkit::{Need, have};
 use netlink_packet_route::link::{
     BridgePortState, InfoBridge, InfoBridgePort, InfoData, LinkAttribute, LinkFlags, LinkInfo,
+    State,
 };
 
 mod kernel;
@@ -141,6 +142,28 @@ fn the_first_packet_after_attach_is_not_lost() {
         // A lost ARP request is sent again after a second. A few slow ones are the machine's.
         times.sort();
         assert!(times[24] < Duration::from_millis(500), "{times:?}");
+    });
+}
+
+#[test]
+fn both_ends_and_the_bridge_are_operational_when_attach_returns() {
+    in_own_netns(|| {
+        let bridge = bridge("10.5.0.1/24");
+        // The bridge loses its carrier with each port that is removed, being the last.
+        let operational = |_| {
+            let (netns, port) = attach(&bridge, "10.5.0.2/24");
+            let states = [
+                netns.run(|| kernel::operstate("eth0")).unwrap(),
+                kernel::operstate(port.name().as_str()),
+                kernel::operstate("br0"),
+            ];
+            port.remove().unwrap();
+            states
+        };
+        let states: Vec<_> = (0..20).map(operational).collect();
+        // A machine may be too busy for the 0.3 s of a few.
+        let slow = states.iter().filter(|states| **states != [State::Up; 3]);
+        assert!(slow.count() <= 3, "{states:?}");
     });
 }
 

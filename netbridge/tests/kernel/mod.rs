@@ -11,7 +11,7 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
-    InfoBridgePort, InfoPortData, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoBridgePort, InfoPortData, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, State,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -19,6 +19,16 @@ use netlink_packet_route::route::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
+
+/// By a dump: unlike the question for one link, it does not have the kernel catch up first.
+pub(crate) fn operstate(name: &str) -> State {
+    let attributes = link(name).unwrap().attributes;
+    let state = attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::OperState(state) => Some(*state),
+        _ => None,
+    });
+    state.unwrap()
+}
 
 pub(crate) fn link(name: &str) -> Option<LinkMessage> {
     let message = RouteNetlinkMessage::GetLink(LinkMessage::default());
