@@ -5,9 +5,10 @@ use std::str::FromStr;
 
 use crate::error::{Error, Result};
 
-/// The name of a link: 1 to 15 bytes, and only what the kernel takes for one.
+/// The name of a link: 1 to 15 printable ASCII characters, and only what the kernel and packet filters take for one.
 ///
-/// No `/`, `:`, NUL or white space, not `.` or `..`: a name is also a directory of `/proc/sys/net`.
+/// No `/` or `:`, not `.` or `..`: a name is also a directory of `/proc/sys/net`. No `%`, which the kernel takes for a
+/// pattern, nor `*` and `"`, which nft does.
 ///
 /// ```
 /// use cofferdam_netbridge::IfName;
@@ -71,10 +72,11 @@ fn fault(name: &str) -> Option<&'static str> {
     if name == "." || name == ".." {
         return Some("it names a directory");
     }
-    // 0xa0 is white space to the kernel's isspace(), which reads Latin-1.
-    let bad = |byte: u8| matches!(byte, b'/' | b':' | 0 | b' ' | b'\t'..=b'\r' | 0xa0);
+    let bad = |byte: u8| !byte.is_ascii_graphic() || b"/:\"*".contains(&byte);
     if name.bytes().any(bad) {
-        return Some("it has a slash, a colon, a NUL or white space");
+        return Some(
+            "it has a slash, colon, quote, asterisk, space, or other than printable ASCII",
+        );
     }
     // do_setlink and friends take a name with % for a pattern.
     name.contains('%')
@@ -87,13 +89,13 @@ mod tests {
 
     #[test]
     fn names_the_kernel_takes_are_taken() {
-        for name in ["a", "eth0", "br-0123456789ab", "v.1", "...", "ünet"] {
+        for name in ["a", "eth0", "br-0123456789ab", "v.1", "...", "n1_x@y"] {
             assert_eq!(name.parse::<IfName>().unwrap().to_string(), name);
         }
     }
 
     #[test]
-    fn names_the_kernel_refuses_are_refused() {
+    fn names_the_kernel_or_nft_would_not_take_are_refused() {
         for name in [
             "",
             ".",
@@ -107,7 +109,12 @@ mod tests {
             "a\u{b}",
             "0123456789abcdef",
             "eth%d",
-            "\u{e0}",
+            "ünet",
+            "\u{a0}",
+            "a\"b",
+            "a*",
+            "a\u{1}",
+            "a\u{7f}",
         ] {
             let error = name.parse::<IfName>().unwrap_err();
             assert_eq!(error.kind(), crate::ErrorKind::InvalidInput, "{name:?}");
