@@ -43,7 +43,7 @@ impl Addresses {
     /// # Errors
     /// `InvalidInput` where the subnet has no room for a gateway and a container; `Unsupported` for IPv6.
     pub fn new(network: IpNetwork) -> Result<Self> {
-        let subnet = v4(network)?;
+        let subnet = v4(network, format_args!("hand out addresses of {network}"))?;
         if subnet.prefix() > SMALLEST {
             let why = "it has no room for a gateway and a container";
             return Err(Error::invalid(format_args!("subnet {subnet}"), why));

@@ -90,7 +90,7 @@ impl BridgeBuilder {
     /// `Exhausted` where no subnet is free.
     pub fn create(self) -> Result<Bridge> {
         if let Addressing::Given(address) = self.address {
-            gateway(address)?; // before anything is made
+            gateway(&self.name, address)?; // before anything is made
         }
         let socket = SharedSocket::open()?;
         let mtu = match self.mtu {
@@ -100,7 +100,7 @@ impl BridgeBuilder {
         let link = create_link(socket, &self.name)?;
         self.set_sysctls()?;
         let address = match &self.address {
-            Addressing::Given(address) => add_address(&link, gateway(*address)?)?,
+            Addressing::Given(address) => add_address(&link, gateway(&self.name, *address)?)?,
             Addressing::Picked(pools) => pick_address(&link, pools)?,
         };
         let with = Up {
@@ -266,21 +266,16 @@ impl Attached {
 }
 
 /// An address a bridge can have: of a subnet, with room for containers.
-fn gateway(address: IpNetwork) -> Result<Ipv4Network> {
-    let address = v4(address)?;
+fn gateway(name: &IfName, address: IpNetwork) -> Result<Ipv4Network> {
+    let what = format!("create bridge {name} with {address}");
+    let address = v4(address, &what)?;
     if address.prefix() > subnet::SMALLEST {
         let why = "the subnet has no room for a gateway and a container";
-        return Err(Error::invalid(
-            format_args!("bridge address {address}"),
-            why,
-        ));
+        return Err(Error::invalid(what, why));
     }
     if address.ip() == address.network() || address.ip() == address.broadcast() {
         let why = "it is the network or the broadcast address";
-        return Err(Error::invalid(
-            format_args!("bridge address {address}"),
-            why,
-        ));
+        return Err(Error::invalid(what, why));
     }
     Ok(address)
 }
@@ -372,15 +367,18 @@ mod tests {
 
     #[test]
     fn addresses_no_bridge_can_have_are_refused() {
+        let name = IfName::derived("br0".to_owned());
         for (address, kind) in [
             ("10.0.0.0/24", ErrorKind::InvalidInput),
             ("10.0.0.255/24", ErrorKind::InvalidInput),
             ("10.0.0.1/31", ErrorKind::InvalidInput),
             ("fd00::1/64", ErrorKind::Unsupported),
         ] {
-            let error = gateway(address.parse().unwrap()).unwrap_err();
+            let error = gateway(&name, address.parse().unwrap()).unwrap_err();
             assert_eq!(error.kind(), kind, "{address}");
+            let what = format!("create bridge br0 with {address}: ");
+            assert!(error.to_string().starts_with(&what), "{error}");
         }
-        assert!(gateway("10.0.0.254/24".parse().unwrap()).is_ok());
+        assert!(gateway(&name, "10.0.0.254/24".parse().unwrap()).is_ok());
     }
 }

@@ -214,7 +214,8 @@ fn attach_counted(
 /// The address with the prefix of the bridge's subnet, in which it must be one of a container.
 fn container_address(bridge: &Bridge, address: IpNetwork) -> Result<Ipv4Network> {
     let subnet = bridge.gateway();
-    let ip = v4(address)?.ip();
+    let what = format!("attach {} to {} with {subnet}", address.ip(), bridge.name());
+    let ip = v4(address, &what)?.ip();
     let why = if !subnet.contains(ip) {
         "it is not in the subnet"
     } else if ip == subnet.ip() {
@@ -224,14 +225,16 @@ fn container_address(bridge: &Bridge, address: IpNetwork) -> Result<Ipv4Network>
     } else {
         return Ok(Ipv4Network::new(ip, subnet.prefix()).unwrap_or(subnet));
     };
-    let what = format!("attach {ip} to {} with {subnet}", bridge.name());
     Err(Error::invalid(what, why))
 }
 
 fn default_gateway(bridge: &Bridge, gateway: Gateway) -> Result<Option<Ipv4Addr>> {
     match gateway {
         Gateway::Bridge => Ok(Some(bridge.gateway().ip())),
-        Gateway::Address(address) => Ok(Some(v4(address.into())?.ip())),
+        Gateway::Address(address) => {
+            let what = format!("attach to {} with gateway {address}", bridge.name());
+            Ok(Some(v4(address.into(), what)?.ip()))
+        }
         Gateway::None => Ok(None),
     }
 }

@@ -1,5 +1,6 @@
 //! Subnets that nothing on the host uses.
 
+use std::fmt;
 use std::net::Ipv4Addr;
 
 use ipnetwork::{IpNetwork, Ipv4Network};
@@ -24,7 +25,7 @@ impl Pool {
     /// a container; `Unsupported` for IPv6.
     pub fn new(base: IpNetwork, prefix: u8) -> Result<Self> {
         let what = format!("pool {base} of /{prefix}");
-        let base = v4(base)?;
+        let base = v4(base, &what)?;
         if prefix < base.prefix() {
             return Err(Error::invalid(what, "the subnets are larger than the pool"));
         }
@@ -193,13 +194,13 @@ pub(crate) fn hash(bytes: impl IntoIterator<Item = u8>) -> u64 {
     mixed ^ (mixed >> 29)
 }
 
-/// This crate is IPv4 only for now.
-pub(crate) fn v4(network: IpNetwork) -> Result<Ipv4Network> {
+/// This crate is IPv4 only for now. `what` says what the network is for.
+pub(crate) fn v4(network: IpNetwork, what: impl fmt::Display) -> Result<Ipv4Network> {
     match network {
         IpNetwork::V4(network) => Ok(network),
-        IpNetwork::V6(network) => Err(Error::plain(
+        IpNetwork::V6(_) => Err(Error::plain(
             ErrorKind::Unsupported,
-            network,
+            what,
             "IPv6 is not supported yet",
         )),
     }
