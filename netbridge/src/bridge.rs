@@ -1,7 +1,8 @@
 //! The bridge of a container network.
 
-use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex};
 
@@ -167,11 +168,27 @@ impl Bridge {
     ///
     /// # Errors
     /// `AlreadyExists` where the interface name is taken in `netns`, the name given for the host's end is taken, `netns`
-    /// has a default route, or a [`Port`] of this bridge has the address; `InvalidInput` where the address is not a
+    /// has a default route, or a [`Port`] of this bridge has the address, or had when it was persisted; `InvalidInput` where the address is not a
     /// container's in the bridge's subnet, or the gateway is not on a link; `PermissionDenied` without `CAP_NET_ADMIN`
     /// over both namespaces and `CAP_SYS_ADMIN` to enter `netns`; `NotFound` where the bridge is gone.
     pub fn attach(&self, netns: impl AsFd, attachment: Attachment) -> Result<Port> {
         port::attach(self, netns.as_fd(), &attachment)
+    }
+
+    /// Frees the address of a [`Port`] that was persisted, when its link is gone: it may be attached again.
+    ///
+    /// # Errors
+    /// `NotFound` where no port was persisted with the address; `Busy` where a [`Port`] that lives has it.
+    pub fn release(&self, address: IpAddr) -> Result<()> {
+        let what = || format!("release {address} of {}", self.name());
+        match self.attached.release(address) {
+            Some(Claim::Persisted) => Ok(()),
+            Some(Claim::Port) => Err(Error::plain(ErrorKind::Busy, what(), "a port has it")),
+            None => {
+                let why = "no port was persisted with it";
+                Err(Error::plain(ErrorKind::NotFound, what(), why))
+            }
+        }
     }
 
     /// Deletes it, as by `RTM_DELLINK`: 20 to 40 ms. One that is gone already is a success.
@@ -244,21 +261,53 @@ pub fn enable_forwarding_on(name: &IfName) -> Result<()> {
     sysctl::forwarding(name)
 }
 
-/// Addresses of the ports that live.
+/// Addresses that are not free, and who has each.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Attached(Arc<Mutex<BTreeSet<Ipv4Addr>>>);
+pub(crate) struct Attached(Arc<Mutex<BTreeMap<Ipv4Addr, Claim>>>);
+
+/// Who has an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Claim {
+    /// A [`Port`].
+    Port,
+    /// A link that was left to its network namespace.
+    Persisted,
+}
 
 impl Attached {
     /// Whether it was not there.
     pub(crate) fn insert(&self, address: Ipv4Addr) -> bool {
-        self.lock().insert(address)
+        match self.lock().entry(address) {
+            Entry::Occupied(_) => false,
+            Entry::Vacant(free) => {
+                free.insert(Claim::Port);
+                true
+            }
+        }
+    }
+
+    pub(crate) fn persist(&self, address: Ipv4Addr) {
+        self.lock().insert(address, Claim::Persisted);
+    }
+
+    /// Who had the address; only one that is persisted is removed.
+    fn release(&self, address: IpAddr) -> Option<Claim> {
+        let IpAddr::V4(address) = address else {
+            return None;
+        };
+        let mut claims = self.lock();
+        let claim = claims.get(&address).copied();
+        if claim == Some(Claim::Persisted) {
+            claims.remove(&address);
+        }
+        claim
     }
 
     pub(crate) fn remove(&self, address: Ipv4Addr) {
         self.lock().remove(&address);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<Ipv4Addr>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<Ipv4Addr, Claim>> {
         self.0
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)

@@ -101,7 +101,7 @@ impl Attachment {
 ///   sockets may still be in the namespace. It waits those 20 to 40 ms.
 /// - [`persist`](Port::persist), then drop the last fd, socket and process of the network namespace. That takes
 ///   microseconds; the kernel deletes both ends when it takes the namespace down, some tens of milliseconds later, many
-///   namespaces at once. Until then the host's end can be seen.
+///   namespaces at once. Until then the host's end can be seen. The address stays claimed until [`Bridge::release`].
 ///
 /// A namespace that ended on its own took the link with it: then `remove` succeeds and Drop does nothing.
 #[derive(Debug)]
@@ -122,7 +122,11 @@ impl Port {
     }
 
     /// Leaves the link to end with the network namespace of the container, and returns the name of the host's end.
+    ///
+    /// The link has its address for as long as it lives: so the [`Bridge`] attaches no other with it until
+    /// [`Bridge::release`] says that it is free.
     pub fn persist(self) -> IfName {
+        self.lease.keep();
         self.link.persist()
     }
 
@@ -151,28 +155,41 @@ impl Port {
     }
 }
 
-/// An address of a bridge in use by a port that lives.
+/// An address of a bridge in use by a port. Dropping it frees the address.
 #[derive(Debug)]
 struct Lease {
     address: Ipv4Addr,
     attached: Attached,
+    armed: bool,
 }
 
 impl Lease {
     fn take(bridge: &Bridge, address: Ipv4Addr) -> Result<Self> {
         let attached = bridge.attached().clone();
         if attached.insert(address) {
-            return Ok(Lease { address, attached });
+            return Ok(Lease {
+                address,
+                attached,
+                armed: true,
+            });
         }
         let what = format!("attach {address} to {}", bridge.name());
         let why = "a container has the address";
         Err(Error::plain(ErrorKind::AlreadyExists, what, why))
     }
+
+    /// Leaves the address claimed.
+    fn keep(mut self) {
+        self.armed = false;
+        self.attached.persist(self.address);
+    }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.attached.remove(self.address);
+        if self.armed {
+            self.attached.remove(self.address);
+        }
     }
 }
 

@@ -543,6 +543,31 @@ fn an_address_can_be_attached_again_when_its_port_is_gone() {
 }
 
 #[test]
+fn the_address_of_a_persisted_port_is_claimed_until_it_is_released() {
+    in_own_netns(|| {
+        let bridge = bridge("10.5.0.1/24");
+        let address = "10.5.0.2".parse().unwrap();
+        let other = NetNs::new().unwrap();
+        let again = || bridge.attach(&other, Attachment::new(net("10.5.0.2/24")));
+        let error = bridge.release(address).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+
+        let (_netns, port) = attach(&bridge, "10.5.0.2/24");
+        let error = bridge.release(address).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
+        port.persist();
+        let error = again().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
+
+        bridge.release(address).unwrap();
+        let port = again().unwrap();
+        let error = bridge.release(address).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
+        port.remove().unwrap();
+    });
+}
+
+#[test]
 fn remove_and_drop_leave_no_link_and_persist_leaves_all() {
     in_own_netns(|| {
         let before = link_names();
