@@ -199,7 +199,7 @@ impl Bridge {
         self.link.remove()
     }
 
-    /// Leaves the bridge where it is, and returns its name.
+    /// Leaves the bridge where it is, and returns its name, by which [`delete_link`](crate::delete_link) deletes it.
     pub fn persist(self) -> IfName {
         self.link.persist()
     }

@@ -49,7 +49,8 @@
 //! [`Bridge`] and [`Port`] delete their link when dropped; deleting a link takes the kernel 20 to 40 ms, whoever asks.
 //! What outlives a killed process: the bridge, which has the name the caller gave it, and with it its sysctls; and the
 //! links of containers whose network namespace something still holds. With the namespace's last process, socket and fd
-//! they go by themselves, a little later. [`Port`] says which way of the two is the cheaper.
+//! they go by themselves, a little later. [`Port`] says which way of the two is the cheaper. [`delete_link`] removes what was
+//! left so, or persisted; [`links`] finds it.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(doctest)]
@@ -75,7 +76,7 @@ pub use bridge::{Bridge, BridgeBuilder, enable_forwarding, enable_forwarding_on}
 pub use error::{Error, ErrorKind, Result};
 pub use ifname::IfName;
 pub use ipnetwork::{self, IpNetwork};
-pub use link::{Link, links, loopback_up};
+pub use link::{Link, delete_link, links, loopback_up};
 pub use netns::NetNs;
 pub use port::{Attachment, Gateway, Port};
 pub use subnet::{Pool, Pools};

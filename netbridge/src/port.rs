@@ -124,7 +124,7 @@ impl Port {
     /// Leaves the link to end with the network namespace of the container, and returns the name of the host's end.
     ///
     /// The link has its address for as long as it lives: so the [`Bridge`] attaches no other with it until
-    /// [`Bridge::release`] says that it is free.
+    /// [`Bridge::release`] says that it is free. [`delete_link`](crate::delete_link) deletes the link earlier.
     pub fn persist(self) -> IfName {
         self.lease.keep();
         self.link.persist()

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use cofferdam_netbridge::{
     Addresses, Attachment, Bridge, ErrorKind, Gateway, IfName, IpNetwork, NetNs, Pool, Pools, Port,
-    enable_forwarding, enable_forwarding_on, links, loopback_up,
+    delete_link, enable_forwarding, enable_forwarding_on, links, loopback_up,
 };
 use cofferdam_testkit::{Need, have};
 use netlink_packet_route::link::{
@@ -596,6 +596,42 @@ fn remove_and_drop_leave_no_link_and_persist_leaves_all() {
         assert_eq!(link_names().len(), before.len() + 2);
         assert!(link_names().contains(host.as_str()));
         drop(netns);
+    });
+}
+
+#[test]
+fn what_was_persisted_is_deleted_by_name() {
+    in_own_netns(|| {
+        let before = link_names();
+        let bridge = bridge("10.5.0.1/24");
+        let (one, first) = attach(&bridge, "10.5.0.2/24");
+        let (two, second) = attach(&bridge, "10.5.0.3/24");
+        let (first, br0) = (first.persist(), bridge.persist());
+        assert_eq!(link_names().len(), before.len() + 3);
+
+        delete_link(&first).unwrap();
+        assert_eq!(one.run(link_names).unwrap().len(), 1);
+        delete_link(&br0).unwrap();
+        assert_eq!(link_names().len(), before.len() + 1);
+        // From the container's end, under its port.
+        two.run(|| delete_link(&name("eth0"))).unwrap().unwrap();
+        assert_eq!(link_names(), before);
+        second.remove().unwrap();
+        for gone in [first, br0] {
+            delete_link(&gone).unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_link_that_is_neither_a_bridge_nor_a_veth_is_not_deleted() {
+    in_own_netns(|| {
+        let before = link_names();
+        let error = delete_link(&name("lo")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+        let line = "delete link lo: it is neither a bridge nor a veth";
+        assert_eq!(error.to_string(), line);
+        assert_eq!(link_names(), before);
     });
 }
 
