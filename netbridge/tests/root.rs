@@ -139,9 +139,9 @@ fn the_first_packet_after_attach_is_not_lost() {
                 begin.elapsed()
             })
             .collect();
-        // A lost ARP request is sent again after a second. A few slow ones are the machine's.
+        // A lost ARP request is sent again after a second. A slow one is the machine's.
         times.sort();
-        assert!(times[24] < Duration::from_millis(500), "{times:?}");
+        assert!(times[28] < Duration::from_millis(500), "{times:?}");
     });
 }
 
@@ -151,19 +151,23 @@ fn both_ends_and_the_bridge_are_operational_when_attach_returns() {
         let bridge = bridge("10.5.0.1/24");
         // The bridge loses its carrier with each port that is removed, being the last.
         let operational = |_| {
-            let (netns, port) = attach(&bridge, "10.5.0.2/24");
-            let states = [
-                netns.run(|| kernel::operstate("eth0")).unwrap(),
-                kernel::operstate(port.name().as_str()),
-                kernel::operstate("br0"),
-            ];
+            let netns = NetNs::new().unwrap();
+            let attachment = Attachment::new(net("10.5.0.2/24"));
+            // From inside: to get there afterwards would leave the kernel time.
+            let attach = || {
+                let port = bridge.attach(&netns, attachment).unwrap();
+                (kernel::operstate("eth0"), port)
+            };
+            let (inside, port) = netns.run(attach).unwrap();
+            let outside = kernel::operstate(port.name().as_str());
+            let states = [inside, outside, kernel::operstate("br0")];
             port.remove().unwrap();
             states
         };
         let states: Vec<_> = (0..20).map(operational).collect();
-        // A machine may be too busy for the 0.3 s of a few.
+        // A machine may be too busy for the 0.3 s of one.
         let slow = states.iter().filter(|states| **states != [State::Up; 3]);
-        assert!(slow.count() <= 3, "{states:?}");
+        assert!(slow.count() <= 1, "{states:?}");
     });
 }
 
