@@ -66,7 +66,7 @@ impl BridgeBuilder {
     }
 
     /// Sets `net.ipv4.conf.<bridge>.route_localnet`: ports published on 127.0.0.1 need it, as the bridge then sends
-    /// packets from that address. Whoever sets it must drop packets to 127.0.0.0/8 that come from elsewhere, or
+    /// packets from that address. Whoever sets it must drop packets to and from 127.0.0.0/8 that come in from elsewhere, or
     /// neighbours reach the services on the host's loopback.
     pub fn route_localnet(mut self) -> Self {
         self.route_localnet = true;
