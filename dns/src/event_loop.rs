@@ -44,6 +44,7 @@ pub(crate) enum Command {
     Scope {
         endpoint: Key,
         scope: Scope,
+        done: SyncSender<()>,
     },
     Remove {
         endpoint: Key,
@@ -167,10 +168,15 @@ impl EventLoop {
                 }) => {
                     let _caller_has_gone = done.send(self.serve(udp, tcp, scope)).is_err();
                 }
-                Ok(Command::Scope { endpoint, scope }) => {
+                Ok(Command::Scope {
+                    endpoint,
+                    scope,
+                    done,
+                }) => {
                     if let Some(endpoint) = self.endpoints.get_mut(endpoint) {
                         endpoint.scope = scope;
                     }
+                    let _caller_has_gone = done.send(()).is_err();
                 }
                 Ok(Command::Remove { endpoint, done }) => {
                     self.remove(endpoint);

@@ -54,7 +54,7 @@ impl SharedZone {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> std::sync::RwLockWriteGuard<'_, Zone> {
+    pub(crate) fn write(&self) -> std::sync::RwLockWriteGuard<'_, Zone> {
         self.0
             .current
             .write()

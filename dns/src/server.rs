@@ -189,17 +189,30 @@ impl Drop for Server {
 }
 
 impl Endpoint {
-    /// Changes what the container may ask from now on: it joined or left a network.
+    /// Changes what the container may ask: it joined or left a network. Queries sent after this has returned are
+    /// answered by the new scope.
     ///
     /// # Errors
-    /// `NotFound` if the server has ended.
+    /// `NotFound` if the server has ended; `Busy` if it does not react within 2 seconds, and then the new scope holds
+    /// when it does.
     pub fn set_scope(&self, scope: impl Into<Scope>) -> Result<()> {
         let Some(endpoint) = self.key else {
             return Ok(());
         };
-        let scope = scope.into();
-        self.control
-            .send(Command::Scope { endpoint, scope }, "set scope")
+        let (done, result) = sync_channel(1);
+        let command = Command::Scope {
+            endpoint,
+            scope: scope.into(),
+            done,
+        };
+        self.control.send(command, "set scope")?;
+        match result.recv_timeout(PATIENCE) {
+            Ok(()) => Ok(()),
+            Err(RecvTimeoutError::Disconnected) => Err(Error::ended("set scope")),
+            Err(RecvTimeoutError::Timeout) => {
+                Err(Error::sys("set scope in", THREAD)(rustix::io::Errno::BUSY))
+            }
+        }
     }
 
     /// Stops serving the container. Its sockets are closed when this returns, so nothing here keeps its network
@@ -292,6 +305,9 @@ fn is_nowhere(address: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use std::io;
+    use std::os::fd::AsFd;
+
+    use cofferdam_testkit::{Need, NetNs, have};
 
     use super::*;
     use crate::ErrorKind;
@@ -340,6 +356,42 @@ mod tests {
         let error = endpoint.set_scope(Scope::new()).unwrap_err();
         assert_eq!(error.to_string(), "set scope: the dns server has ended");
         endpoint.remove().unwrap();
+    }
+
+    #[test]
+    fn set_scope_returns_when_the_new_scope_holds_or_tells_that_it_does_not() {
+        if !have(&[Need::Namespaces]) {
+            return;
+        }
+        let server = Server::builder().start().unwrap();
+        let netns = NetNs::new();
+        let (udp, tcp) = bind_in(netns.as_fd(), LISTEN).unwrap();
+        let client = netns.run(|| UdpSocket::bind("127.0.0.1:0").unwrap());
+        client.connect(LISTEN).unwrap();
+        let old = crate::SharedZone::default();
+        let endpoint = server.serve(udp, tcp, &old).unwrap();
+        let mut query = *b"\0\x01\x01\0\0\x01\0\0\0\0\0\0\x02db\0\0\x01\0\x01";
+        // The thread stands still in a query, once one has reached it, for as long as the lock is held.
+        let stand_still = old.write();
+        let refused = (0..10).find_map(|_| {
+            client.send(&query).unwrap();
+            endpoint.set_scope(&old).err()
+        });
+        let error = refused.unwrap();
+        assert_eq!(error.kind(), ErrorKind::Busy);
+        assert_eq!(
+            error.to_string(),
+            "set scope in cofferdam-dns: EBUSY: Device or resource busy"
+        );
+        drop(stand_still);
+        endpoint.set_scope(Scope::new().internal()).unwrap();
+        query[1] = 2;
+        client.send(&query).unwrap();
+        let mut reply = [0; 64];
+        while reply[1] != 2 {
+            client.recv(&mut reply).unwrap();
+        }
+        assert_eq!(reply[3] & 15, 5, "refused, as by the new scope");
     }
 
     #[test]
