@@ -2,7 +2,6 @@
 //!
 //! ```no_run
 //! use std::fs::File;
-//! use std::os::fd::AsFd;
 //! use cofferdam_dns::{LISTEN, ResolvConf, Server, SharedZone, bind_in};
 //!
 //! let host = std::fs::read_to_string("/etc/resolv.conf")?;
@@ -10,7 +9,7 @@
 //! let app = SharedZone::default();
 //!
 //! let netns = File::open("/proc/4711/ns/net")?; // of the container
-//! let (udp, tcp) = bind_in(netns.as_fd(), LISTEN)?;
+//! let (udp, tcp) = bind_in(&netns, LISTEN)?;
 //! let endpoint = server.serve(udp, tcp, &app)?;
 //! let resolv_conf = ResolvConf::parse(&host).for_container().to_string();
 //!

@@ -1,7 +1,7 @@
 //! The server: its thread, and the containers it serves.
 
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, sync_channel};
 use std::sync::{Mutex, PoisonError};
@@ -266,7 +266,8 @@ impl Control {
 /// `PermissionDenied` without `CAP_SYS_ADMIN` over the namespace and in the caller's own, or, for a port below 1024,
 /// `CAP_NET_BIND_SERVICE`; `AlreadyExists` if something listens there; `InvalidInput` if `netns` is no network
 /// namespace; `Os` otherwise.
-pub fn bind_in(netns: BorrowedFd<'_>, address: SocketAddr) -> Result<(UdpSocket, TcpListener)> {
+pub fn bind_in(netns: impl AsFd, address: SocketAddr) -> Result<(UdpSocket, TcpListener)> {
+    let netns = netns.as_fd();
     let open = || {
         move_into_link_name_space(netns, Some(LinkNameSpaceType::Network))
             .map_err(Error::sys("setns", "network namespace"))?;
@@ -305,7 +306,6 @@ fn is_nowhere(address: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use std::io;
-    use std::os::fd::AsFd;
 
     use cofferdam_testkit::{Need, NetNs, have};
 
@@ -365,7 +365,7 @@ mod tests {
         }
         let server = Server::builder().start().unwrap();
         let netns = NetNs::new();
-        let (udp, tcp) = bind_in(netns.as_fd(), LISTEN).unwrap();
+        let (udp, tcp) = bind_in(&netns, LISTEN).unwrap();
         let client = netns.run(|| UdpSocket::bind("127.0.0.1:0").unwrap());
         client.connect(LISTEN).unwrap();
         let old = crate::SharedZone::default();

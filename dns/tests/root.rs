@@ -619,13 +619,13 @@ fn an_address_in_use_is_told_by_name() {
         return;
     }
     let netns = NetNs::new();
-    let _held = bind_in(netns.as_fd(), LISTEN).unwrap();
-    let error = bind_in(netns.as_fd(), LISTEN).unwrap_err();
+    let _held = bind_in(&netns, LISTEN).unwrap();
+    let error = bind_in(&netns, LISTEN).unwrap_err();
     assert_eq!(
         error.to_string(),
         "bind udp 127.0.0.11:53: EADDRINUSE: Address already in use"
     );
     let file = fs::File::open("/proc/thread-self/ns/mnt").unwrap();
-    let error = bind_in(file.as_fd(), LISTEN).unwrap_err();
+    let error = bind_in(file, LISTEN).unwrap_err();
     assert_eq!(error.kind(), cofferdam_dns::ErrorKind::InvalidInput);
 }
