@@ -233,6 +233,12 @@ impl Forwarder {
         for key in due.drain(..) {
             self.overdue(key, now, poll);
         }
+        let silent = |link: &Link| link.silent_since.is_some_and(|at| now - at >= GIVE_UP);
+        let links = self.links.iter();
+        due.extend(links.filter(|(_, link)| silent(link)).map(|(key, _)| key));
+        for key in due.drain(..) {
+            self.link_silent(key, now, poll);
+        }
         let links = self.links.iter();
         let idle = |link: &Link| link.ids.is_empty() && now - link.last_used >= LINK_IDLE;
         due.extend(links.filter(|(_, link)| idle(link)).map(|(key, _)| key));
@@ -270,8 +276,11 @@ impl Forwarder {
         };
         let outcome = drive(link, ready, buffer);
         let mut message = std::mem::take(&mut self.message);
-        while self.take_reply(key, &mut message, now) {
+        while self.take_reply(key, &mut message) {
             self.link_reply(key, &message, now, poll);
+            if let Some(link) = self.links.get_mut(key) {
+                link.replied(now);
+            }
         }
         self.message = message;
         if outcome.is_err() || self.await_link(key, poll).is_err() {
@@ -388,36 +397,43 @@ impl Forwarder {
     }
 
     fn send_tcp(&mut self, key: Key, upstream: usize, now: Instant, poll: &Poll) -> io::Result<()> {
-        let link_key = self.link(upstream, now, poll)?;
+        let Some(flight) = self.flights.get(key) else {
+            return Ok(());
+        };
+        let link_key = self.link(upstream, flight.query.len(), now, poll)?;
         let (Some(flight), Some(link)) = (self.flights.get_mut(key), self.links.get_mut(link_key))
         else {
             return Ok(());
         };
         let id = free_id(&mut self.random, &link.ids)?;
         flight.query[..2].copy_from_slice(&id.to_be_bytes());
-        link.push(&flight.query);
+        link.push(&flight.query, now);
         link.ids.insert(id, key);
-        link.last_used = now;
         let via = Via::Tcp { link: link_key, id };
         self.keep(key, Try { upstream, via });
         self.await_link(link_key, poll)
     }
 
-    /// The connection to `upstream` with the fewest queries; a new one while that has any and there are few.
-    fn link(&mut self, upstream: usize, now: Instant, poll: &Poll) -> io::Result<Key> {
+    /// The connection to `upstream` with the fewest queries that takes one of `length` bytes; a new one while that has
+    /// any and there are few.
+    fn link(
+        &mut self,
+        upstream: usize,
+        length: usize,
+        now: Instant,
+        poll: &Poll,
+    ) -> io::Result<Key> {
         let its = || {
             self.links
                 .iter()
                 .filter(|(_, link)| link.upstream == upstream)
         };
-        match its().min_by_key(|(_, link)| link.ids.len()) {
-            Some((key, link)) if link.ids.is_empty() => return Ok(key),
-            Some((key, link)) if its().count() >= LINKS_PER_UPSTREAM => {
-                let room = link.ids.len() < LINK_QUERIES;
-                return room
-                    .then_some(key)
-                    .ok_or(io::ErrorKind::ResourceBusy.into());
-            }
+        let takes = |link: &Link| link.ids.len() < LINK_QUERIES && link.has_room(length);
+        let usable = its().filter(|(_, link)| takes(link));
+        let many = its().count() >= LINKS_PER_UPSTREAM;
+        match usable.min_by_key(|(_, link)| link.ids.len()) {
+            Some((key, link)) if many || link.ids.is_empty() => return Ok(key),
+            None if many => return Err(io::ErrorKind::ResourceBusy.into()),
             _ => {}
         }
         let link = Link::open(upstream, self.upstreams[upstream].address, now)?;
@@ -442,15 +458,11 @@ impl Forwarder {
         Ok(())
     }
 
-    fn take_reply(&mut self, key: Key, message: &mut Vec<u8>, now: Instant) -> bool {
+    fn take_reply(&mut self, key: Key, message: &mut Vec<u8>) -> bool {
         let Some(link) = self.links.get_mut(key) else {
             return false;
         };
-        let whole = link.next_reply(message);
-        if whole {
-            link.last_used = now;
-        }
-        whole
+        link.next_reply(message)
     }
 
     fn link_reply(&mut self, key: Key, message: &[u8], now: Instant, poll: &Poll) {
@@ -475,20 +487,37 @@ impl Forwarder {
         }
         for &flight in link.ids.values() {
             if link.proven {
-                self.drop_try(flight, link.upstream, poll);
-                self.uncount(flight);
-                self.advance(flight, now, poll);
+                self.try_again(flight, link.upstream, now, poll);
             } else {
                 self.useless(flight, link.upstream, now, poll);
             }
         }
     }
 
-    /// Some servers end a connection after each reply. Every such end brought one, so this ends too.
+    /// Some servers end a connection after each reply. Every such end brought one, and a silent connection lasts for as
+    /// long as a flight, so this ends too.
     fn uncount(&mut self, key: Key) {
         if let Some(flight) = self.flights.get_mut(key) {
             flight.sent = flight.sent.saturating_sub(1);
         }
+    }
+
+    /// It does not connect, or not a single reply comes: whoever still waits for one tries a new connection.
+    fn link_silent(&mut self, key: Key, now: Instant, poll: &Poll) {
+        let Some(link) = self.close_link(key, poll) else {
+            return;
+        };
+        let since = link.silent_since.unwrap_or(now);
+        self.upstreams[link.upstream].health.silent(since, now);
+        for &flight in link.ids.values() {
+            self.try_again(flight, link.upstream, now, poll);
+        }
+    }
+
+    fn try_again(&mut self, flight: Key, upstream: usize, now: Instant, poll: &Poll) {
+        self.drop_try(flight, upstream, poll);
+        self.uncount(flight);
+        self.advance(flight, now, poll);
     }
 
     fn close_link(&mut self, key: Key, poll: &Poll) -> Option<Link> {

@@ -13,6 +13,8 @@ use crate::slab::Key;
 /// Between two tries of an upstream that is down: at first, and at most.
 const PAUSE_FIRST: Duration = Duration::from_secs(1);
 const PAUSE_LAST: Duration = Duration::from_secs(30);
+/// Bytes of queries that may wait for an upstream to read them. Those of clients that have left are among them.
+const OUTBOX_MAX: usize = 64 * 1024;
 
 #[derive(Debug)]
 pub(crate) struct Upstream {
@@ -139,6 +141,8 @@ pub(crate) struct Link {
     /// Queries without a reply: their random ids and flights.
     pub(crate) ids: HashMap<u16, Key>,
     pub(crate) last_used: Instant,
+    /// Since when a query waits and no reply comes.
+    pub(crate) silent_since: Option<Instant>,
     /// Whether a reply ever came: if so, its end says nothing against the upstream.
     pub(crate) proven: bool,
     pub(crate) interest: Interest,
@@ -165,6 +169,7 @@ impl Link {
             tcp: TcpStream::from(fd),
             ids: HashMap::new(),
             last_used: now,
+            silent_since: None,
             proven: false,
             interest: Interest::Write,
             outbox: Vec::new(),
@@ -173,8 +178,15 @@ impl Link {
         })
     }
 
-    /// Queues a query.
-    pub(crate) fn push(&mut self, query: &[u8]) {
+    /// Whether a query of `length` bytes still fits.
+    pub(crate) fn has_room(&self, length: usize) -> bool {
+        self.outbox.len() + 2 + length <= OUTBOX_MAX
+    }
+
+    /// Queues a query, for which there has to be room.
+    pub(crate) fn push(&mut self, query: &[u8], now: Instant) {
+        self.last_used = now;
+        self.silent_since.get_or_insert(now);
         // A query has at most 65535 bytes: it came in a datagram or a frame.
         let length = query.len() as u16;
         self.outbox.extend_from_slice(&length.to_be_bytes());
@@ -219,6 +231,13 @@ impl Link {
         reply.extend_from_slice(message);
         self.inbox.drain(..2 + length);
         true
+    }
+
+    /// A reply came: if any queries are left, they wait from now on.
+    pub(crate) fn replied(&mut self, now: Instant) {
+        let waits = !(self.ids.is_empty() && self.outbox.is_empty());
+        self.silent_since = waits.then_some(now);
+        self.last_used = now;
     }
 
     /// What to wait for now.

@@ -409,6 +409,32 @@ fn tcp_queries_share_few_connections_to_an_upstream() {
 }
 
 #[test]
+fn a_connection_to_an_upstream_that_brings_no_reply_makes_way_for_another() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    let host = NetNs::new();
+    let (_udp, listener) = bind_in(&host, ONE.parse().unwrap()).unwrap();
+    let upstream = thread::spawn(move || {
+        let silent = listener.accept().unwrap();
+        let (mut stream, _) = listener.accept().unwrap();
+        let query = receive_frame(&mut stream);
+        let reply = reply_with(&query, [192, 0, 2, 1]);
+        stream.write_all(&framed(&reply)).unwrap();
+        silent
+    });
+    let server = start(&host, &[ONE]);
+    let web = Container::new();
+    let _endpoint = web.serve(&server, Scope::new());
+    assert_eq!(web.ask_tcp("a.example", A).rcode, RCODE::ServerFailure);
+    let said = web.ask_tcp("b.example", A);
+    assert_eq!(said.addresses, addresses(&["192.0.2.1"]));
+    let (mut silent, _) = upstream.join().unwrap();
+    receive_frame(&mut silent);
+    assert_eq!(silent.read(&mut [0; 1]).unwrap(), 0, "closed, with no more");
+}
+
+#[test]
 fn an_upstream_that_leads_back_here_ends_in_servfail() {
     if !have(&[Need::Namespaces]) {
         return;
