@@ -25,8 +25,10 @@ const IDLE: Duration = Duration::from_secs(10);
 const STREAMS_PER_ENDPOINT: usize = 16;
 /// Connections of all containers.
 const STREAMS_MAX: usize = 512;
-/// Queries of one container at an upstream: one container's flood leaves room for the others.
-const FLIGHTS_PER_ENDPOINT: usize = 256;
+/// Queries of one container at an upstream over UDP: one container's flood leaves room for the others.
+const UDP_FLIGHTS_PER_ENDPOINT: usize = 256;
+/// The same over TCP, where there is less room: a few connections to each upstream.
+const TCP_FLIGHTS_PER_ENDPOINT: usize = 64;
 /// Datagrams or connections taken from a socket before others have their turn.
 const AT_ONCE: usize = 32;
 /// For how long a listener rests that could not accept.
@@ -60,7 +62,8 @@ struct Endpoint {
     tcp: TcpListener,
     scope: Scope,
     /// Queries at an upstream.
-    flights: usize,
+    udp_flights: usize,
+    tcp_flights: usize,
     /// The listener waits for room until then.
     rests_until: Option<Instant>,
 }
@@ -199,7 +202,8 @@ impl EventLoop {
             udp,
             tcp,
             scope,
-            flights: 0,
+            udp_flights: 0,
+            tcp_flights: 0,
             rests_until: None,
         }))
     }
@@ -240,7 +244,7 @@ impl EventLoop {
                 Outcome::Answered => {}
                 Outcome::Forward(query) => {
                     if endpoint.may_forward(&query, Transport::Udp, &mut self.out) {
-                        endpoint.flights += 1;
+                        endpoint.udp_flights += 1;
                         let origin = Origin::Udp {
                             endpoint: key,
                             peer,
@@ -352,7 +356,7 @@ impl EventLoop {
                 Outcome::Answered => stream.push(&self.out),
                 Outcome::Forward(query) => {
                     if endpoint.may_forward(&query, Transport::Tcp, &mut self.out) {
-                        endpoint.flights += 1;
+                        endpoint.tcp_flights += 1;
                         stream.pending += 1;
                         let origin = Origin::Tcp {
                             endpoint: stream.endpoint,
@@ -381,7 +385,7 @@ impl EventLoop {
         };
         self.poll.delete(&stream.tcp);
         if let Some(endpoint) = self.endpoints.get_mut(stream.endpoint) {
-            endpoint.flights -= stream.pending;
+            endpoint.tcp_flights -= stream.pending;
         }
         let of_it = |origin| matches!(origin, Origin::Tcp { stream, .. } if stream == key);
         self.forwarder.cancel(of_it, &self.poll);
@@ -394,7 +398,7 @@ impl EventLoop {
                 Origin::Probe => {}
                 Origin::Udp { endpoint, peer } => {
                     if let Some(endpoint) = self.endpoints.get_mut(endpoint) {
-                        endpoint.flights -= 1;
+                        endpoint.udp_flights -= 1;
                         let _lost = endpoint.udp.send_to(&reply, peer).is_err();
                     }
                 }
@@ -406,7 +410,7 @@ impl EventLoop {
                         stream.pending -= 1;
                         stream.push(&reply);
                         if let Some(endpoint) = self.endpoints.get_mut(endpoint) {
-                            endpoint.flights -= 1;
+                            endpoint.tcp_flights -= 1;
                         }
                         self.pump(key);
                     }
@@ -465,13 +469,20 @@ impl Endpoint {
     fn may_forward(&self, query: &Query<'_>, transport: Transport, out: &mut Vec<u8>) -> bool {
         let rcode = if self.scope.is_internal() {
             Rcode::Refused
-        } else if self.flights >= FLIGHTS_PER_ENDPOINT {
+        } else if self.is_full(transport) {
             Rcode::ServFail
         } else {
             return true;
         };
         Response::new(query.envelope, transport, out).finish(rcode);
         false
+    }
+
+    fn is_full(&self, transport: Transport) -> bool {
+        match transport {
+            Transport::Udp => self.udp_flights >= UDP_FLIGHTS_PER_ENDPOINT,
+            Transport::Tcp => self.tcp_flights >= TCP_FLIGHTS_PER_ENDPOINT,
+        }
     }
 }
 

@@ -31,7 +31,7 @@ const SOCKETS_MAX: usize = 96;
 /// TCP connections to one upstream: servers take few from one client, but many queries on each.
 const LINKS_PER_UPSTREAM: usize = 4;
 /// Queries at once on a TCP connection.
-const LINK_QUERIES: usize = 64;
+const LINK_QUERIES: usize = 256;
 /// A TCP connection without queries for this long is closed, before the upstream does.
 const LINK_IDLE: Duration = Duration::from_secs(3);
 /// Queries after which a socket makes way for one with another port.

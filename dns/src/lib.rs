@@ -32,10 +32,14 @@
 //!
 //! # Limits
 //!
-//! All of them are fixed: 2048 forwarded queries at once, 256 of one container (then SERVFAIL); 16 TCP connections of
-//! one container and 512 in all (then the one idle longest is closed), each for 10 seconds after its last query; 4096
-//! bytes of a query over TCP; 64 KiB of queries on each of four TCP connections to an upstream that it has not read (then
-//! SERVFAIL), and 2.4 seconds without a reply before such a connection is replaced; 1232 bytes of an answer over UDP (then TC is set).
+//! All of them are fixed:
+//! - 2048 forwarded queries at once, 256 of one container over UDP and 64 over TCP, then SERVFAIL;
+//! - 16 TCP connections of one container and 512 in all, then the one idle longest is closed; each for 10 seconds after
+//!   its last query;
+//! - 4 TCP connections to an upstream, each with 256 queries and 64 KiB that the upstream has not read yet, then SERVFAIL;
+//!   one that brings no reply for 2.4 seconds is replaced;
+//! - 4096 bytes of a query over TCP;
+//! - 1232 bytes of an answer over UDP, then TC is set.
 //!
 //! # Privileges
 //!

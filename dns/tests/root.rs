@@ -6,6 +6,8 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -637,6 +639,70 @@ fn one_containers_flood_leaves_room_for_another() {
     }
     assert!(begin.elapsed() < Duration::from_secs(3));
     assert_eq!(flooder.ask("good.example", A).rcode, RCODE::NoError);
+}
+
+#[test]
+fn one_containers_flood_over_tcp_leaves_room_for_another() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    let host = NetNs::new();
+    let (_udp, listener) = bind_in(&host, ONE.parse().unwrap()).unwrap();
+    let good = query(0, "good.example", A)[2..].to_vec();
+    let bad = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&bad);
+    let converse = move |mut stream: TcpStream| {
+        while stream.peek(&mut [0; 2]).is_ok_and(|size| size > 0) {
+            let query = receive_frame(&mut stream);
+            if query[2..] == good {
+                let reply = reply_with(&query, [192, 0, 2, 1]);
+                stream.write_all(&framed(&reply)).unwrap();
+            } else {
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    };
+    // It ends with the connections, of which there are four.
+    let upstream = thread::spawn(move || {
+        let streams = (0..4).map(|_| listener.accept().unwrap().0);
+        let talks: Vec<_> = streams
+            .map(|stream| {
+                thread::spawn({
+                    let converse = converse.clone();
+                    move || converse(stream)
+                })
+            })
+            .collect();
+        talks.into_iter().for_each(|talk| talk.join().unwrap());
+    });
+    let server = start(&host, &[ONE]);
+    let (flooder, web) = (Container::new(), Container::new());
+    let _flooder = flooder.serve(&server, Scope::new());
+    let _web = web.serve(&server, Scope::new());
+    // As many as sixteen connections may have under way.
+    let bulk = framed(&query(7, "bad.example", A)).repeat(16);
+    let mut streams: Vec<_> = (0..16).map(|_| flooder.tcp()).collect();
+    for stream in &mut streams {
+        stream.write_all(&bulk).unwrap();
+    }
+    // The first four have the container's share; the others are told at once.
+    for stream in &mut streams[4..] {
+        for _ in 0..16 {
+            assert_eq!(read(&receive_frame(stream)).rcode, RCODE::ServerFailure);
+        }
+    }
+    let said = web.ask_tcp("good.example", A);
+    assert_eq!(said.addresses, addresses(&["192.0.2.1"]));
+    for stream in &mut streams[..4] {
+        for _ in 0..16 {
+            assert_eq!(read(&receive_frame(stream)).rcode, RCODE::ServerFailure);
+        }
+    }
+    drop(server);
+    upstream.join().unwrap();
+    // Once each, and once more at most on a new connection.
+    let bad = bad.load(Ordering::Relaxed);
+    assert!((64..=128).contains(&bad), "{bad} of 256");
 }
 
 #[test]
