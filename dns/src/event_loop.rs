@@ -15,7 +15,7 @@ use crate::poll::{Events, Interest, Poll, Ready, Token};
 use crate::scope::Scope;
 use crate::slab::{Key, Slab};
 use crate::stream::Stream;
-use crate::wire::{Query, Rcode, Response, Transport};
+use crate::wire::{QUERY_MAX, Query, Rcode, Response, Transport};
 
 /// How often flights and connections are looked over, while there are any.
 const TICK: Duration = Duration::from_millis(50);
@@ -234,10 +234,14 @@ impl EventLoop {
             let Some(endpoint) = self.endpoints.get_mut(key) else {
                 return;
             };
-            // Whatever the error, the next event says whether there is more.
-            let Ok((size, peer)) = endpoint.udp.recv_from(&mut self.buffer) else {
+            // One byte more tells a query that is too long from one that is cut. Whatever the error, the next event says
+            // whether there is more.
+            let Ok((size, peer)) = endpoint.udp.recv_from(&mut self.buffer[..=QUERY_MAX]) else {
                 return;
             };
+            if size > QUERY_MAX {
+                continue;
+            }
             let query = &self.buffer[..size];
             match respond(endpoint.scope.zones(), query, Transport::Udp, &mut self.out) {
                 Outcome::Drop => continue,
@@ -353,7 +357,7 @@ impl EventLoop {
                 &mut self.out,
             ) {
                 Outcome::Drop => return Ok(true),
-                Outcome::Answered => stream.push(&self.out),
+                Outcome::Answered => stream.push(&self.out)?,
                 Outcome::Forward(query) => {
                     if endpoint.may_forward(&query, Transport::Tcp, &mut self.out) {
                         endpoint.tcp_flights += 1;
@@ -365,7 +369,7 @@ impl EventLoop {
                         self.forwarder
                             .submit(&query, origin, Transport::Tcp, self.now, &self.poll);
                     } else {
-                        stream.push(&self.out);
+                        stream.push(&self.out)?;
                     }
                 }
             }
@@ -408,11 +412,14 @@ impl EventLoop {
                 } => {
                     if let Some(stream) = self.streams.get_mut(key) {
                         stream.pending -= 1;
-                        stream.push(&reply);
+                        let pushed = stream.push(&reply);
                         if let Some(endpoint) = self.endpoints.get_mut(endpoint) {
                             endpoint.tcp_flights -= 1;
                         }
-                        self.pump(key);
+                        match pushed {
+                            Ok(()) => self.pump(key),
+                            Err(_) => self.close(key),
+                        }
                     }
                 }
             }

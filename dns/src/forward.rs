@@ -14,7 +14,7 @@ use crate::poll::{Interest, Poll, Ready, Token};
 use crate::random::Random;
 use crate::slab::{Key, Slab};
 use crate::upstream::{Health, Link, Socket, Upstream};
-use crate::wire::{Envelope, Query, Rcode, Response, Transport, Verdict, judge};
+use crate::wire::{Envelope, QUERY_MAX, Query, Rcode, Response, Transport, Verdict, judge};
 
 /// Silence after which the next upstream is tried.
 const RETRY: Duration = Duration::from_millis(800);
@@ -85,7 +85,7 @@ struct Flight {
     asked_last: usize,
     /// Upstreams, as bits, that are of no use for this query.
     useless: u8,
-    /// What an upstream said that was of no use: better than nothing.
+    /// What an upstream said that was of no use: better than nothing, where it is short enough to keep.
     unhelpful: Option<Vec<u8>>,
     sent_at: Instant,
     retry_at: Instant,
@@ -609,7 +609,9 @@ impl Forwarder {
         match judge(&flight.query, flight.question_end, message) {
             Verdict::Stranger => {}
             Verdict::Unhelpful => {
-                flight.unhelpful.get_or_insert_with(|| message.to_vec());
+                if message.len() <= QUERY_MAX {
+                    flight.unhelpful.get_or_insert_with(|| message.to_vec());
+                }
                 self.upstreams[upstream].health.replied(now);
                 self.useless(key, upstream, now, poll);
             }

@@ -38,7 +38,8 @@
 //!   its last query;
 //! - 4 TCP connections to an upstream, each with 256 queries and 64 KiB that the upstream has not read yet, then SERVFAIL;
 //!   one that brings no reply for 2.4 seconds is replaced;
-//! - 4096 bytes of a query over TCP;
+//! - 4096 bytes of a query; a longer one is dropped, or over TCP the connection closed;
+//! - 64 KiB of answers that a TCP client has not read when one more is due, then the connection is closed;
 //! - 1232 bytes of an answer over UDP, then TC is set.
 //!
 //! # Privileges
@@ -54,7 +55,8 @@
 //!
 //! Nothing. The process gets one thread named `cofferdam-dns`, and sockets: two in each container's namespace, and in
 //! the namespace of the thread that started the server at most 96 over UDP and 12 over TCP to upstreams. Memory is
-//! about 0.5 MB and the zones.
+//! about 0.5 MB and the zones. What containers can add is bounded by the limits above: one, that sends all it can and
+//! reads nothing, about 5 MB; all together about 100 MB.
 //!
 //! # Cleanup
 //!

@@ -7,13 +7,11 @@ use std::time::Instant;
 
 use crate::poll::Interest;
 use crate::slab::Key;
-use crate::wire::HEADER;
+use crate::wire::{HEADER, QUERY_MAX};
 
-/// The longest query that is read. Real ones have a few hundred bytes at most.
-pub(crate) const QUERY_MAX: usize = 4096;
 /// Queries of one connection that may wait for an upstream at once.
 const PENDING_MAX: usize = 16;
-/// Bytes of replies that may wait for the client to read them.
+/// Bytes of replies that may wait for the client to read them before one more reply.
 const OUTBOX_MAX: usize = 64 * 1024;
 
 #[derive(Debug)]
@@ -106,12 +104,16 @@ impl Stream {
         }
     }
 
-    /// Queues a reply.
-    pub(crate) fn push(&mut self, reply: &[u8]) {
+    /// Queues a reply, unless the client leaves too many unread.
+    pub(crate) fn push(&mut self, reply: &[u8]) -> io::Result<()> {
+        if self.outbox.len() >= OUTBOX_MAX {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
         // A reply has at most 65535 bytes, its limit over TCP.
         let length = reply.len() as u16;
         self.outbox.extend_from_slice(&length.to_be_bytes());
         self.outbox.extend_from_slice(reply);
+        Ok(())
     }
 
     /// Sends what the kernel takes.
@@ -140,7 +142,7 @@ impl Stream {
     }
 
     fn has_room(&self) -> bool {
-        self.pending < PENDING_MAX && self.outbox.len() - self.sent < OUTBOX_MAX
+        self.pending < PENDING_MAX && self.outbox.len() < OUTBOX_MAX
     }
 }
 

@@ -7,6 +7,8 @@
 pub(crate) const HEADER: usize = 12;
 /// The longest name on the wire.
 pub(crate) const NAME_MAX: usize = 255;
+/// The longest query that is read. Real ones have a few hundred bytes at most.
+pub(crate) const QUERY_MAX: usize = 4096;
 /// What a client without EDNS can take over UDP.
 const UDP_PLAIN: usize = 512;
 /// The largest reply over UDP whatever the client says: it passes every path unfragmented.

@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a step that fails has failed the test")]
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
@@ -40,6 +40,52 @@ fn a_container_cannot_fill_the_memory() {
         return;
     }
     queries_of_clients_that_leave_do_not_pile_up();
+    replies_that_are_not_read_do_not_pile_up();
+}
+
+fn replies_that_are_not_read_do_not_pile_up() {
+    const REPLY: usize = 65000;
+    let (host, web) = (NetNs::new(), NetNs::new());
+    let (_udp, upstream) = bind_in(&host, "127.0.0.1:5302".parse().unwrap()).unwrap();
+    let address = upstream.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in upstream.incoming() {
+            thread::spawn(move || long_replies(stream.unwrap(), REPLY));
+        }
+    });
+    let server = host.run(|| Server::builder().upstreams(vec![address]).start().unwrap());
+    let (udp, tcp) = bind_in(&web, LISTEN).unwrap();
+    // What the kernel keeps for a connection is nearly nothing.
+    rustix::net::sockopt::set_socket_send_buffer_size(&tcp, 4096).unwrap();
+    let _endpoint = server.serve(udp, tcp, Scope::new()).unwrap();
+    let mut frame = 100_u16.to_be_bytes().to_vec();
+    frame.extend(long_query(100));
+    let before = resident();
+    let clients: Vec<_> = (0..16)
+        .map(|_| {
+            let mut client = web.run(|| TcpStream::connect(LISTEN).unwrap());
+            client.write_all(&frame.repeat(16)).unwrap();
+            thread::sleep(Duration::from_millis(100));
+            client
+        })
+        .collect();
+    let grown = resident().saturating_sub(before);
+    assert!(grown < 8 << 20, "{grown} bytes of {} are kept", 256 * REPLY);
+    drop(clients);
+}
+
+/// Replies to each query with `length` bytes.
+fn long_replies(mut stream: TcpStream, length: usize) {
+    let mut query = [0; 102];
+    while stream.read_exact(&mut query).is_ok() {
+        let mut reply = query.to_vec();
+        reply[..2].copy_from_slice(&(length as u16).to_be_bytes());
+        reply[4] |= 0x80;
+        reply.resize(2 + length, 0);
+        if stream.write_all(&reply).is_err() {
+            return;
+        }
+    }
 }
 
 fn queries_of_clients_that_leave_do_not_pile_up() {

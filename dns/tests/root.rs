@@ -226,6 +226,19 @@ fn what_all_upstreams_refuse_is_passed_on() {
 }
 
 #[test]
+fn a_refusal_too_long_to_keep_is_servfail() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    let host = NetNs::new();
+    let _upstream = Upstream::new(&host, ONE, |query| vec![padded(reply_code(query, 5), 4097)]);
+    let server = start(&host, &[ONE]);
+    let web = Container::new();
+    let _endpoint = web.serve(&server, Scope::new());
+    assert_eq!(web.ask("a.example", A).rcode, RCODE::ServerFailure);
+}
+
+#[test]
 fn silence_of_all_upstreams_is_servfail_within_three_seconds() {
     if !have(&[Need::Namespaces]) {
         return;
@@ -597,6 +610,37 @@ fn a_client_that_reads_no_replies_is_not_read_either() {
     let sent = (0..2_000_000).take_while(|_| stream.write_all(&frame).is_ok());
     assert!(sent.count() < 1_999_999, "everything is taken and kept");
     assert_eq!(web.ask("db", AAAA).rcode, RCODE::NoError);
+}
+
+#[test]
+fn a_query_too_long_to_be_one_is_dropped() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    let host = NetNs::new();
+    let upstream = Upstream::new(&host, ONE, |query| vec![reply_code(query, 3)]);
+    let server = start(&host, &[ONE]);
+    let web = Container::new();
+    let _endpoint = web.serve(&server, Scope::new());
+    let socket = web.udp();
+    for length in [60000, 4097, 4096] {
+        let query = padded(query(length, "a.example", A), length.into());
+        socket.send(&query).unwrap();
+    }
+    assert_eq!(read(&receive(&socket)).id, 4096);
+    let seen = upstream.seen.lock().unwrap();
+    let lengths: Vec<_> = seen.iter().map(Vec::len).collect();
+    assert_eq!(lengths, [4096]);
+}
+
+/// A query made `length` bytes long by a record of no meaning.
+fn padded(mut query: Vec<u8>, length: usize) -> Vec<u8> {
+    query[11] = 1;
+    query.extend_from_slice(b"\0\xff\0\0\x01\0\0\0\0");
+    let padding = length - query.len() - 2;
+    query.extend_from_slice(&(padding as u16).to_be_bytes());
+    query.resize(length, 0);
+    query
 }
 
 #[test]
