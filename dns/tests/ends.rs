@@ -18,7 +18,7 @@ fn threads() -> usize {
 /// A thread that was joined is listed for a moment more.
 fn threads_become(count: usize) -> bool {
     let begin = Instant::now();
-    while begin.elapsed() < Duration::from_secs(1) {
+    while begin.elapsed() < Duration::from_secs(10) {
         if threads() == count {
             return true;
         }
@@ -97,7 +97,8 @@ fn nothing_is_left_of_a_server() {
         } else {
             drop(server);
         }
-        assert!(begin.elapsed() < Duration::from_millis(500));
+        // Sooner than the query would be given up.
+        assert!(begin.elapsed() < Duration::from_secs(2));
         assert!(threads_become(2));
         drop((endpoint, silent, client, connection));
         before.assert_same("cofferdam-dns");

@@ -164,19 +164,18 @@ fn a_silent_first_upstream_is_paid_for_once_and_used_again_when_it_is_back() {
     assert_eq!(web.ask("a.example", A).addresses, addresses(&["192.0.2.2"]));
     let first = begin.elapsed();
     assert!(first > Duration::from_millis(700), "{first:?}");
-    assert!(first < Duration::from_millis(1500), "{first:?}");
-    let begin = Instant::now();
-    for _ in 0..5 {
+    for _ in 0..20 {
         assert_eq!(web.ask("b.example", A).addresses, addresses(&["192.0.2.2"]));
     }
-    let later = begin.elapsed();
-    assert!(later < Duration::from_millis(500), "{later:?}");
+    // The query that it was silent to, and copies of later ones after 0, 1, 3, 7, 15 seconds.
+    let asked = silent.count();
+    assert!((2..10).contains(&asked), "{asked} of 21");
     drop(silent);
     let _back = Upstream::new(&host, ONE, |query| vec![reply_with(query, [192, 0, 2, 1])]);
     let begin = Instant::now();
     while web.ask("c.example", A).addresses != addresses(&["192.0.2.1"]) {
         assert!(
-            begin.elapsed() < Duration::from_secs(8),
+            begin.elapsed() < Duration::from_secs(20),
             "it is never asked again"
         );
         thread::sleep(Duration::from_millis(50));
@@ -189,27 +188,27 @@ fn the_next_upstream_is_asked_at_once_where_one_refuses_or_is_not_there() {
         return;
     }
     for code in [None, Some(2), Some(5)] {
-        let host = NetNs::new();
-        let _first =
-            code.map(|code| Upstream::new(&host, ONE, move |query| vec![reply_code(query, code)]));
-        let _second = Upstream::new(&host, TWO, |query| vec![reply_with(query, [192, 0, 2, 2])]);
-        let server = start(&host, &[ONE, TWO]);
-        let web = Container::new();
-        let _endpoint = web.serve(&server, Scope::new());
-        let begin = Instant::now();
-        assert_eq!(
-            web.ask("a.example", A).addresses,
-            addresses(&["192.0.2.2"]),
-            "{code:?}"
-        );
-        assert_eq!(
-            web.ask_tcp("a.example", A).addresses,
-            addresses(&["192.0.2.2"]),
-            "{code:?}"
-        );
-        let took = begin.elapsed();
-        assert!(took < Duration::from_millis(600), "{code:?}: {took:?}");
+        // Had it waited, no attempt would be quick; on a busy machine one may be slow.
+        let quick = |_| falls_over_in(code) < Duration::from_millis(700);
+        assert!((0..10).any(quick), "{code:?}");
     }
+}
+
+/// How long a query over UDP and one over TCP take together where the first of two upstreams says `code`, or is not
+/// there.
+fn falls_over_in(code: Option<u8>) -> Duration {
+    let host = NetNs::new();
+    let first = |code| Upstream::new(&host, ONE, move |query| vec![reply_code(query, code)]);
+    let _first = code.map(first);
+    let _second = Upstream::new(&host, TWO, |query| vec![reply_with(query, [192, 0, 2, 2])]);
+    let server = start(&host, &[ONE, TWO]);
+    let web = Container::new();
+    let _endpoint = web.serve(&server, Scope::new());
+    let expected = addresses(&["192.0.2.2"]);
+    let begin = Instant::now();
+    assert_eq!(web.ask("a.example", A).addresses, expected, "{code:?}");
+    assert_eq!(web.ask_tcp("a.example", A).addresses, expected, "{code:?}");
+    begin.elapsed()
 }
 
 #[test]
@@ -239,7 +238,7 @@ fn a_refusal_too_long_to_keep_is_servfail() {
 }
 
 #[test]
-fn silence_of_all_upstreams_is_servfail_within_three_seconds() {
+fn silence_of_all_upstreams_is_servfail_before_a_client_gives_up() {
     if !have(&[Need::Namespaces]) {
         return;
     }
@@ -255,7 +254,7 @@ fn silence_of_all_upstreams_is_servfail_within_three_seconds() {
         let begin = Instant::now();
         assert_eq!(web.ask("a.example", A).rcode, RCODE::ServerFailure);
         let took = begin.elapsed();
-        assert!(took < Duration::from_secs(3), "{took:?}");
+        assert!(took < Duration::from_secs(5), "{took:?}");
         let asked: usize = silent.iter().map(Upstream::count).sum();
         assert_eq!(asked, 3, "three tries");
         if upstreams.len() == 1 {
@@ -278,9 +277,8 @@ fn a_late_reply_to_the_first_try_still_counts() {
     let server = start(&host, &[ONE, TWO]);
     let web = Container::new();
     let _endpoint = web.serve(&server, Scope::new());
-    let begin = Instant::now();
+    // A reply to the third try, 1.6 seconds after the first, would come too late.
     assert_eq!(web.ask("a.example", A).addresses, addresses(&["192.0.2.1"]));
-    assert!(begin.elapsed() < Duration::from_millis(2000));
 }
 
 #[test]
@@ -331,11 +329,7 @@ fn a_reply_from_another_address_is_ignored() {
     let _endpoint = web.serve(&server, Scope::new());
     let socket = web.udp();
     socket.send(&query(7, "a.example", A)).unwrap();
-    let begin = Instant::now();
-    while silent.count() == 0 {
-        assert!(begin.elapsed() < Duration::from_secs(2));
-        thread::sleep(Duration::from_millis(5));
-    }
+    wait_for(|| silent.count() > 0);
     let (asked, peer) = (
         silent.seen.lock().unwrap()[0].clone(),
         silent.peers.lock().unwrap()[0],
@@ -381,14 +375,18 @@ fn tcp_queries_share_few_connections_to_an_upstream() {
     }
     let host = NetNs::new();
     let (_udp, listener) = bind_in(host.as_fd(), ONE.parse().unwrap()).unwrap();
-    // Nothing is said on a connection before its queries have come, and then last things first.
-    let converse = |mut stream: TcpStream| {
+    // Nothing is said on a connection before all queries have come, and then last things first.
+    let come = Arc::new(AtomicUsize::new(0));
+    let converse = move |mut stream: TcpStream| {
         stream
-            .set_read_timeout(Some(Duration::from_millis(300)))
+            .set_read_timeout(Some(Duration::from_millis(10)))
             .unwrap();
         let mut queries = Vec::new();
-        while stream.peek(&mut [0; 2]).is_ok_and(|size| size > 0) {
-            queries.push(receive_frame(&mut stream));
+        while come.load(Ordering::Relaxed) < 10 {
+            if stream.peek(&mut [0; 2]).is_ok_and(|size| size > 0) {
+                queries.push(receive_frame(&mut stream));
+                come.fetch_add(1, Ordering::Relaxed);
+            }
         }
         for query in queries.iter().rev() {
             let reply = framed(&reply_with(query, [192, 0, 2, query[13] - b'0']));
@@ -400,7 +398,12 @@ fn tcp_queries_share_few_connections_to_an_upstream() {
     let upstream = thread::spawn(move || {
         let streams = (0..4).map(|_| listener.accept().unwrap().0);
         let threads: Vec<_> = streams
-            .map(|stream| thread::spawn(move || converse(stream)))
+            .map(|stream| {
+                thread::spawn({
+                    let converse = converse.clone();
+                    move || converse(stream)
+                })
+            })
             .collect();
         threads
             .into_iter()
@@ -460,9 +463,7 @@ fn an_upstream_that_leads_back_here_ends_in_servfail() {
     let _gateway = server.serve(udp, tcp, Scope::new()).unwrap();
     let web = Container::new();
     let _endpoint = web.serve(&server, Scope::new());
-    let begin = Instant::now();
     assert_eq!(web.ask("a.example", A).rcode, RCODE::ServerFailure);
-    assert!(begin.elapsed() < Duration::from_millis(500));
     // There and back, not round and round until some limit ends it.
     let datagrams = host.run(udp_datagrams_in);
     assert!((2..=6).contains(&datagrams), "{datagrams}");
@@ -528,6 +529,7 @@ fn silent_tcp_clients_block_nobody() {
     let server = Server::builder().start().unwrap();
     let web = Container::new();
     let _endpoint = web.serve(&server, &zone("db", "10.89.0.2"));
+    let begin = Instant::now();
     let mut silent: Vec<_> = (0..40).map(|_| web.tcp()).collect();
     for stream in silent.iter_mut().take(20) {
         // Half a query, where the connection still stands.
@@ -538,12 +540,10 @@ fn silent_tcp_clients_block_nobody() {
     // The first has made way: sixteen at most stay.
     let first = silent[0].read(&mut [0; 1]);
     assert!(matches!(first, Ok(0) | Err(_)), "{first:?}");
-    let begin = Instant::now();
     let last = silent[39].read(&mut [0; 1]);
     assert!(matches!(last, Ok(0)), "{last:?}");
     let idle = begin.elapsed();
-    assert!(idle > Duration::from_secs(8), "{idle:?}");
-    assert!(idle < Duration::from_secs(13), "{idle:?}");
+    assert!(idle > Duration::from_secs(9), "{idle:?}");
 }
 
 #[test]
@@ -650,7 +650,7 @@ fn one_containers_flood_leaves_room_for_another() {
     }
     let host = NetNs::new();
     let good = query(0, "good.example", A)[2..].to_vec();
-    let _upstream = Upstream::new(&host, ONE, move |query| {
+    let upstream = Upstream::new(&host, ONE, move |query| {
         let replies = (query[2..] == good).then(|| reply_with(query, [192, 0, 2, 1]));
         replies.into_iter().collect()
     });
@@ -660,29 +660,34 @@ fn one_containers_flood_leaves_room_for_another() {
     let _web = web.serve(&server, Scope::new());
     let socket = flooder.udp();
     for id in 0..300 {
-        socket.send(&query(id, "bad.example", A)).unwrap();
+        let name = format!("bad{id}.example");
+        socket.send(&query(id, &name, A)).unwrap();
         if id % 50 == 49 {
-            thread::sleep(Duration::from_millis(5));
+            wait_for(|| upstream.questions() >= usize::from(id + 1).min(256));
         }
     }
-    let begin = Instant::now();
-    for _ in 0..300 - 256 {
-        assert_eq!(read(&receive(&socket)).rcode, RCODE::ServerFailure);
+    // What is too much is told at once, before anything that waits.
+    for id in 256..300 {
+        let said = read(&receive(&socket));
+        assert_eq!((said.id, said.rcode), (id, RCODE::ServerFailure));
     }
-    assert!(
-        begin.elapsed() < Duration::from_millis(500),
-        "the rest is told at once"
-    );
     assert_eq!(
         web.ask("good.example", A).addresses,
         addresses(&["192.0.2.1"])
     );
-    assert!(begin.elapsed() < Duration::from_millis(700));
     for _ in 0..256 {
         assert_eq!(read(&receive(&socket)).rcode, RCODE::ServerFailure);
     }
-    assert!(begin.elapsed() < Duration::from_secs(3));
     assert_eq!(flooder.ask("good.example", A).rcode, RCODE::NoError);
+    assert_eq!(upstream.questions(), 256 + 1);
+}
+
+fn wait_for(mut condition: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !condition() {
+        assert!(begin.elapsed() < Duration::from_secs(10));
+        thread::sleep(Duration::from_millis(1));
+    }
 }
 
 #[test]

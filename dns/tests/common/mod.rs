@@ -4,6 +4,7 @@
     reason = "a fixture that cannot do its work has failed the test"
 )]
 
+use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
@@ -205,6 +206,13 @@ impl Upstream {
 
     pub(crate) fn count(&self) -> usize {
         self.seen.lock().unwrap().len()
+    }
+
+    /// How many different questions were asked.
+    pub(crate) fn questions(&self) -> usize {
+        let seen = self.seen.lock().unwrap();
+        let questions: HashSet<_> = seen.iter().map(|query| &query[2..]).collect();
+        questions.len()
     }
 }
 
