@@ -73,6 +73,8 @@ struct Endpoint {
 pub(crate) struct EventLoop {
     endpoints: Slab<Endpoint>,
     streams: Slab<Stream>,
+    /// Connections so far.
+    admitted: u64,
     forwarder: Forwarder,
     poll: Poll,
     wake: Arc<OwnedFd>,
@@ -101,6 +103,7 @@ impl EventLoop {
         Ok(EventLoop {
             endpoints: Slab::new(),
             streams: Slab::new(),
+            admitted: 0,
             forwarder: Forwarder::new(upstreams),
             poll,
             wake,
@@ -296,13 +299,16 @@ impl EventLoop {
             .add(&tcp, Token::Stream(key), Interest::Read)
             .is_ok()
         {
-            self.streams.insert(Stream::new(endpoint, tcp, self.now));
+            let stream = Stream::new(endpoint, tcp, self.admitted, self.now);
+            self.streams.insert(stream);
+            self.admitted += 1;
         }
     }
 
     fn close_idlest(&mut self, among: impl Fn(&Stream) -> bool) {
         let streams = self.streams.iter().filter(|(_, stream)| among(stream));
-        let idlest = streams.min_by_key(|(_, stream)| (stream.pending > 0, stream.last_query));
+        let idlest = streams
+            .min_by_key(|(_, stream)| (stream.pending > 0, stream.last_query, stream.number));
         if let Some((key, _)) = idlest {
             self.close(key);
         }

@@ -305,7 +305,8 @@ fn is_nowhere(address: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
+    use std::io::{self, Read, Write};
+    use std::net::TcpStream;
 
     use cofferdam_testkit::{Need, NetNs, have};
 
@@ -373,8 +374,9 @@ mod tests {
         let mut query = *b"\0\x01\x01\0\0\x01\0\0\0\0\0\0\x02db\0\0\x01\0\x01";
         // The thread stands still in a query, once one has reached it, for as long as the lock is held.
         let stand_still = old.write();
-        let refused = (0..10).find_map(|_| {
+        let refused = (0..1000).find_map(|_| {
             client.send(&query).unwrap();
+            thread::sleep(Duration::from_millis(1));
             endpoint.set_scope(&old).err()
         });
         let error = refused.unwrap();
@@ -392,6 +394,35 @@ mod tests {
             client.recv(&mut reply).unwrap();
         }
         assert_eq!(reply[3] & 15, 5, "refused, as by the new scope");
+    }
+
+    #[test]
+    fn of_connections_that_came_together_the_first_makes_way() {
+        if !have(&[Need::Namespaces]) {
+            return;
+        }
+        let server = Server::builder().start().unwrap();
+        let netns = NetNs::new();
+        let (udp, tcp) = bind_in(&netns, LISTEN).unwrap();
+        let zone = crate::SharedZone::default();
+        let _endpoint = server.serve(udp, tcp, &zone).unwrap();
+        let query = b"\0\x01\x01\0\0\x01\0\0\0\0\0\0\x02db\0\0\x01\0\x01";
+        // The thread stands still in a query for as long as the lock is held, and then finds all connections at once.
+        let stand_still = zone.write();
+        let client = netns.run(|| UdpSocket::bind("127.0.0.1:0").unwrap());
+        client.send_to(query, LISTEN).unwrap();
+        let mut streams: Vec<_> = (0..18)
+            .map(|_| netns.run(|| TcpStream::connect(LISTEN).unwrap()))
+            .collect();
+        drop(stand_still);
+        for stream in &mut streams[..2] {
+            assert!(!matches!(stream.read(&mut [0; 1]), Ok(1..)));
+        }
+        for stream in &mut streams[2..] {
+            stream.write_all(&[0, query.len() as u8]).unwrap();
+            stream.write_all(query).unwrap();
+            stream.read_exact(&mut [0; 2]).unwrap();
+        }
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub(crate) struct Stream {
     pub(crate) tcp: TcpStream,
     /// Queries at an upstream.
     pub(crate) pending: usize,
+    /// Its place in the order of all connections: several may have come in the same instant.
+    pub(crate) number: u64,
     /// When the last whole query came: half ones keep no connection open.
     pub(crate) last_query: Instant,
     pub(crate) interest: Interest,
@@ -56,11 +58,12 @@ pub(crate) fn frame(bytes: &[u8]) -> Frame {
 }
 
 impl Stream {
-    pub(crate) fn new(endpoint: Key, tcp: TcpStream, now: Instant) -> Self {
+    pub(crate) fn new(endpoint: Key, tcp: TcpStream, number: u64, now: Instant) -> Self {
         Stream {
             endpoint,
             tcp,
             pending: 0,
+            number,
             last_query: now,
             interest: Interest::Read,
             inbox: Vec::new(),
