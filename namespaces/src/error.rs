@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
+use std::time::Duration;
 
 /// The result of this crate's calls.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -61,8 +62,8 @@ enum Inner {
     },
     #[error("start {}: {ended} before its program ran", program.display())]
     Ended { program: PathBuf, ended: String },
-    #[error("start {}: not done after {seconds} s, killed", program.display())]
-    TimedOut { program: PathBuf, seconds: u64 },
+    #[error("start {}: not done after {after:?}, killed", program.display())]
+    TimedOut { program: PathBuf, after: Duration },
     #[error("{feature} is not supported: {hint}")]
     Unsupported {
         feature: &'static str,
@@ -119,10 +120,10 @@ impl Error {
         })
     }
 
-    pub(crate) fn timed_out(program: &Path, seconds: u64) -> Self {
+    pub(crate) fn timed_out(program: &Path, after: Duration) -> Self {
         Self::from(Inner::TimedOut {
             program: program.to_owned(),
-            seconds,
+            after,
         })
     }
 

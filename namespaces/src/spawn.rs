@@ -235,12 +235,9 @@ impl Start<'_> {
         let flags = u64::from(flags.unsigned_abs());
         let child = match &self.command.cgroup {
             None => FirstStage::clone(cells, self.first, flags),
-            Some(fd) => FirstStage::clone_into(cells, self.first, flags, fd.as_fd(), self.deadline),
+            Some(fd) => FirstStage::clone_into(cells, self.first, flags, fd.as_fd()),
         };
-        child.map_err(|errno| match errno {
-            Errno::TIMEDOUT => self.timed_out(),
-            errno => Error::step(self.command.name(), "clone3", errno.raw_os_error()),
-        })
+        child.map_err(|errno| Error::step(self.command.name(), "clone3", errno.raw_os_error()))
     }
 
     fn finish(&self, child: &FirstStage, handoff: Handoff) -> std::result::Result<(), Problem> {
@@ -309,7 +306,7 @@ impl Start<'_> {
     }
 
     fn timed_out(&self) -> Error {
-        Error::timed_out(self.command.name(), self.command.deadline.as_secs())
+        Error::timed_out(self.command.name(), self.command.deadline)
     }
 
     /// Ends and reaps a child whose start failed.

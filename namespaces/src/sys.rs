@@ -4,7 +4,7 @@
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::thread::futex;
@@ -85,19 +85,21 @@ impl FirstStage {
         program: &Program,
         flags: u64,
         cgroup: BorrowedFd<'_>,
-        deadline: Instant,
     ) -> Result<Self, Errno> {
         let shared = Arc::new(Shared::new(cells, program));
         let (theirs, cgroup) = (Arc::clone(&shared), cgroup.as_raw_fd());
         let work = move || theirs.clone3(flags | libc::CLONE_VFORK as u64, Some(cgroup));
         let thread = std::thread::Builder::new().name("cofferdam-start".into());
-        // The thread ends once the child has left this memory. `cgroup` stays open until there is a child.
+        // The thread ends once the child has left this memory.
         drop(thread.spawn(work).map_err(|error| {
             Errno::from_raw_os_error(error.raw_os_error().unwrap_or(libc::EAGAIN))
         })?);
-        if !wait_while(&shared.cells.started, 0, deadline) {
-            return Err(Errno::TIMEDOUT);
-        }
+        // However long it takes: until there is a child with fds of its own, the caller's have to stay what they are.
+        while !wait_while(
+            &shared.cells.started,
+            0,
+            Instant::now() + Duration::from_secs(1),
+        ) {}
         Self::of(shared)
     }
 
