@@ -82,6 +82,7 @@ pub(crate) fn compile(command: &Command, prepared: &Prepared) -> Program {
     } else if command.namespaces.has(Namespace::Mount) {
         compiler.make_private("/");
     }
+    compiler.set_hostname();
     compiler.identity();
     compiler.exec();
     compiler.program
@@ -141,6 +142,16 @@ impl Compiler<'_> {
         let request = self.program.words(&[name, 0, flags, 0, 0].map(Word::Int));
         let args = [socket, Arg::Int(libc::SIOCSIFFLAGS), request];
         self.program.op(call!(SYS_ioctl), args, step);
+    }
+
+    fn set_hostname(&mut self) {
+        let Some(name) = &self.command.hostname else {
+            return;
+        };
+        let text = self.program.string(name.as_bytes());
+        let args = [text, Arg::Int(name.len() as u64)];
+        self.program
+            .op(call!(SYS_sethostname), args, "set the host name");
     }
 
     /// Stage one kept all capabilities over its execveat(2) as ambient ones.

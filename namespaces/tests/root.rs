@@ -52,6 +52,10 @@ fn payload() {
             let same = output(command.clone());
             Ok(format!("{same} {}", refused(command.user(1234, 1234))))
         }
+        "odd" => {
+            let directory = std::env::current_dir().map_err(|error| error.to_string());
+            directory.map(|path| format!("{:?} {path:?}", std::env::var_os("ODD")))
+        }
         "outside" => Ok(["/", "/..", "/../..", "/data", "/data/.."]
             .map(seen)
             .concat()),
@@ -184,6 +188,33 @@ fn the_program_is_pid_1_with_its_host_name() {
     assert_eq!(output(rooted("read /proc/sys/kernel/hostname")), "box\n");
     let status = output(rooted("read /proc/1/status"));
     assert!(status.contains("NSpid:\t1\n"), "{status}");
+}
+
+#[test]
+fn the_host_name_is_set_without_a_root_too() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    let name = output(inside("read /proc/sys/kernel/hostname").hostname("rootless"));
+    assert_eq!(name, "rootless\n");
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    assert_ne!(host, "rootless\n");
+}
+
+#[test]
+fn strings_need_not_be_utf_8() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    use std::os::unix::ffi::OsStringExt;
+    let odd = std::ffi::OsString::from_vec(b"odd\xff".to_vec());
+    let path = Path::new("/mnt").join(&odd);
+    let command = inside("odd").root(RootFs::directory("/"));
+    let command = command
+        .mount(Mount::tmpfs("/mnt", 1 << 20))
+        .mount(Mount::tmpfs(&path, 4096));
+    let text = output(command.env("ODD", &odd).workdir(&path));
+    assert_eq!(text, format!("{:?} {:?}", Some(&odd), path));
 }
 
 #[test]

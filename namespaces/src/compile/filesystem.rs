@@ -121,7 +121,6 @@ impl Compiler<'_> {
         for (mount, tree) in under_dev {
             self.mount(mount, tree, NO_SYMLINKS);
         }
-        self.set_hostname();
         if access == Access::ReadOnly {
             self.set_attributes(root, 0, RDONLY, 0, "make the root read-only");
         }
@@ -579,15 +578,5 @@ impl Compiler<'_> {
     fn close(&mut self, fd: Arg) {
         self.program
             .op(call!(SYS_close), [fd], "close a file descriptor");
-    }
-
-    fn set_hostname(&mut self) {
-        let Some(name) = &self.command.hostname else {
-            return;
-        };
-        let text = self.program.string(name.as_bytes());
-        let args = [text, Arg::Int(name.len() as u64)];
-        self.program
-            .op(call!(SYS_sethostname), args, "set the host name");
     }
 }
