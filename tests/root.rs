@@ -329,6 +329,38 @@ fn stop_lets_a_program_that_has_just_started_go_in_its_own_way() {
 }
 
 #[test]
+fn name_and_address_of_a_container_end_with_it() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    NetNs::new().run(|| {
+        // Room for five containers at a time.
+        let network = Network::bridge("small");
+        let network = network
+            .gateway("10.9.8.1/29".parse().unwrap())
+            .create()
+            .unwrap();
+        for _ in 0..12 {
+            let web = container("web", "serve gone")
+                .network(&network)
+                .start()
+                .unwrap();
+            web.remove().unwrap();
+        }
+        let client = container("client", "get web:80")
+            .network(&network)
+            .start()
+            .unwrap();
+        let said = output(client);
+        assert!(
+            said.contains("lookup") || said.contains("resolution"),
+            "{said}"
+        );
+        network.remove().unwrap();
+    });
+}
+
+#[test]
 fn what_the_caller_mounts_is_not_covered() {
     if !have(&[Need::Namespaces]) {
         return;
