@@ -2,6 +2,7 @@
 //!
 //! Fixtures panic where they cannot do their work: a test that cannot set up or clean up has failed.
 
+mod children;
 mod command;
 mod need;
 mod netns;
@@ -9,6 +10,7 @@ mod refuse;
 mod snapshot;
 mod sys;
 
+pub use children::{ignore_children, leave_no_zombies};
 pub use command::as_root_of_a_user_namespace;
 pub use need::{Need, have};
 pub use netns::{NetNs, in_mount_namespace};

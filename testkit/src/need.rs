@@ -3,6 +3,7 @@
 use std::env;
 use std::fs;
 use std::io::{self, Write};
+use std::path::Path;
 
 use rustix::mount::{FsOpenFlags, fsopen};
 
@@ -22,6 +23,10 @@ pub enum Need {
     Cgroup2,
     /// A kernel that knows this filesystem.
     Filesystem(&'static str),
+    /// A machine on which an ordinary user may make user namespaces, and has privileges in them.
+    UnprivilegedUserNamespaces,
+    /// An executable of this name where distributions put them. Its package is in what `.ci/run` installs, not in the VM.
+    Program(&'static str),
 }
 
 impl Need {
@@ -37,6 +42,10 @@ impl Need {
             }),
             Need::Cgroup2 => cgroup2_mount().is_some(),
             Need::Filesystem(name) => listed(name) || loadable(name),
+            Need::UnprivilegedUserNamespaces => !switched_off(),
+            Need::Program(name) => ["/usr/bin", "/bin", "/usr/sbin", "/sbin"]
+                .iter()
+                .any(|directory| Path::new(directory).join(name).is_file()),
         }
     }
 
@@ -44,7 +53,8 @@ impl Need {
     fn promised(self) -> bool {
         match self {
             Need::Cgroup2Controller(_) => is_set("COFFERDAM_VM"),
-            Need::Cgroup1Controller(_) => false,
+            Need::Cgroup1Controller(_) | Need::UnprivilegedUserNamespaces => false,
+            Need::Program(_) => !is_set("COFFERDAM_VM"),
             Need::Root | Need::Namespaces | Need::Cgroup2 | Need::Filesystem(_) => true,
         }
     }
@@ -84,6 +94,16 @@ fn effective(capability: u32) -> bool {
 fn initial_user_namespace() -> bool {
     let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     map.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
+/// By the distributions' own switches, or the kernel's.
+fn switched_off() -> bool {
+    let is = |path: &str, value| fs::read_to_string(path).is_ok_and(|text| text.trim() == value);
+    is(
+        "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
+        "1",
+    ) || is("/proc/sys/kernel/unprivileged_userns_clone", "0")
+        || is("/proc/sys/user/max_user_namespaces", "0")
 }
 
 fn listed(filesystem: &str) -> bool {

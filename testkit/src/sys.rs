@@ -76,6 +76,23 @@ pub(crate) fn install_filter(filter: &[libc::sock_filter]) -> io::Result<()> {
     }
 }
 
+/// What this process does with `SIGCHLD`, which is to ignore it or the default: no handler.
+pub(crate) fn set_sigchld(handler: libc::sighandler_t, flags: libc::c_int) -> io::Result<()> {
+    assert!([libc::SIG_IGN, libc::SIG_DFL].contains(&handler));
+    // SAFETY: an all-zero sigaction is valid, and the call only reads it; no code is installed that a signal could run.
+    let done = unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = handler;
+        action.sa_flags = flags;
+        libc::sigaction(libc::SIGCHLD, &action, std::ptr::null_mut())
+    };
+    if done < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
 /// Has `command` enter a user namespace with this map of ids, and a mount namespace, before it executes.
 pub(crate) fn enter_user_namespace(command: &mut Command, map: String) -> &mut Command {
     let write_file = |path: &CStr, text: &str| -> io::Result<()> {

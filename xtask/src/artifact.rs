@@ -6,9 +6,8 @@ use std::process::Command;
 use crate::Result;
 use crate::command::{cargo, output};
 use crate::json::Value;
+use crate::toolchain::Toolchain;
 use crate::workspace::{Package, Workspace};
-
-const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// A built program.
 #[derive(Debug, PartialEq)]
@@ -24,10 +23,11 @@ pub(crate) struct Artifact {
 pub(crate) fn tests(
     workspace: &Workspace,
     packages: &[&Package],
+    toolchain: &Toolchain,
     build: &Path,
 ) -> Result<Vec<Artifact>> {
-    let mut command = static_build("test", build);
-    command.args(["--no-run", "--tests"]);
+    let mut command = static_build("test", toolchain, build);
+    command.args(["--no-run", "--tests", "--all-features"]);
     for package in packages {
         command.args(["--package", &package.name]);
     }
@@ -35,8 +35,13 @@ pub(crate) fn tests(
 }
 
 /// The example of this name.
-pub(crate) fn example(workspace: &Workspace, name: &str, build: &Path) -> Result<Artifact> {
-    let mut command = static_build("build", build);
+pub(crate) fn example(
+    workspace: &Workspace,
+    name: &str,
+    toolchain: &Toolchain,
+    build: &Path,
+) -> Result<Artifact> {
+    let mut command = static_build("build", toolchain, build);
     command.args(["--workspace", "--example", name]);
     let mut found = artifacts(workspace, &output(&mut command)?, is_example)?;
     found
@@ -44,16 +49,17 @@ pub(crate) fn example(workspace: &Workspace, name: &str, build: &Path) -> Result
         .ok_or_else(|| format!("no example {name}").into())
 }
 
-fn static_build(subcommand: &str, build: &Path) -> Command {
+fn static_build(subcommand: &str, toolchain: &Toolchain, build: &Path) -> Command {
     let mut command = cargo();
     command
         .args([subcommand, "--message-format=json-render-diagnostics"])
-        .args(["--target", TARGET, "--target-dir"])
+        .args(["--target", &toolchain.arch.target(), "--target-dir"])
         .arg(build)
         .env("RUSTFLAGS", "-C target-feature=+crt-static")
         // What is not in the files is neither packed nor loaded.
         .env("CARGO_PROFILE_DEV_DEBUG", "0")
         .env("CARGO_PROFILE_DEV_STRIP", "debuginfo");
+    toolchain.apply(&mut command);
     command
 }
 

@@ -1,7 +1,7 @@
 //! The initramfs: busybox, the kernel's modules, the programs to run.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::Result;
@@ -18,10 +18,19 @@ const HOSTS: &str = "127.0.0.1 localhost\n::1 localhost\n";
 /// Set for every program: what the suite's tests take as the promise of a whole machine.
 const ENVIRONMENT: [&str; 2] = ["COFFERDAM_STRICT=1", "COFFERDAM_VM=1"];
 
+/// The same program twice, where the VM's processor is a foreign one.
+#[derive(Debug)]
+pub(crate) struct Busybox {
+    /// The one that runs here.
+    pub(crate) outside: PathBuf,
+    /// The one that runs in the VM.
+    pub(crate) inside: PathBuf,
+}
+
 /// The archive, not compressed: QEMU copies it at once, where the emulated machine would take long to unpack it.
 pub(crate) fn initramfs(
     kernel: &Kernel,
-    busybox: &Path,
+    busybox: &Busybox,
     programs: &[Artifact],
     args: &[String],
 ) -> Result<Vec<u8>> {
@@ -51,9 +60,9 @@ pub(crate) fn initramfs(
     Ok(archive.finish())
 }
 
-fn add_busybox(archive: &mut Archive, busybox: &Path) -> Result<()> {
-    archive.file("bin/busybox", 0o755, &fs::read(busybox)?);
-    for applet in output(Command::new(busybox).arg("--list"))?.split_whitespace() {
+fn add_busybox(archive: &mut Archive, busybox: &Busybox) -> Result<()> {
+    archive.file("bin/busybox", 0o755, &fs::read(&busybox.inside)?);
+    for applet in output(Command::new(&busybox.outside).arg("--list"))?.split_whitespace() {
         if applet != "busybox" {
             archive.symlink(&format!("bin/{applet}"), "busybox");
         }

@@ -1,6 +1,6 @@
 #!/bin/busybox sh
 # Process 1 of the VM: mounts what a machine has, runs /runs, ends the machine. Any failure of its own is a panic.
-# The kernel's console is the first serial port; what the programs print goes to the second.
+# The kernel's console is the first serial port; what the programs print goes to the second, $output.
 set -eu
 export PATH=/bin:/sbin HOME=/root TERM=dumb
 
@@ -38,9 +38,9 @@ ulimit -Sn 1024
 # The others are loaded by the kernel when they are asked for; a filesystem is listed only once it is there.
 modprobe overlay
 
-exec </dev/null >/dev/ttyS1 2>&1
+exec </dev/null >"$output" 2>&1
 # Waits for what was printed before, so that nothing is lost at the end.
-drain() { stty raw -echo </dev/ttyS1; }
+drain() { stty raw -echo <"$output"; }
 drain
 printf 'vm: Linux %s, %s s after power on\n' "$(uname -r)" "$(cut -d ' ' -f 1 /proc/uptime)"
 
@@ -50,7 +50,8 @@ run() {
     shift 2
     printf '\nvm: run %s\n' "$name"
     status=0
-    (cd "$directory" && exec "$@") || status=$?
+    # Process 1 was born into session 0 and group 0, which are none.
+    (cd "$directory" && exec setsid "$@") || status=$?
     printf '\nvm: exit %s %s\n' "$status" "$name"
 }
 . /runs

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::Result;
-use crate::command::{installed, output, run};
+use crate::apt::{Apt, extract, newest_deb};
+use crate::arch::Arch;
+use crate::command::run;
 
 /// What the suite loads or makes the kernel load, as beginnings of paths; what these depend on comes along.
 const MODULES: &[&str] = &[
@@ -48,14 +50,24 @@ pub(crate) struct Kernel {
 
 impl Kernel {
     /// The one of `deb`, or of the newest package fetched before, or else of what Debian's archive has.
-    pub(crate) fn fetch(deb: Option<&Path>, cache: &Path, busybox: &Path) -> Result<Self> {
+    /// `busybox` is one that runs here.
+    pub(crate) fn fetch(
+        arch: Arch,
+        apt: &Apt,
+        deb: Option<&Path>,
+        cache: &Path,
+        busybox: &Path,
+    ) -> Result<Self> {
         let cache = &cache.join("kernel");
         fs::create_dir_all(cache)?;
         let deb = match deb {
             Some(deb) => deb.to_owned(),
             None => match newest_deb(cache)? {
                 Some(deb) => deb,
-                None => download(&kernel_package()?, cache)?,
+                None => apt.download(
+                    &apt.dependency(&format!("linux-image-{}", arch.debian()))?,
+                    cache,
+                )?,
             },
         };
         let stem = deb.file_stem().ok_or("--kernel: no file name")?;
@@ -74,11 +86,11 @@ impl Kernel {
 }
 
 /// A static busybox, as Debian builds it.
-pub(crate) fn busybox(cache: &Path) -> Result<PathBuf> {
+pub(crate) fn busybox(apt: &Apt, cache: &Path) -> Result<PathBuf> {
     let busybox = cache.join("busybox");
     if !busybox.is_file() {
         let scratch = Scratch::in_directory(cache)?;
-        extract(&download("busybox-static", &scratch.0)?, &scratch.0)?;
+        extract(&apt.download("busybox-static", &scratch.0)?, &scratch.0)?;
         let places = ["bin/busybox", "usr/bin/busybox"].map(|place| scratch.0.join(place));
         let found = places.iter().find(|place| place.is_file());
         fs::rename(found.ok_or("busybox-static: no busybox")?, &busybox)?;
@@ -86,88 +98,15 @@ pub(crate) fn busybox(cache: &Path) -> Result<PathBuf> {
     Ok(busybox)
 }
 
-/// Installs a package by name where `program` is not there yet.
-pub(crate) fn need(program: &str, package: &str) -> Result<()> {
-    if installed(program) {
-        return Ok(());
-    }
-    println!("vm: apt-get install {package}");
-    let mut install = Command::new("apt-get");
-    install.args([
-        "install",
-        "--quiet",
-        "--yes",
-        "--no-install-recommends",
-        package,
-    ]);
-    install.env("DEBIAN_FRONTEND", "noninteractive");
-    with_lists(|| run(&mut install))
-        .map_err(|error| format!("{program} is not installed: {error}").into())
-}
-
-/// Does it again with fresh package lists if it fails at first: a fresh machine has none, an old one asks for what is gone.
-fn with_lists<T>(mut work: impl FnMut() -> Result<T>) -> Result<T> {
-    work().or_else(|_| {
-        run(Command::new("apt-get").args(["update", "--quiet"]))?;
-        work()
-    })
-}
-
-/// The package that `linux-image-amd64` stands for today.
-fn kernel_package() -> Result<String> {
-    with_lists(|| {
-        let depends = output(Command::new("apt-cache").args(["depends", "linux-image-amd64"]))?;
-        let name = depends
-            .lines()
-            .find_map(|line| line.trim().strip_prefix("Depends: "));
-        Ok(name
-            .ok_or("linux-image-amd64 depends on nothing")?
-            .to_owned())
-    })
-}
-
-/// Fetches a package's file into a directory.
-fn download(package: &str, directory: &Path) -> Result<PathBuf> {
-    println!("vm: apt-get download {package}");
-    with_lists(|| {
-        let mut download = Command::new("apt-get");
-        // Apt's sandbox user cannot write here, which apt would only remark upon.
-        download.args([
-            "download",
-            "--quiet",
-            "-o",
-            "APT::Sandbox::User=root",
-            package,
-        ]);
-        run(download.current_dir(directory))
-    })?;
-    newest_deb(directory)?.ok_or_else(|| format!("apt-get download {package}: no file").into())
-}
-
-/// The package file of a directory that came last.
-fn newest_deb(directory: &Path) -> Result<Option<PathBuf>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        if entry
-            .path()
-            .extension()
-            .is_some_and(|extension| extension == "deb")
-        {
-            found.push((entry.metadata()?.modified()?, entry.path()));
-        }
-    }
-    Ok(found.into_iter().max().map(|(_, path)| path))
-}
-
-fn extract(deb: &Path, into: &Path) -> Result<()> {
-    run(Command::new("dpkg-deb").arg("--extract").arg(deb).arg(into))
-}
-
 /// Makes `tree` of the package: its image, the wanted modules, their indexes.
 fn unpack(deb: &Path, tree: &Path, busybox: &Path) -> Result<()> {
     let whole = Scratch::in_directory(tree.parent().ok_or("no cache")?)?;
     extract(deb, &whole.0)?;
+    // Where Debian has it since 13.
+    let merged = whole.0.join("usr/lib");
+    if merged.join("modules").is_dir() {
+        fs::rename(merged, whole.0.join("lib"))?;
+    }
     let version = version(&whole.0)?;
     depmod(busybox, &whole.0, &version)?;
     let modules = format!("lib/modules/{version}");

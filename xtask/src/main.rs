@@ -1,6 +1,8 @@
 //! Developer commands, run as `cargo xtask COMMAND`.
 #![expect(clippy::print_stdout, reason = "a command line talks")]
 
+mod apt;
+mod arch;
 mod artifact;
 mod check;
 mod command;
@@ -10,6 +12,7 @@ mod json;
 mod kernel;
 mod licence;
 mod source;
+mod toolchain;
 mod verdict;
 mod vm;
 mod workspace;
@@ -32,7 +35,8 @@ usage: cargo xtask COMMAND
   bench [ARGS]      cargo bench ARGS; without --bench, every bench of the workspace
   vm [OPTIONS] [-- PACKAGE [FILTER...]]
                     the tests as static binaries in one boot of Debian's kernel with full cgroup v2
-     --kernel DEB      this linux-image package instead of the one of Debian's linux-image-amd64
+     --arch NAME       x86_64 or aarch64; without it, this machine's
+     --kernel DEB      this linux-image package instead of the one of Debian's linux-image-ARCH
      --example NAME    this example instead of the tests; what follows -- are its arguments
      --timeout SECS    for the whole boot (600)
      --accel NAME      QEMU's accelerator (tcg,thread=multi)";

@@ -7,16 +7,18 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::time::Instant;
 
 use crate::Result;
+use crate::apt::{Apt, need};
+use crate::arch::Arch;
 use crate::artifact::{self, Artifact};
-use crate::image;
+use crate::image::{self, Busybox};
 use crate::kernel::{self, Kernel, Scratch};
+use crate::toolchain::Toolchain;
 use crate::verdict::Verdict;
 use crate::workspace::{Package, Workspace};
 
-const QEMU: &str = "qemu-system-x86_64";
-
 #[derive(Debug, PartialEq)]
 pub(crate) struct Options {
+    arch: Arch,
     kernel: Option<PathBuf>,
     example: Option<String>,
     timeout: u32,
@@ -28,6 +30,7 @@ pub(crate) struct Options {
 impl Options {
     pub(crate) fn parse(args: &[String]) -> Result<Self> {
         let mut options = Options {
+            arch: Arch::host(),
             kernel: None,
             example: None,
             timeout: 600,
@@ -42,6 +45,7 @@ impl Options {
             }
             let value = args.next().ok_or_else(|| format!("vm: {arg}: no value"))?;
             match arg.as_str() {
+                "--arch" => options.arch = Arch::parse(value)?,
                 "--kernel" => options.kernel = Some(value.into()),
                 "--example" => options.example = Some(value.clone()),
                 "--timeout" => {
@@ -60,13 +64,16 @@ impl Options {
 /// Builds, boots, and fails unless everything ran and succeeded.
 pub(crate) fn vm(options: &Options) -> Result<()> {
     let workspace = Workspace::read()?;
-    let cache = workspace.target_directory.join("vm");
-    fs::create_dir_all(&cache)?;
-    kernel::need(QEMU, "qemu-system-x86")?;
-    let busybox = kernel::busybox(&cache)?;
-    let kernel = Kernel::fetch(options.kernel.as_deref(), &cache, &busybox)?;
+    let arch = options.arch;
+    let cache = directory(&workspace, arch)?;
+    need(&arch.qemu(), &[arch.qemu_package()])?;
+    let apt = Apt::new(arch, &cache)?;
+    let busybox = busybox(&workspace, arch)?;
+    let deb = options.kernel.as_deref();
+    let kernel = Kernel::fetch(arch, &apt, deb, &cache, &busybox.outside)?;
+    let toolchain = Toolchain::find(arch, &apt, &cache)?;
 
-    let (programs, args) = programs(options, &workspace, &cache.join("build"))?;
+    let (programs, args) = programs(options, &workspace, &toolchain, &cache.join("build"))?;
     let image = image::initramfs(&kernel, &busybox, &programs, &args)?;
     let scratch = Scratch::in_directory(&cache)?;
     println!(
@@ -99,21 +106,41 @@ pub(crate) fn vm(options: &Options) -> Result<()> {
     Ok(())
 }
 
+/// Where an architecture's things are kept.
+fn directory(workspace: &Workspace, arch: Arch) -> Result<PathBuf> {
+    let directory = workspace.target_directory.join("vm").join(arch.name());
+    fs::create_dir_all(&directory)?;
+    Ok(directory)
+}
+
+fn busybox(workspace: &Workspace, arch: Arch) -> Result<Busybox> {
+    let fetch = |arch| {
+        let cache = directory(workspace, arch)?;
+        kernel::busybox(&Apt::new(arch, &cache)?, &cache)
+    };
+    Ok(Busybox {
+        outside: fetch(Arch::host())?,
+        inside: fetch(arch)?,
+    })
+}
+
 /// What is to run, and its arguments.
 fn programs(
     options: &Options,
     workspace: &Workspace,
+    toolchain: &Toolchain,
     build: &Path,
 ) -> Result<(Vec<Artifact>, Vec<String>)> {
     if let Some(name) = &options.example {
-        let example = artifact::example(workspace, name, build)?;
+        let example = artifact::example(workspace, name, toolchain, build)?;
         return Ok((vec![example], options.words.clone()));
     }
     let (package, filters) = match options.words.split_first() {
         Some((package, filters)) => (Some(package.as_str()), filters),
         None => (None, options.words.as_slice()),
     };
-    let tests = artifact::tests(workspace, &chosen(&workspace.packages, package)?, build)?;
+    let packages = chosen(&workspace.packages, package)?;
+    let tests = artifact::tests(workspace, &packages, toolchain, build)?;
     let fixed = ["--test-threads=1", "--color=never"].map(str::to_owned);
     Ok((tests, fixed.iter().chain(filters).cloned().collect()))
 }
@@ -167,35 +194,30 @@ impl Machine<'_> {
 
     fn command(&self, image_size: usize) -> Command {
         let memory = 1024 + 2 * (image_size >> 20);
+        let arch = self.options.arch;
+        let (console, output) = arch.ports();
         // Not a timer of ours: with us killed, the machine still ends.
         let mut command = Command::new("timeout");
         command
-            .args([
-                "--foreground",
-                "--signal=KILL",
-                &self.options.timeout.to_string(),
-                QEMU,
-            ])
-            .args([
-                "-M",
-                "pc,graphics=off",
-                "-nic",
-                "none",
-                "-display",
-                "none",
-                "-monitor",
-                "none",
-            ])
-            .args(["-accel", &self.options.accel, "-cpu", "max", "-smp", "2"])
+            .args(["--foreground", "--signal=KILL"])
+            .args([&self.options.timeout.to_string(), &arch.qemu()])
+            .args(arch.machine())
+            .args(["-nic", "none", "-display", "none", "-monitor", "none"])
+            .args(["-accel", &self.options.accel, "-smp", "2"])
             .args(["-m", &format!("{memory}M"), "-no-reboot"])
             .arg("-serial")
             .arg(format!("file:{}", self.console().display()))
-            .args(["-serial", "stdio"])
+            .args(["-chardev", "stdio,id=output"])
+            .args(arch.second_port())
             .arg("-kernel")
             .arg(&self.kernel.image)
             .arg("-initrd")
             .arg(self.initramfs())
-            .args(["-append", "console=ttyS0 panic=-1 oops=panic quiet"])
+            .arg("-append")
+            // What the kernel does not know becomes a variable of init's environment.
+            .arg(format!(
+                "console={console} output=/dev/{output} panic=-1 oops=panic quiet"
+            ))
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
         command
@@ -223,7 +245,7 @@ impl Machine<'_> {
         } else if status.code().is_none_or(|code| code == 137) {
             format!("no end within {} s", self.options.timeout)
         } else {
-            format!("{QEMU}: {status}")
+            format!("{}: {status}", self.options.arch.qemu())
         };
         format!("{tail}\nvm: {what}; above is the end of the kernel's console")
     }
@@ -283,6 +305,7 @@ mod tests {
             "cgroups x",
             "--timeout",
             "--timeout soon",
+            "--arch arm",
             "--kernal /k.deb",
         ] {
             assert!(Options::parse(&words(wrong)).is_err(), "{wrong}");
