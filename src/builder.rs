@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use cofferdam_cgroups::Limits;
 use cofferdam_dns::Name;
-use cofferdam_namespaces::{Capabilities, Command, Mount, RootFs, Stdio};
+use cofferdam_namespaces::{Capabilities, Command, Mount, RootFs, Stdio, User};
 use cofferdam_portmap::PortSpec;
 
 use crate::container::Container;
@@ -145,9 +145,10 @@ impl ContainerBuilder {
         self
     }
 
-    /// The user and group id it runs as: root unless set.
-    pub fn user(mut self, uid: u32, gid: u32) -> Self {
-        self.command = self.command.user(uid, gid);
+    /// Who it runs as: `User::id(1000, 1000)`, or `"app".parse()?`, which is looked up in its rootfs at every start. Root
+    /// unless set.
+    pub fn user(mut self, user: User) -> Self {
+        self.command = self.command.user(user);
         self
     }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use cofferdam_cgroups::{Cgroup, CgroupName, Hierarchy, Limits};
 use cofferdam_dns::{Name, ResolvConf};
-use cofferdam_namespaces::{Command, Mount, Namespaces};
+use cofferdam_namespaces::{Command, Mount, Namespace, Namespaces};
 use cofferdam_portmap::PortSpec;
 
 use crate::builder::ContainerBuilder;
@@ -125,7 +125,7 @@ impl Container {
         let netns = attached
             .netns()
             .map_err(self.subject.failed("duplicate a namespace"))?;
-        let command = command.namespaces(Namespaces::default().join_net(netns));
+        let command = command.namespaces(Namespaces::default().join(Namespace::Net, netns));
         // A host without the file has no nameservers and no search domains.
         let host = fs::read_to_string(Path::new("/etc/resolv.conf")).unwrap_or_default();
         let resolv_conf = ResolvConf::parse(&host).for_container().to_string();

@@ -31,6 +31,8 @@ pub enum ErrorKind {
     InvalidInput,
     /// It was not done in time.
     TimedOut,
+    /// A program has ended, and nobody can say how: its status went to somebody else.
+    StatusLost,
     /// A pool has nothing left to give.
     Exhausted,
     /// Anything else.
@@ -209,7 +211,8 @@ mechanism!(
         AlreadyExists,
         Busy,
         InvalidInput,
-        TimedOut
+        TimedOut,
+        StatusLost
     ]
 );
 mechanism!(
@@ -295,7 +298,7 @@ impl From<Error> for io::Error {
             ErrorKind::Busy => io::ErrorKind::ResourceBusy,
             ErrorKind::InvalidInput => io::ErrorKind::InvalidInput,
             ErrorKind::TimedOut => io::ErrorKind::TimedOut,
-            ErrorKind::Exhausted | ErrorKind::Os => io::ErrorKind::Other,
+            ErrorKind::Exhausted | ErrorKind::StatusLost | ErrorKind::Os => io::ErrorKind::Other,
         };
         io::Error::new(kind, error)
     }

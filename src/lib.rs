@@ -15,7 +15,7 @@ pub use network::{Network, NetworkBuilder};
 pub use rootfs::Rootfs;
 pub use running::Running;
 
-pub use cofferdam_namespaces::{Capabilities, Capability, Mount, Stdio};
+pub use cofferdam_namespaces::{Capabilities, Capability, Mount, Stdio, User};
 pub use cofferdam_portmap::{PortSpec, Protocol};
 pub use ipnetwork::IpNetwork;
 

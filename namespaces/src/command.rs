@@ -1,25 +1,30 @@
 //! What to run, and in what surroundings.
 
 use std::ffi::{OsStr, OsString};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::attributes::Attributes;
 use crate::capabilities::Capabilities;
 use crate::error::{Error, Result};
-use crate::idmap::IdMap;
-use crate::mount::{Mount, RootFs, Source, What};
+use crate::idmap::{self, IdMap};
+use crate::mount::{self, Mount, RootFs, Source};
 use crate::namespace::{Namespace, Namespaces};
+use crate::program::Program;
+use crate::seccomp::Seccomp;
 use crate::spawned::Spawned;
 use crate::stdio::Stdio;
+use crate::sysctl::{self, Sysctl};
+use crate::user::User;
 
 /// A program with its surroundings: a plain value. [`spawn`](Self::spawn) starts it, any number of times.
 ///
 /// It begins with an empty environment but for `PATH`, in `/`, with streams at `/dev/null`, all signals at their
 /// defaults, no fds but the three streams, as the leader of a new session, with Docker's default capabilities and
-/// no_new_privs.
+/// system call filter, and no_new_privs.
 #[derive(Clone, Debug)]
 #[must_use = "a Command does nothing until it is spawned"]
 pub struct Command {
@@ -33,11 +38,31 @@ pub struct Command {
     pub(crate) root: Option<RootFs>,
     pub(crate) mounts: Vec<Mount>,
     pub(crate) hostname: Option<OsString>,
+    pub(crate) domainname: Option<OsString>,
+    pub(crate) sysctls: Vec<Sysctl>,
     pub(crate) capabilities: Capabilities,
-    pub(crate) user: Option<(u32, u32)>,
+    pub(crate) user: Option<User>,
+    pub(crate) attributes: Attributes,
     pub(crate) cgroup: Option<Arc<OwnedFd>>,
     pub(crate) procs: Vec<Arc<OwnedFd>>,
+    pub(crate) fds: Vec<(i32, Arc<OwnedFd>)>,
+    pub(crate) init: bool,
+    pub(crate) session: Session,
+    pub(crate) terminal: Option<(u16, u16)>,
     pub(crate) deadline: Duration,
+    pub(crate) seccomp: Seccomp,
+}
+
+/// Which session a program is in, as of setsid(2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Session {
+    /// One of its own, which it leads: no terminal of the caller's is its controlling terminal.
+    #[default]
+    New,
+    /// The caller's. Signals of the caller's terminal reach it; and if it can open that terminal it can put characters into its
+    /// input, where the kernel still has `TIOCSTI` (CVE-2017-5226).
+    Inherit,
 }
 
 impl Command {
@@ -55,11 +80,19 @@ impl Command {
             root: None,
             mounts: Vec::new(),
             hostname: None,
+            domainname: None,
+            sysctls: Vec::new(),
             capabilities: Capabilities::default(),
             user: None,
+            attributes: Attributes::default(),
             cgroup: None,
             procs: Vec::new(),
+            fds: Vec::new(),
+            init: false,
+            session: Session::New,
+            terminal: None,
             deadline: Duration::from_secs(10),
+            seccomp: Seccomp::default(),
         }
     }
 
@@ -146,18 +179,23 @@ impl Command {
         self
     }
 
-    /// The capabilities it can ever have, instead of Docker's.
+    /// The capabilities it can ever have, instead of Docker's: its bounding set, and what root has from the start. Who is not
+    /// root has those that are [`ambient`](Self::ambient).
     pub fn capabilities(mut self, capabilities: Capabilities) -> Self {
         self.capabilities = capabilities;
         self
     }
 
-    /// The user and group id it runs with, as its user namespace counts. Unless set they are the caller's, or root of a
-    /// new user namespace. Who is not root has no capabilities. Supplementary groups are dropped, but by a caller without
-    /// any capability, or where the user namespace denies setgroups(2): those keep theirs.
+    /// The user and the groups it runs with: `User::id(1000, 1000)`, or `"app".parse()?`, which is looked up in its root at
+    /// every start. Unless set they are the caller's, or root of a new user namespace, without supplementary groups.
+    ///
+    /// Who is not root has no capabilities but [`ambient`](Self::ambient) ones. Groups that are not asked for with
+    /// [`User::groups`] stay the caller's where they cannot be changed: by a caller without any capability, or where a user
+    /// namespace of its own denies setgroups(2).
     #[doc(alias = "setresuid")]
-    pub fn user(mut self, uid: u32, gid: u32) -> Self {
-        self.user = Some((uid, gid));
+    #[doc(alias = "setgroups")]
+    pub fn user(mut self, user: User) -> Self {
+        self.user = Some(user);
         self
     }
 
@@ -171,6 +209,40 @@ impl Command {
     /// Before anything else it writes itself into this open `cgroup.procs`, as cgroup v1 wants it.
     pub fn cgroup_procs(mut self, fd: OwnedFd) -> Self {
         self.procs.push(Arc::new(fd));
+        self
+    }
+
+    /// An fd the program is to have, beside its streams, under this number from 3 to 1023.
+    pub fn fd(mut self, number: i32, fd: impl Into<OwnedFd>) -> Self {
+        self.fds.retain(|(other, _)| *other != number);
+        self.fds.push((number, Arc::new(fd.into())));
+        self
+    }
+
+    /// Whether pid 1 of its pid namespace is a reaper whose only child the program is at first: some 40 KiB that forward every
+    /// signal to the program, reap whoever ends, and exit as the program does, with 128 and the signal if one ended it.
+    ///
+    /// A program that is pid 1 itself has to reap, and ignores signals it does not handle.
+    pub fn init(mut self, init: bool) -> Self {
+        self.init = init;
+        self
+    }
+
+    /// Which session it is in.
+    #[doc(alias = "setsid")]
+    pub fn session(mut self, session: Session) -> Self {
+        self.session = session;
+        self
+    }
+
+    /// A pseudoterminal with so many rows and columns is its controlling terminal, and its streams lead there that are not
+    /// led elsewhere. The other end is [`Spawned::terminal`](crate::Spawned::terminal).
+    ///
+    /// With a root it is the container's own, `/dev/pts/0` and `/dev/console`; entering a running container, another of that one;
+    /// else one of the caller's.
+    #[doc(alias = "pty")]
+    pub fn terminal(mut self, rows: u16, columns: u16) -> Self {
+        self.terminal = Some((rows, columns));
         self
     }
 
@@ -191,7 +263,50 @@ impl Command {
     /// `TimedOut` if the start took longer than its deadline.
     pub fn spawn(&self) -> Result<Spawned> {
         self.validate()?;
-        crate::spawn::spawn(self)
+        crate::spawn::spawn(self).map_err(|error| idmap::explain(self, error))
+    }
+
+    /// Starts it in the namespaces of the process behind this pidfd, and of its own has none: what `docker exec` does.
+    ///
+    /// Joins those that are not the caller's; root directory and mounts are the other process's. It runs with this command's own
+    /// user, capabilities, environment and workdir; to be in the other's cgroup it needs [`cgroup`](Self::cgroup). What it joins
+    /// is expected to be hostile: until the program runs, nobody in there can see into it, or reach anything of the caller's,
+    /// unless it has `CAP_SYS_PTRACE`, and then it finds nobody with more rights than the program will have.
+    ///
+    /// ```no_run
+    /// use cofferdam_namespaces::{Command, RootFs, Stdio};
+    ///
+    /// let app = Command::new("/bin/app").root(RootFs::directory("/srv/app")).spawn()?;
+    /// let who = Command::new("id").stdout(Stdio::piped()).enter(&app)?.output()?;
+    /// # Ok::<(), cofferdam_namespaces::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`spawn`](Self::spawn). `NotFound` if the process has ended, `PermissionDenied` without the right to ptrace(2) it,
+    /// `InvalidInput` for a command with a root, mounts or a host name of its own, or an fd that is no pidfd.
+    pub fn enter(&self, process: impl AsFd) -> Result<Spawned> {
+        let mut command = self.clone();
+        command.namespaces = Namespaces::of(process)?;
+        command.spawn()
+    }
+
+    /// What the child is going to do, as a value that prints as text: for looking at, and for tests. Nothing is started.
+    ///
+    /// ```no_run
+    /// use cofferdam_namespaces::{Command, RootFs};
+    ///
+    /// let command = Command::new("/bin/app").root(RootFs::directory("/srv/app"));
+    /// println!("{}", command.program_of_start()?); // pivot_root(".", ".") and so on, a call a line
+    /// # Ok::<(), cofferdam_namespaces::Error>(())
+    /// ```
+    ///
+    /// Fds have the numbers they would have there.
+    ///
+    /// # Errors
+    /// As [`spawn`](Self::spawn), but for what only a child would meet.
+    pub fn program_of_start(&self) -> Result<Program> {
+        self.validate()?;
+        crate::spawn::program(self)
     }
 
     /// Whether it gets a user namespace of its own.
@@ -229,8 +344,16 @@ impl Command {
         if self.program.is_empty() {
             return Err(Error::invalid("program", "", "is empty"));
         }
+        if matches!(
+            self.name().to_str(),
+            Some("/proc/self/exe" | "/proc/thread-self/exe")
+        ) {
+            let reason =
+                "would be the stub that starts it; std::env::current_exe() names the caller's";
+            return Err(Error::invalid("program", &self.program, reason));
+        }
         let env = self.env.iter().flat_map(|(name, value)| [name, value]);
-        let root = self.root.iter().filter_map(RootFs::path);
+        let root = self.root.iter().flat_map(RootFs::paths);
         let paths = self.mounts.iter().flat_map(Mount::paths).chain(root);
         let strings = [self.program.as_os_str(), self.workdir.as_os_str()].into_iter();
         let strings = strings.chain(self.args.iter().chain(env).map(OsString::as_os_str));
@@ -253,38 +376,21 @@ impl Command {
         }
         self.validate_ids()?;
         self.validate_namespaces()?;
-        if let Some(mount) = self
-            .mounts
-            .iter()
-            .find(|mount| matches!(mount.what, What::Tmpfs { size: 0, .. }))
-        {
-            return Err(Error::invalid(
-                "tmpfs",
-                &mount.target,
-                "has a size of 0, which would be no limit",
-            ));
-        }
-        self.mounts
-            .iter()
-            .try_for_each(|mount| validate_target(&mount.target))
+        self.seccomp.validate(self.capabilities)?;
+        self.attributes.validate(self)?;
+        self.validate_streams()?;
+        sysctl::validate(self)?;
+        mount::validate(self)
     }
 
     fn validate_ids(&self) -> Result<()> {
-        // To setresuid(2) it means "as before", which would be root.
-        if let Some((uid, gid)) = self
-            .user
-            .filter(|&(uid, gid)| uid == u32::MAX || gid == u32::MAX)
-        {
-            return Err(Error::invalid("user", format!("{uid}:{gid}"), "is no id"));
-        }
-        match self.id_map.as_ref().and_then(IdMap::overflow) {
-            Some(range) => Err(Error::invalid("id map", range, "has no ids or too many")),
-            None => Ok(()),
-        }
+        self.user.as_ref().map_or(Ok(()), User::validate)?;
+        self.id_map.as_ref().map_or(Ok(()), IdMap::validate)
     }
 
     fn validate_namespaces(&self) -> Result<()> {
         let owns = |namespace| self.namespaces.has(namespace);
+        self.namespaces.validate()?;
         if let Some(name) = &self.hostname {
             if !owns(Namespace::Uts) {
                 return Err(Error::invalid("hostname", name, "needs a UTS namespace"));
@@ -297,23 +403,35 @@ impl Command {
                 ));
             }
         }
-        if let Some(mount) = self.mounts.first().filter(|_| self.root.is_none()) {
-            return Err(Error::invalid(
-                "mount",
-                &mount.target,
-                "needs a root to be mounted on",
-            ));
+        let refuse = |item, reason| Err(Error::invalid(item, &self.program, reason));
+        if self.root.is_some() && !owns(Namespace::Mount) {
+            return refuse("root", "needs a mount namespace of its own");
         }
-        if self.root.is_some() && !(owns(Namespace::Mount) && owns(Namespace::Pid)) {
-            let reason = "needs a mount and a pid namespace";
-            return Err(Error::invalid("root", &self.program, reason));
+        if self.root.is_some()
+            && self.owns_user_namespace()
+            && !self.namespaces.differs(Namespace::Pid)
+        {
+            return refuse("root", "needs a pid namespace beside the user namespace");
         }
-        if self.namespaces.net().is_some() && self.owns_user_namespace() {
-            let feature = "joining a network namespace from a new user namespace";
-            return Err(Error::unsupported(
-                feature,
-                "give it a network namespace of its own",
-            ));
+        if self.owns_user_namespace() && self.namespaces.joins(Namespace::User) {
+            return refuse("id map", "cannot be of a user namespace that is joined");
+        }
+        if owns(Namespace::Time) && self.namespaces.joins(Namespace::Mount) {
+            return refuse("clock offset", "cannot go with a joined mount namespace");
+        }
+        if self.init && !owns(Namespace::Pid) {
+            return refuse("init", "needs a pid namespace of its own");
+        }
+        Ok(())
+    }
+
+    fn validate_streams(&self) -> Result<()> {
+        if let Some((number, _)) = self.fds.iter().find(|(n, _)| !(3..1024).contains(n)) {
+            return Err(Error::invalid("fd", number, "is not from 3 to 1023"));
+        }
+        if self.terminal.is_some() && self.session == Session::Inherit {
+            let reason = "needs a session of its own";
+            return Err(Error::invalid("terminal", &self.program, reason));
         }
         Ok(())
     }
@@ -321,27 +439,6 @@ impl Command {
 
 /// Docker's.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-/// Refuses targets that would cover the root, `/dev`, or anything of procfs and sysfs (CVE-2019-16884).
-fn validate_target(target: &Path) -> Result<()> {
-    let refuse = |reason| Err(Error::invalid("mount target", target, reason));
-    if !target.is_absolute() {
-        return refuse("is not absolute");
-    }
-    if target
-        .components()
-        .any(|component| component == Component::ParentDir)
-    {
-        return refuse("has a .. in it");
-    }
-    let mut components = target.components().skip(1).map(Component::as_os_str);
-    match (components.next().and_then(OsStr::to_str), components.next()) {
-        (None, None) => refuse("is the root itself"),
-        (Some("proc" | "sys"), _) => refuse("is in procfs or sysfs"),
-        (Some("dev"), None) => refuse("is the program's own /dev"),
-        _ => Ok(()),
-    }
-}
 
 #[cfg(test)]
 mod tests {
@@ -377,11 +474,11 @@ mod tests {
         assert!(refused_on_root(Mount::bind("a\0b", "/mnt")).contains("has a NUL byte"));
         assert!(refused_on_root(Mount::tmpfs("/mnt", 0)).contains("would be no limit"));
         assert_eq!(
-            refused(Command::new("a").user(0, u32::MAX)),
+            refused(Command::new("a").user(User::id(0, u32::MAX))),
             "user \"0:4294967295\": is no id"
         );
         let map = crate::IdMap::range(u32::MAX - 1, 2);
-        assert!(refused(Command::new("a").id_map(map)).starts_with("id map \"4294967294 2\""));
+        assert!(refused(Command::new("a").id_map(map)).starts_with("uid map \"0 4294967294 2\""));
         let mount = Mount::tmpfs("/tmp", 1);
         assert_eq!(
             refused(Command::new("a").mount(mount)),

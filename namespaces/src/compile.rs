@@ -1,29 +1,51 @@
 //! From a [`Command`] to the [`Program`] that sets it up, in the order in which the kernel wants it.
 
+mod attributes;
 mod filesystem;
+mod identity;
+mod ids;
+#[cfg(feature = "landlock")]
+mod landlock;
+mod seccomp;
+mod terminal;
 
 use std::borrow::Cow;
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
-use crate::command::Command;
+use crate::attributes::{Found, Privileges};
+use crate::command::{Command, Session};
+use crate::fds::gaps;
 use crate::namespace::Namespace;
+use crate::plan::Plan;
 use crate::program::{Arg, Program, Word, call};
+use crate::sources::{Devices, Sources};
+use crate::stage1::Message;
 
-use libc::{EACCES, EINVAL, ENOENT, ENOTDIR};
+pub(crate) use ids::Ids;
+
+use libc::{EACCES, ENOENT, ENOTDIR};
 
 /// What the program finds ready when it starts, by fd number in the child.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Prepared {
-    /// The root, where there is one.
-    pub(crate) root: Option<Tree>,
-    /// One for each bind mount, in order.
-    pub(crate) binds: Vec<Bind>,
+    /// What is mounted from the host.
+    pub(crate) sources: Sources,
     /// Open `cgroup.procs`.
     pub(crate) procs: Vec<i32>,
-    /// The network namespace to join.
-    pub(crate) net: Option<i32>,
+    /// Namespaces to join, in this order.
+    pub(crate) joins: Vec<Join>,
+    /// In which steps it gets its own.
+    pub(crate) plan: Plan,
+    /// The socket to the caller, where there is something to say on it.
+    pub(crate) socket: i32,
+    /// The pipe that says the id map is written, where the stub waits for that.
+    pub(crate) maps: Option<i32>,
+    /// The program's end of a terminal, where the stub does not open it.
+    pub(crate) slave: Option<i32>,
+    /// Fds of the program's own, beside its streams.
+    pub(crate) fds: Vec<i32>,
     /// Where failures are written.
     pub(crate) error_fd: i32,
     /// How `/dev` gets its devices.
@@ -34,55 +56,34 @@ pub(crate) struct Prepared {
     pub(crate) ignored_signals: u64,
     /// Whether setgroups(2) is denied, for ever, in the user namespace it runs in: its groups stay the caller's.
     pub(crate) setgroups_denied: bool,
+    /// What the attributes of the process need of the caller.
+    pub(crate) attributes: Found,
+    /// Who the program runs as, where that is said.
+    pub(crate) ids: Option<Ids>,
 }
 
-/// A tree of mounts to be attached.
-#[derive(Clone, Debug)]
-pub(crate) enum Tree<F = i32> {
-    /// A detached mount, ready to be moved.
-    Detached(F),
-    /// A path of the host that only the child has the right to clone.
-    Path(PathBuf),
-}
-
-/// A bind mount's tree and kind of target.
-#[derive(Clone, Debug)]
-pub(crate) struct Bind {
-    pub(crate) tree: Tree,
-    pub(crate) kind: Target,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Target {
-    File,
-    Directory,
-}
-
-/// How `/dev` gets its devices.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Devices {
-    /// mknod(2), which only the initial user namespace allows.
-    #[default]
-    Mknod,
-    /// Bind mounts of the host's.
-    Bind,
+/// A namespace of another's.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Join {
+    pub(crate) fd: i32,
+    pub(crate) flags: i32,
 }
 
 /// The whole of the second stage.
 pub(crate) fn compile(command: &Command, prepared: &Prepared) -> Program {
     let mut compiler = Compiler {
-        program: Program::default(),
+        program: Program::with_room(),
         command,
         prepared,
+        slave: prepared.slave.map(Arg::fd),
     };
+    compiler.set_oom_score_adj();
     compiler.protect();
     compiler.join();
-    if let Some(root) = &prepared.root {
-        compiler.filesystem(root);
-    } else if command.namespaces.has(Namespace::Mount) {
-        compiler.make_private("/");
-    }
+    compiler.filesystem();
     compiler.set_hostname();
+    compiler.set_domainname();
+    compiler.connect_terminal();
     compiler.identity();
     compiler.exec();
     compiler.program
@@ -91,10 +92,12 @@ pub(crate) fn compile(command: &Command, prepared: &Prepared) -> Program {
 /// What an op is for.
 type Step = Cow<'static, str>;
 
-struct Compiler<'c> {
-    program: Program,
-    command: &'c Command,
+pub(crate) struct Compiler<'c> {
+    pub(crate) program: Program,
+    pub(crate) command: &'c Command,
     prepared: &'c Prepared,
+    /// The program's end of its terminal.
+    slave: Option<Arg>,
 }
 
 impl Compiler<'_> {
@@ -104,8 +107,10 @@ impl Compiler<'_> {
         self.program.op(call!(SYS_umask), [Arg::Int(0)], "umask 0");
     }
 
+    /// Into its cgroups and namespaces, those of others first.
     fn join(&mut self) {
-        if self.command.owns_user_namespace() {
+        let plan = &self.prepared.plan;
+        if plan.at_clone & libc::CLONE_NEWUSER != 0 {
             self.become_root();
         }
         for &fd in &self.prepared.procs {
@@ -115,20 +120,133 @@ impl Compiler<'_> {
                 .op(call!(SYS_write), args, "enter the cgroup")
                 .at_least(1);
         }
-        if self.command.namespaces.has(Namespace::Cgroup) {
-            let flag = Arg::flags(libc::CLONE_NEWCGROUP);
-            self.program
-                .op(call!(SYS_unshare), [flag], "unshare the cgroup namespace");
+        for join in &self.prepared.joins {
+            if join.flags & libc::CLONE_NEWUSER != 0 {
+                self.drop_own_groups();
+            }
+            self.setns(join.fd, join.flags);
         }
-        if let Some(fd) = self.prepared.net {
-            let args = [Arg::fd(fd), Arg::flags(libc::CLONE_NEWNET)];
-            self.program
-                .op(call!(SYS_setns), args, "join the network namespace");
+        if plan.late_user {
+            self.unshare_user();
+        }
+        if plan.unshare & libc::CLONE_NEWTIME != 0 {
+            self.shift_clocks();
+        }
+        if let Some(fd) = plan.minimal_mounts {
+            let args = [Arg::fd(fd), Arg::flags(libc::CLONE_NEWNS)];
+            let step = "enter the minimal mount namespace";
+            self.program.op(call!(SYS_setns), args, step);
+        }
+        self.unshare(plan.unshare & !(libc::CLONE_NEWTIME | libc::CLONE_NEWUSER));
+        if let (Some(flags), false) = (plan.second, plan.second_is_late) {
+            self.second_process(flags);
         }
         if self.command.namespaces.has(Namespace::Net) {
             self.loopback_up();
         }
-        self.program.op(call!(SYS_setsid), [], "start a session");
+    }
+
+    fn setns(&mut self, fd: i32, flags: i32) {
+        let names: Vec<_> = Namespace::ALL
+            .into_iter()
+            .filter(|namespace| flags & namespace.clone_flag() != 0)
+            .map(Namespace::file)
+            .collect();
+        let step = match names.as_slice() {
+            [one] => format!("join the {one} namespace"),
+            several => format!("join the {} namespaces", several.join(", ")),
+        };
+        let args = [Arg::fd(fd), Arg::flags(flags)];
+        self.program.op(call!(SYS_setns), args, step);
+        if flags & libc::CLONE_NEWUSER != 0 {
+            // setns(2) has made it dumpable by root there.
+            self.prctl(libc::PR_SET_DUMPABLE, &[0], "clear the dumpable flag");
+            self.become_root();
+        }
+    }
+
+    fn unshare(&mut self, flags: i32) {
+        for namespace in Namespace::ALL {
+            let flag = namespace.clone_flag();
+            if flags & flag != 0 {
+                let step = format!("unshare the {} namespace", namespace.file());
+                self.program
+                    .op(call!(SYS_unshare), [Arg::flags(flag)], step);
+            }
+        }
+    }
+
+    /// A user namespace that is made after others were joined, for which it would not have the right.
+    fn unshare_user(&mut self) {
+        self.drop_own_groups();
+        self.unshare(libc::CLONE_NEWUSER);
+        let step = "wait for the id map";
+        let word = self.program.words(&[Word::Int(0)]);
+        let socket = Arg::fd(self.prepared.socket);
+        self.program
+            .op(call!(SYS_write), [socket, word, Arg::Int(8)], step)
+            .at_least(8);
+        if let Some(maps) = self.prepared.maps {
+            let args = [Arg::fd(maps), word, Arg::Int(1)];
+            self.program.op(call!(SYS_read), args, step).at_least(1);
+        }
+        self.become_root();
+    }
+
+    /// While the caller's procfs is still seen, and before any process is in it.
+    fn shift_clocks(&mut self) {
+        self.unshare(libc::CLONE_NEWTIME);
+        let offsets = self.command.namespaces.offsets();
+        if offsets.is_empty() {
+            return;
+        }
+        let step = format!("shift the clocks by {:?}", offsets.trim_end());
+        let path = self.program.string("/proc/self/timens_offsets");
+        let flags = Arg::flags(libc::O_WRONLY | libc::O_CLOEXEC | libc::O_NOFOLLOW);
+        let file = self
+            .program
+            .op(call!(SYS_openat), [Arg::CWD, path, flags], step.clone())
+            .keep();
+        let length = offsets.len();
+        let text = self.program.string(offsets);
+        let args = [file, text, Arg::Int(length as u64)];
+        self.program
+            .op(call!(SYS_write), args, step)
+            .at_least(i32::try_from(length).unwrap_or(i32::MAX));
+    }
+
+    /// Who joins a pid namespace, or makes a time namespace, is not in it; its child is. That becomes the caller's, which is
+    /// sent its pidfd, and goes on only once the caller has it: nobody runs whom the caller does not know.
+    ///
+    /// Nobody in a pid namespace that is joined can see the process before this, and none but the streams' fds are still of use
+    /// after it.
+    fn second_process(&mut self, flags: i32) {
+        let step = "clone the process that is in the namespaces";
+        // A group that the caller can wait for, should it never hear of this process.
+        let args = [Arg::Int(0), Arg::Int(0)];
+        self.program
+            .op(call!(SYS_setpgid), args, "start a process group");
+        let message = Message::new(&mut self.program);
+        let mut flags = flags | libc::CLONE_PARENT;
+        let shares_no_clock = self.prepared.plan.unshare & libc::CLONE_NEWTIME == 0;
+        if flags & libc::CLONE_NEWPID != 0 && shares_no_clock {
+            // In the same few pages: the child keeps no result of the clone, and the parent makes none after it. Never in a pid
+            // namespace of others: who can trace the one there would have the other act for it outside.
+            flags |= libc::CLONE_VM;
+        }
+        self.program
+            .clone_process(flags, Some(message.fd), 2, step)
+            .keep_in(message.number);
+        message.send(&mut self.program, self.prepared.socket, step);
+        self.program.op(call!(SYS_exit_group), [Arg::Int(0)], step);
+        if self.filter_is_early() {
+            // The caller takes as long to hear of it.
+            self.load_seccomp();
+        }
+        let word = self.program.words(&[Word::Int(0)]);
+        let args = [Arg::fd(self.prepared.socket), word, Arg::Int(8)];
+        let step = "wait for the caller to know it";
+        self.program.op(call!(SYS_read), args, step).at_least(1);
     }
 
     fn loopback_up(&mut self) {
@@ -157,10 +275,7 @@ impl Compiler<'_> {
     /// Stage one kept all capabilities over its execveat(2) as ambient ones.
     fn become_root(&mut self) {
         let zero = Arg::Int(0);
-        if !self.prepared.setgroups_denied {
-            self.program
-                .op(call!(SYS_setgroups), [zero, Arg::NULL], "drop groups");
-        }
+        self.drop_groups();
         let step = "become root of the user namespace";
         self.program.op(call!(SYS_setresgid), [zero; 3], step);
         self.program.op(call!(SYS_setresuid), [zero; 3], step);
@@ -168,68 +283,104 @@ impl Compiler<'_> {
         self.prctl(libc::PR_SET_DUMPABLE, &[0], "clear the dumpable flag");
     }
 
-    /// no_new_privs, the bounding set, ids, and no capability but what execve(2) gives root of the bounding set.
-    fn identity(&mut self) {
-        self.prctl(libc::PR_SET_NO_NEW_PRIVS, &[1], "set no_new_privs");
-        // Without a capability to begin with there is none to drop, and no_new_privs keeps it so.
-        let privileged = self.prepared.permitted != 0;
-        if privileged {
-            self.drop_bounding_set();
+    /// Where the user namespace denies that for ever, they stay.
+    fn drop_groups(&mut self) {
+        if self.prepared.setgroups_denied {
+            return;
         }
-        if privileged && !self.prepared.setgroups_denied {
-            let args = [Arg::Int(0), Arg::NULL];
-            self.program.op(call!(SYS_setgroups), args, "drop groups");
-        }
-        if let Some((uid, gid)) = self.command.user {
-            let step = format!("become user {uid}:{gid}");
-            let (uid, gid) = (Arg::Int(uid.into()), Arg::Int(gid.into()));
-            self.program
-                .op(call!(SYS_setresgid), [gid; 3], step.clone());
-            self.program.op(call!(SYS_setresuid), [uid; 3], step);
-        }
-        if privileged {
-            self.set_capabilities();
+        let args = [Arg::Int(0), Arg::NULL];
+        let op = self.program.op(call!(SYS_setgroups), args, "drop groups");
+        if self.command.namespaces.joins(Namespace::User) {
+            // With all capabilities in there, only that can be the reason.
+            op.tolerate(&[libc::EPERM]);
         }
     }
 
-    fn drop_bounding_set(&mut self) {
-        let allowed = self.command.capabilities.bits();
-        // Unknown ones are EINVAL: what a future kernel knows is dropped as well.
-        for capability in (0..64).filter(|capability| allowed & (1 << capability) == 0) {
-            let call = [Arg::flags(libc::PR_CAPBSET_DROP), Arg::Int(capability)];
-            let step = format!("drop capability {capability} from the bounding set");
-            self.program
-                .op(call!(SYS_prctl), call, step)
-                .tolerate(&[EINVAL]);
-        }
-    }
-
-    /// Effective and permitted are what the bounding set leaves, which execve(2) needs under no_new_privs; inheritable is
-    /// empty (CVE-2022-24769).
-    fn set_capabilities(&mut self) {
-        let root = self.command.user.is_none_or(|(uid, _)| uid == 0);
-        let kept = if root {
-            self.command.capabilities.bits() & self.prepared.permitted
-        } else {
-            0
-        };
-        let (low, high) = (kept & 0xffff_ffff, kept >> 32);
-        // A __user_cap_header_struct of version 3 for this thread, and two __user_cap_data_structs of three u32 each.
-        let header = self.program.words(&[Word::Int(0x2008_0522)]);
-        let data = [low | low << 32, high << 32, high].map(Word::Int);
-        let data = self.program.words(&data);
+    /// The caller's, by the caller's right, while it has one: the user namespace that comes next may deny setgroups(2) for ever.
+    fn drop_own_groups(&mut self) {
+        let args = [Arg::Int(0), Arg::NULL];
+        let step = "drop the caller's groups";
         self.program
-            .op(call!(SYS_capset), [header, data], "set capabilities");
+            .op(call!(SYS_setgroups), args, step)
+            .tolerate(&[libc::EPERM]);
     }
 
     fn exec(&mut self) {
-        self.program
-            .op(call!(SYS_umask), [Arg::Int(0o022)], "umask 022");
+        // Another user id may have made it dumpable again, as fs.suid_dumpable says.
+        self.prctl(libc::PR_SET_DUMPABLE, &[0], "clear the dumpable flag");
+        self.set_umask();
         self.enter_workdir();
-        self.signals();
-        let args = [Arg::Int(3), Arg::Int(u32::MAX.into()), Arg::Int(4)];
+        self.limit_open_files();
+        self.reset_signals();
+        if let (Some(flags), true) = (self.prepared.plan.second, self.prepared.plan.second_is_late)
+        {
+            self.close_set_up();
+            self.second_process(flags);
+        }
+        if self.command.init {
+            if self.command.session == Session::New {
+                // The init has one too, and the program another, to be its leader.
+                self.program.op(call!(SYS_setsid), [], "start a session");
+            }
+            self.become_init();
+        }
+        if self.command.session == Session::New {
+            self.program.op(call!(SYS_setsid), [], "start a session");
+        }
+        self.control_terminal();
+        self.unblock_signals();
+        for (first, last) in gaps(3, self.prepared.fds.iter().copied()) {
+            let args = [Arg::Int(first.into()), Arg::Int(last.into()), Arg::Int(4)];
+            self.program
+                .op(call!(SYS_close_range), args, "close fds at exec");
+        }
+        self.execve();
+    }
+
+    /// Closes what the set-up was done with, some of which leads to the host: the caller's procfs, files of cgroups. Whoever may
+    /// trace in the pid namespace that is joined finds no more in the second process than that still needs.
+    fn close_set_up(&mut self) {
+        let slave = self.prepared.slave;
+        let own = [self.prepared.error_fd, self.prepared.socket];
+        let kept = self.prepared.fds.iter().copied().chain(own).chain(slave);
+        for (first, last) in gaps(3, kept) {
+            let args = [Arg::Int(first.into()), Arg::Int(last.into()), Arg::Int(0)];
+            let step = "close the fds of the set-up";
+            self.program.op(call!(SYS_close_range), args, step);
+        }
+    }
+
+    /// The payload is a child of what becomes a reaper, with the same privileges and none of the fds.
+    fn become_init(&mut self) {
+        let step = "clone the program from its init";
+        // Without no_new_privs a filter is in force already.
+        let filtered = self.command.attributes.privileges == Privileges::NoneNew;
+        let child = self
+            .program
+            .clone_process(libc::SIGCHLD, None, 3 + u32::from(filtered), step)
+            .keep();
+        let name = self.program.string("cofferdam-init");
+        let args = [Arg::flags(libc::PR_SET_NAME), name];
+        self.program.op(call!(SYS_prctl), args, "name the init");
+        if filtered {
+            self.load_init_filter();
+        }
+        let args = [Arg::Int(0), Arg::Int(u32::MAX.into()), Arg::Int(0)];
         self.program
-            .op(call!(SYS_close_range), args, "close fds at exec");
+            .op(call!(SYS_close_range), args, "close the fds of the init");
+        self.program.reap(child);
+    }
+
+    /// Whether the filter is loaded while a late second process waits for the caller, which has it start sooner.
+    fn filter_is_early(&self) -> bool {
+        let command = self.command;
+        self.prepared.plan.second_is_late
+            && command.attributes.privileges == Privileges::NoneNew
+            && command.terminal.is_none()
+            && command.seccomp.can_be_early(command.capabilities)
+    }
+
+    fn execve(&mut self) {
         let strings = [self.command.program.as_os_str()].into_iter();
         let strings = strings.chain(self.command.args.iter().map(OsString::as_os_str));
         let argv: Vec<_> = strings.map(OsStrExt::as_bytes).collect();
@@ -243,6 +394,11 @@ impl Compiler<'_> {
         let envp = self.program.string_array(env.iter().map(Vec::as_slice));
         self.say_ready();
         let candidates = self.candidates();
+        let is_loaded =
+            self.command.attributes.privileges == Privileges::New || self.filter_is_early();
+        if !is_loaded {
+            self.load_seccomp();
+        }
         for (index, path) in candidates.iter().enumerate() {
             let text = self.program.string(path.as_os_str().as_bytes());
             let step = format!("execve {}", self.command.name().display());
@@ -262,10 +418,9 @@ impl Compiler<'_> {
             .at_least(8);
     }
 
-    /// Default dispositions, then no signal blocked.
-    fn signals(&mut self) {
+    /// execve(2) has taken away the handlers; what the caller ignores, the child would too.
+    fn reset_signals(&mut self) {
         let none = self.program.words(&[Word::Int(0); 4]);
-        // clone3(2) has taken away the handlers; what the caller ignores, the child would too.
         for signal in
             (1..=64).filter(|signal| self.prepared.ignored_signals & 1 << (signal - 1) != 0)
         {
@@ -273,6 +428,10 @@ impl Compiler<'_> {
             self.program
                 .op(call!(SYS_rt_sigaction), args, "reset signals");
         }
+    }
+
+    fn unblock_signals(&mut self) {
+        let none = self.program.words(&[Word::Int(0)]);
         let args = [Arg::flags(libc::SIG_SETMASK), none, Arg::NULL, Arg::Int(8)];
         self.program
             .op(call!(SYS_rt_sigprocmask), args, "unblock signals");
@@ -311,11 +470,18 @@ mod tests {
     use super::*;
     use crate::mount::{Mount, RootFs};
     use crate::namespace::Namespaces;
+    use crate::sources::{Opened, Tree};
 
     fn lines(command: &Command) -> Vec<String> {
         let root = command.root.is_some().then_some(Tree::Detached(5));
-        let prepared = Prepared {
+        let nothing = command.mounts.iter().map(|_| Opened::Nothing);
+        let sources = Sources {
             root,
+            mounts: nothing.collect(),
+            ..Sources::default()
+        };
+        let prepared = Prepared {
+            sources,
             permitted: u64::MAX,
             ..Prepared::default()
         };

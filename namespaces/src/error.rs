@@ -1,5 +1,6 @@
 //! What can go wrong, in one line each.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -34,17 +35,21 @@ pub enum ErrorKind {
     InvalidInput,
     /// The start did not finish before its deadline; the child was killed.
     TimedOut,
+    /// The program has ended, and nobody can say how: `SIGCHLD` is ignored in this process, or something else in it waits
+    /// for all children, on a kernel before 6.15.
+    StatusLost,
     /// Any other errno.
     Os,
 }
 
 #[derive(Debug, thiserror::Error)]
 enum Inner {
-    #[error("start {}: {step}: {errno}", program.display())]
+    #[error("start {}: {step}: {errno}{}", program.display(), Hint(*hint))]
     Step {
         program: PathBuf,
         step: String,
         errno: Errno,
+        hint: Option<&'static str>,
     },
     #[error("{op} {}: {errno}", path.display())]
     Path {
@@ -64,9 +69,27 @@ enum Inner {
     Ended { program: PathBuf, ended: String },
     #[error("start {}: not done after {after:?}, killed", program.display())]
     TimedOut { program: PathBuf, after: Duration },
+    #[error("{feature} of {} is not supported: {hint}", path.display())]
+    UnsupportedOn {
+        feature: &'static str,
+        path: PathBuf,
+        hint: &'static str,
+    },
+    #[error("{place}: {what}")]
+    Missing { place: String, what: String },
+    #[error("start {}: {helper} did not write the id map: {said}", program.display())]
+    Helper {
+        program: PathBuf,
+        helper: &'static str,
+        said: String,
+    },
+    #[error(
+        "wait for process {pid}: its status is lost: SIGCHLD is ignored, or something else in this process took it"
+    )]
+    StatusLost { pid: u32 },
     #[error("{feature} is not supported: {hint}")]
     Unsupported {
-        feature: &'static str,
+        feature: Cow<'static, str>,
         hint: &'static str,
     },
 }
@@ -79,7 +102,10 @@ impl Error {
             Inner::Invalid { .. } => ErrorKind::InvalidInput,
             Inner::TimedOut { .. } => ErrorKind::TimedOut,
             Inner::Ended { .. } => ErrorKind::Os,
-            Inner::Unsupported { .. } => ErrorKind::Unsupported,
+            Inner::Unsupported { .. } | Inner::UnsupportedOn { .. } => ErrorKind::Unsupported,
+            Inner::Missing { .. } => ErrorKind::NotFound,
+            Inner::Helper { .. } => ErrorKind::PermissionDenied,
+            Inner::StatusLost { .. } => ErrorKind::StatusLost,
             Inner::Step { errno, .. } | Inner::Path { errno, .. } | Inner::Sys { errno, .. } => {
                 errno.kind()
             }
@@ -93,10 +119,14 @@ impl Error {
             Inner::Step { errno, .. } | Inner::Path { errno, .. } | Inner::Sys { errno, .. } => {
                 Some(errno.0)
             }
+            Inner::StatusLost { .. } => Some(libc::ECHILD),
             Inner::Invalid { .. }
+            | Inner::Missing { .. }
+            | Inner::Helper { .. }
             | Inner::Ended { .. }
             | Inner::TimedOut { .. }
-            | Inner::Unsupported { .. } => None,
+            | Inner::Unsupported { .. }
+            | Inner::UnsupportedOn { .. } => None,
         }
     }
 
@@ -106,7 +136,39 @@ impl Error {
             program,
             step,
             errno: Errno(errno),
+            hint: None,
         })
+    }
+
+    /// Says what it may come from, where it is a failed step or call.
+    pub(crate) fn with_hint(mut self, reason: &'static str) -> Self {
+        if let Inner::Step { hint, .. } = &mut *self.0 {
+            hint.get_or_insert(reason);
+        }
+        self
+    }
+
+    /// Whether the program was not found, or may not be executed: all was set up by then.
+    pub(crate) fn is_of_the_program(&self) -> bool {
+        matches!(&*self.0, Inner::Step { step, .. } if step.starts_with("execve "))
+    }
+
+    /// `place`, such as a file, lacks something.
+    pub(crate) fn missing(place: String, what: String) -> Self {
+        Self::from(Inner::Missing { place, what })
+    }
+
+    pub(crate) fn helper(program: &Path, helper: &'static str, said: String) -> Self {
+        let program = program.to_owned();
+        Self::from(Inner::Helper {
+            program,
+            helper,
+            said,
+        })
+    }
+
+    pub(crate) fn status_lost(pid: u32) -> Self {
+        Self::from(Inner::StatusLost { pid })
     }
 
     pub(crate) fn ended(program: &Path, status: Option<ExitStatus>) -> Self {
@@ -145,8 +207,18 @@ impl Error {
         })
     }
 
-    pub(crate) fn unsupported(feature: &'static str, hint: &'static str) -> Self {
+    pub(crate) fn unsupported(feature: impl Into<Cow<'static, str>>, hint: &'static str) -> Self {
+        let feature = feature.into();
         Self::from(Inner::Unsupported { feature, hint })
+    }
+
+    pub(crate) fn unsupported_on(feature: &'static str, path: &Path, hint: &'static str) -> Self {
+        let path = path.to_owned();
+        Self::from(Inner::UnsupportedOn {
+            feature,
+            path,
+            hint,
+        })
     }
 
     /// For `map_err`: `op` failed on `path`.
@@ -190,9 +262,21 @@ impl From<Error> for io::Error {
             ErrorKind::Busy => io::ErrorKind::ResourceBusy,
             ErrorKind::InvalidInput => io::ErrorKind::InvalidInput,
             ErrorKind::TimedOut => io::ErrorKind::TimedOut,
-            ErrorKind::Os => io::ErrorKind::Other,
+            ErrorKind::StatusLost | ErrorKind::Os => io::ErrorKind::Other,
         };
         io::Error::new(kind, error)
+    }
+}
+
+/// What follows an errno, if anything does.
+struct Hint(Option<&'static str>);
+
+impl fmt::Display for Hint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(hint) => write!(f, " ({hint})"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -251,6 +335,9 @@ impl Errno {
             libc::ENOSYS => "ENOSYS",
             libc::ELOOP => "ELOOP",
             libc::EOVERFLOW => "EOVERFLOW",
+            libc::ENOMSG => "ENOMSG",
+            libc::ERANGE => "ERANGE",
+            libc::EDQUOT => "EDQUOT",
             libc::EUSERS => "EUSERS",
             libc::EOPNOTSUPP => "EOPNOTSUPP",
             libc::ETIMEDOUT => "ETIMEDOUT",

@@ -9,11 +9,16 @@ const HEADER: usize = 16;
 const OP: usize = 80;
 /// Where in the header the index of the failed op and its errno are left, a u32 and an i32.
 const ERROR_CELL: usize = 8;
+/// Beside the bits that say which arguments are addresses of slots: a result of zero is not kept, and passes over ops too.
+const BRANCH: u32 = 1 << 6;
+/// This op is no syscall: the interpreter becomes a reaper.
+const REAP: u32 = 1 << 7;
 
 /// A flat list of syscalls with the strings and structs they point to.
 ///
 /// An op that fails ends the whole program, unless its errno is tolerated; then some of the ops after it may be passed over. A
-/// result can be kept in a slot that later ops take as an argument. `Display` prints one line for each op.
+/// clone(2) passes over the ops that are the parent's, in the child. A result can be kept in a slot that later ops take as an
+/// argument. `Display` prints one line for each op.
 #[derive(Clone, Debug, Default)]
 pub struct Program {
     ops: Vec<Op>,
@@ -24,6 +29,15 @@ pub struct Program {
 }
 
 impl Program {
+    /// With room for what a container takes.
+    pub(crate) fn with_room() -> Self {
+        Program {
+            ops: Vec::with_capacity(256),
+            arena: Vec::with_capacity(8192),
+            ..Program::default()
+        }
+    }
+
     /// How many syscalls it makes, the final execve(2) included.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -34,6 +48,23 @@ impl Program {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.ops.is_empty()
+    }
+
+    /// Has the op at `index` be a call that no kernel knows. False for what is no call.
+    #[cfg(test)]
+    pub(crate) fn break_op(&mut self, index: usize) -> bool {
+        let op = &mut self.ops[index];
+        op.call.nr = 65_535;
+        op.flags & REAP == 0
+    }
+
+    /// Whether an op before it can have the op at `index` passed over.
+    #[cfg(test)]
+    pub(crate) fn can_be_passed_over(&self, index: usize) -> bool {
+        let before = self.ops.iter().take(index).enumerate();
+        before
+            .filter(|(_, op)| op.flags & BRANCH == 0)
+            .any(|(at, op)| at + op.skip as usize >= index)
     }
 
     /// What the op at `index` is for, in the words of errors.
@@ -52,7 +83,7 @@ impl Program {
     ) -> Edit<'_> {
         let mut all = [Arg::Int(0); 6];
         all[..N].copy_from_slice(&args);
-        let (min, tolerate, skip, result) = (0, 0, 0, None);
+        let (min, tolerate, skip, flags, result) = (0, 0, 0, 0, None);
         self.ops.push(Op {
             call,
             args: all,
@@ -60,10 +91,46 @@ impl Program {
             min,
             tolerate,
             skip,
+            flags,
             result,
             step: step.into(),
         });
         Edit { program: self }
+    }
+
+    /// A clone(2) with these flags, which shares no memory: in the child, the next `parents` ops are passed over. In the parent the
+    /// result is its pid, and `pidfd` says where its pidfd goes.
+    pub(crate) fn clone_process(
+        &mut self,
+        flags: i32,
+        pidfd: Option<Arg>,
+        parents: u32,
+        step: impl Into<Cow<'static, str>>,
+    ) -> Edit<'_> {
+        let more = if pidfd.is_some() {
+            libc::CLONE_PIDFD
+        } else {
+            0
+        };
+        let flags = Arg::flags(flags | more);
+        // The last two arguments are swapped on some architectures; neither flag that reads them is set.
+        let pidfd = pidfd.unwrap_or(Arg::NULL);
+        let args = [flags, Arg::NULL, pidfd, Arg::NULL, Arg::NULL];
+        self.op(call!(SYS_clone), args, step).last(|op| {
+            op.skip = parents;
+            op.flags |= BRANCH;
+        })
+    }
+
+    /// From here on this process forwards signals to `child` and reaps whoever ends, until `child` does.
+    pub(crate) fn reap(&mut self, child: Arg) {
+        // A signal set of all, then room for a siginfo and a status.
+        let mut scratch = [Word::Int(0); 32];
+        scratch[0] = Word::Int(u64::MAX);
+        let scratch = self.words(&scratch);
+        let call = Call::new(0, "SYS_reap");
+        let reap = self.op(call, [child, scratch], "reap");
+        reap.last(|op| op.flags |= REAP);
     }
 
     /// A NUL-terminated copy of `bytes`. The caller has refused NULs inside them.
@@ -160,14 +227,19 @@ impl fmt::Display for Program {
                     Arg::Str(at) => write!(f, "{comma}{}", self.text_at(at))?,
                     Arg::Mem(at) => write!(f, "{comma}&{at:#x}")?,
                     Arg::Slot(Slot(slot)) => write!(f, "{comma}${slot}")?,
+                    Arg::Load(at) => write!(f, "{comma}*{at:#x}")?,
                 }
             }
             f.write_str(")")?;
-            if let Some(Slot(slot)) = op.result {
-                write!(f, " = ${slot}")?;
+            match op.result {
+                None => {}
+                Some(Place::Slot(Slot(slot))) => write!(f, " = ${slot}")?,
+                Some(Place::Arena(at)) => write!(f, " = *{at:#x}")?,
             }
-            if op.skip > 0 {
-                write!(f, " or skip {}", op.skip)?;
+            match (op.skip, op.flags & BRANCH) {
+                (0, _) => {}
+                (ops, 0) => write!(f, " or skip {ops}")?,
+                (ops, _) => write!(f, ", skip {ops} in the child")?,
             }
             writeln!(f, "  # {}", op.step)?;
         }
@@ -248,6 +320,12 @@ pub(crate) enum Arg {
     Mem(usize),
     /// What an earlier op returned.
     Slot(Slot),
+    /// The same, kept at this place in the arena.
+    #[cfg_attr(
+        not(feature = "landlock"),
+        allow(dead_code, reason = "so far only landlock has structs with an fd")
+    )]
+    Load(usize),
 }
 
 impl Arg {
@@ -269,6 +347,15 @@ impl Arg {
         Arg::Int(flags as u32 as u64)
     }
 
+    /// What a struct in the arena has at this place, by the time it is needed.
+    #[cfg(feature = "landlock")]
+    pub(crate) fn loaded(self) -> Arg {
+        match self {
+            Arg::Mem(at) => Arg::Load(at),
+            other => other,
+        }
+    }
+
     /// Further into the same struct.
     pub(crate) fn offset(self, by: usize) -> Arg {
         match self {
@@ -281,6 +368,17 @@ impl Arg {
 /// A place where a result is kept.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Slot(usize);
+
+/// Where a result goes.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    Slot(Slot),
+    #[cfg_attr(
+        not(feature = "landlock"),
+        allow(dead_code, reason = "so far only landlock has structs with an fd")
+    )]
+    Arena(usize),
+}
 
 /// A word of a struct in the arena.
 #[derive(Clone, Copy, Debug)]
@@ -318,8 +416,16 @@ impl Edit<'_> {
     pub(crate) fn keep(self) -> Arg {
         let slot = Slot(self.program.slots);
         self.program.slots += 1;
-        self.last(|op| op.result = Some(slot));
+        self.last(|op| op.result = Some(Place::Slot(slot)));
         Arg::Slot(slot)
+    }
+
+    /// Writes the result, eight bytes of it, over what the arena has at `place`.
+    pub(crate) fn keep_in(self, place: Arg) -> Self {
+        match place {
+            Arg::Mem(at) => self.last(|op| op.result = Some(Place::Arena(at))),
+            _ => self,
+        }
     }
 
     fn last(self, edit: impl FnOnce(&mut Op)) -> Self {
@@ -338,7 +444,8 @@ struct Op {
     min: i32,
     tolerate: u64,
     skip: u32,
-    result: Option<Slot>,
+    flags: u32,
+    result: Option<Place>,
     step: Cow<'static, str>,
 }
 
@@ -355,6 +462,7 @@ impl Op {
             min: 0,
             tolerate: 0,
             skip: 0,
+            flags: 0,
             result: None,
             step,
         }
@@ -366,13 +474,17 @@ impl Op {
         slot_address: impl Fn(usize) -> u64,
         arena_address: impl Fn(usize) -> u64,
     ) {
-        let mut indirect = 0u32;
+        let mut indirect = self.flags;
         let args: [u64; 6] = std::array::from_fn(|position| match self.args[position] {
             Arg::Int(value) => value,
             Arg::Str(at) | Arg::Mem(at) => arena_address(at),
             Arg::Slot(Slot(slot)) => {
                 indirect |= 1 << position;
                 slot_address(slot)
+            }
+            Arg::Load(at) => {
+                indirect |= 1 << position;
+                arena_address(at)
             }
         });
         bytes.extend_from_slice(&self.call.nr.to_ne_bytes());
@@ -383,7 +495,11 @@ impl Op {
             bytes.extend_from_slice(&arg.to_ne_bytes());
         }
         bytes.extend_from_slice(&self.tolerate.to_ne_bytes());
-        let result = self.result.map_or(0, |Slot(slot)| slot_address(slot));
+        let result = match self.result {
+            None => 0,
+            Some(Place::Slot(Slot(slot))) => slot_address(slot),
+            Some(Place::Arena(at)) => arena_address(at),
+        };
         bytes.extend_from_slice(&result.to_ne_bytes());
     }
 }
@@ -421,6 +537,25 @@ mod tests {
         assert_eq!(word(&image, HEADER + OP + 16), 0x60_0000 + slot as u64);
         assert_eq!(word(&image, HEADER + OP + 64), 1 << libc::ENOENT);
         assert_eq!(&image.bytes[arena..], b"/proc\0");
+    }
+
+    #[cfg(feature = "landlock")]
+    #[test]
+    fn a_result_can_be_kept_inside_a_struct() {
+        let mut program = Program::default();
+        let memory = program.words(&[Word::Int(7), Word::Int(0)]);
+        let place = memory.offset(8);
+        program
+            .op(call!(SYS_dup), [Arg::fd(3)], "copy it")
+            .keep_in(place);
+        program.op(call!(SYS_close), [place.loaded()], "close it");
+        let image = program.encode(0x1000, -1);
+        let arena = HEADER + 3 * OP;
+        assert_eq!(word(&image, HEADER + 72), 0x1000 + arena as u64 + 8);
+        assert_eq!(word(&image, HEADER + OP + 8), 1, "an indirect argument");
+        assert_eq!(word(&image, HEADER + OP + 16), 0x1000 + arena as u64 + 8);
+        assert!(program.to_string().contains("dup(3) = *0x8"), "{program}");
+        assert!(program.to_string().contains("close(*0x8)"), "{program}");
     }
 
     #[test]

@@ -1,19 +1,28 @@
 //! A program that runs.
 
+mod lost;
+mod process;
+#[cfg(feature = "tokio")]
+mod tokio;
+
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Output};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus};
+use rustix::process::WaitIdStatus;
 
+use crate::applied::Applied;
 use crate::error::{Error, Result};
 use crate::sys;
+use crate::terminal::Terminal;
+
+use process::Process;
 
 /// A program that [`Command::spawn`](crate::Command::spawn) started, held by its pidfd.
 ///
@@ -23,43 +32,58 @@ use crate::sys;
 #[derive(Debug)]
 #[must_use = "dropping a Spawned kills the program"]
 pub struct Spawned {
-    pid: u32,
-    pidfd: OwnedFd,
+    process: Arc<Process>,
     /// Whether Drop kills.
     armed: bool,
-    status: Mutex<Option<ExitStatus>>,
     /// The caller's end of standard input, where it is a pipe.
     pub stdin: Option<File>,
     /// The caller's end of standard output, where it is a pipe.
     pub stdout: Option<File>,
     /// The caller's end of standard error, where it is a pipe.
     pub stderr: Option<File>,
+    /// The caller's end of its [`Command::terminal`](crate::Command::terminal).
+    pub terminal: Option<Terminal>,
+    applied: Applied,
+    /// Whether its process is an init, which takes every signal.
+    pub(crate) has_init: bool,
 }
 
 impl Spawned {
-    pub(crate) fn new(pid: u32, pidfd: OwnedFd, streams: [Option<File>; 3]) -> Self {
+    pub(crate) fn new(
+        pid: u32,
+        pidfd: OwnedFd,
+        streams: [Option<File>; 3],
+        applied: Applied,
+    ) -> Self {
         let [stdin, stdout, stderr] = streams;
         Spawned {
-            pid,
-            pidfd,
+            process: Process::new(pid, pidfd),
             armed: true,
-            status: Mutex::new(None),
             stdin,
             stdout,
             stderr,
+            terminal: None,
+            applied,
+            has_init: false,
         }
+    }
+
+    /// Which of several ways its start took.
+    #[must_use]
+    pub fn applied(&self) -> &Applied {
+        &self.applied
     }
 
     /// Lets it live on without this handle, unreaped. Returns its pid.
     pub fn persist(mut self) -> u32 {
         self.armed = false;
-        self.pid
+        self.process.pid
     }
 
     /// Its pid, as the caller's pid namespace counts. Good for messages: once it is reaped, the number can mean another.
     #[must_use]
     pub fn pid(&self) -> u32 {
-        self.pid
+        self.process.pid
     }
 
     /// Sends it the signal with this number, by pidfd_send_signal(2). After its end that does nothing.
@@ -72,7 +96,7 @@ impl Spawned {
         if !(1..=64).contains(&signal) {
             return Err(Error::invalid("signal", signal, "is none that can be sent"));
         }
-        match sys::send_signal(self.pidfd.as_fd(), signal) {
+        match sys::send_signal(self.process.pidfd.as_fd(), signal) {
             Ok(()) | Err(Errno::SRCH) => Ok(()),
             Err(errno) => Err(Error::sys("pidfd_send_signal")(errno)),
         }
@@ -82,7 +106,8 @@ impl Spawned {
     /// `/proc/<pid>/status` says at this moment; false where that cannot be read.
     #[must_use]
     pub fn is_deaf_to(&self, signal: i32) -> bool {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
+        let status =
+            fs::read_to_string(format!("/proc/{}/status", self.process.pid)).unwrap_or_default();
         let field = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name));
             line.map(|rest| rest.trim_start_matches(':').trim())
@@ -95,7 +120,7 @@ impl Spawned {
         let bit = u32::try_from(signal - 1)
             .ok()
             .and_then(|shift| 1u64.checked_shl(shift));
-        first && bit.is_some_and(|bit| (caught | blocked) & bit == 0)
+        !self.has_init && first && bit.is_some_and(|bit| (caught | blocked) & bit == 0)
     }
 
     /// Sends `SIGKILL`. [`wait`](Self::wait) tells when it has ended.
@@ -109,8 +134,11 @@ impl Spawned {
     /// Waits for its end, by waitid(2) on the pidfd. Closes the caller's end of its standard input first, where nobody
     /// took it.
     ///
+    /// A process that ignores `SIGCHLD`, or in which something else waits for all children, loses the status. The kernel
+    /// still knows it since Linux 6.15, and is asked; then a program with threads may seem to have left no core dump.
+    ///
     /// # Errors
-    /// `NotFound` (`ECHILD`) if somebody else took the status or `SIGCHLD` is ignored.
+    /// `StatusLost` if the kernel is older. That it has ended is known all the same.
     pub fn wait(&mut self) -> Result<ExitStatus> {
         self.stdin = None;
         self.wait_until(None)?
@@ -122,7 +150,7 @@ impl Spawned {
     /// # Errors
     /// As [`wait`](Self::wait).
     pub fn try_wait(&self) -> Result<Option<ExitStatus>> {
-        self.reap()
+        self.process.reap()
     }
 
     /// Waits at most this long for its end. `None`: it still runs.
@@ -151,49 +179,44 @@ impl Spawned {
     }
 
     fn wait_until(&self, deadline: Option<Instant>) -> Result<Option<ExitStatus>> {
+        let mut look_again = Duration::from_millis(20);
         loop {
-            if let Some(status) = self.reap()? {
+            if let Some(status) = self.process.reap()? {
                 return Ok(Some(status));
             }
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             if left == Some(Duration::ZERO) {
                 return Ok(None);
             }
-            let timeout = left.and_then(|left| Timespec::try_from(left).ok());
-            let mut pollfd = [PollFd::new(&self.pidfd, PollFlags::IN)];
+            let pause = left.map_or(look_again, |left| left.min(look_again));
+            let timeout = Timespec::try_from(pause).ok();
+            let mut pollfd = [PollFd::new(&self.process.pidfd, PollFlags::IN)];
             match poll(&mut pollfd, timeout.as_ref()) {
+                Ok(0) => {
+                    self.process.clear_the_way();
+                    look_again = (look_again * 2).min(Duration::from_secs(1));
+                }
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(errno) => return Err(Error::sys("poll")(errno)),
             }
         }
     }
 
-    /// Takes the status if there is one. Other threads that wait find it here.
-    fn reap(&self) -> Result<Option<ExitStatus>> {
-        let mut known = self.known();
-        if known.is_none() {
-            let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
-            let ended = rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), options)
-                .map_err(Error::sys("waitid"))?;
-            *known = ended.as_ref().map(exit_status);
-        }
-        Ok(*known)
-    }
-
-    fn known(&self) -> MutexGuard<'_, Option<ExitStatus>> {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    /// It is in a pid namespace that was there before it.
+    pub(crate) fn is_in_another(&self) {
+        self.process.is_in_another();
     }
 }
 
 impl AsFd for Spawned {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.pidfd.as_fd()
+        self.process.pidfd.as_fd()
     }
 }
 
 impl Drop for Spawned {
     fn drop(&mut self) {
-        if self.armed && self.known().is_none() {
+        if self.armed && self.process.known().is_none() {
             let _gone = self.kill().is_ok();
             let _reaped = self.wait_timeout(Duration::from_secs(1)).is_ok();
         }

@@ -41,6 +41,10 @@ impl Stdio {
         Stdio(Kind::Piped)
     }
 
+    pub(crate) fn is_null(&self) -> bool {
+        matches!(self.0, Kind::Null)
+    }
+
     /// Opens the three of a program, all that are null as one fd.
     pub(crate) fn open([stdin, stdout, stderr]: &[Stdio; 3]) -> Result<[Stream; 3]> {
         let mut null = None;

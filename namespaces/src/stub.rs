@@ -1,15 +1,20 @@
 //! The second stage: a static ELF of a few hundred bytes that runs a [`Program`](crate::Program) in its own memory.
 
+#[cfg(test)]
+mod interpreter;
 mod sys;
 
-use std::fs::File;
-use std::io::Write;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SealFlags, openat};
 use rustix::io::Errno;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
+use crate::applied::StubFile;
 use crate::error::{Error, Result};
+
+/// What it is called in `/proc/<pid>/exe`, while it runs.
+const NAME: &str = "cofferdam-stub";
 
 /// Where the stub has its program.
 pub(crate) const IMAGE_BASE: u64 = 0x60_0000;
@@ -27,31 +32,86 @@ const PAGE: u64 = if cfg!(target_arch = "aarch64") {
     4 << 10
 };
 
-/// A sealed memfd of the stub with an encoded program, for execveat(2).
+/// A file of the stub with an encoded program, for execveat(2): a sealed memfd, or what takes its place where that cannot
+/// be had or executed.
 ///
 /// Nobody can write it. While it runs nobody in the container can read it either, as it is not dumpable; and it holds nothing
 /// but what is the container's own.
-pub(crate) fn memfd(program: &[u8]) -> Result<OwnedFd> {
+pub(crate) fn file(program: &[u8], memfd: bool) -> Result<(OwnedFd, StubFile)> {
     if program.len() > IMAGE_MAX {
         let reason = "arguments, environment and files are more than 8 MiB together";
         return Err(Error::invalid("command", program.len(), reason));
     }
     let code = sys::code()
-        .ok_or_else(|| Error::unsupported("the two-stage start", "it needs x86_64, for now"))?;
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let name = "cofferdam-stub";
-    // MFD_EXEC came with 6.3 and is EINVAL before, where every memfd can be executed.
-    let memfd = match rustix::fs::memfd_create(name, flags | MemfdFlags::EXEC) {
-        Err(Errno::INVAL) => rustix::fs::memfd_create(name, flags),
-        other => other,
+        .ok_or_else(|| Error::unsupported("the two-stage start", "it needs x86_64 or aarch64"))?;
+    let elf = elf(code, program);
+    let refused = match if memfd {
+        self::memfd(&elf)
+    } else {
+        Err(Errno::ACCESS)
+    } {
+        Ok(file) => return Ok((file, StubFile::Memfd)),
+        Err(errno) => errno,
+    };
+    if !matches!(refused, Errno::ACCESS | Errno::PERM | Errno::NOSYS) {
+        return Err(Error::sys("memfd_create")(refused));
     }
-    .map_err(Error::sys("memfd_create"))?;
-    let mut file = File::from(memfd);
-    file.write_all(&elf(code, program))
-        .map_err(Error::sys("write the stub"))?;
+    match tmpfs(&elf) {
+        Ok(file) => return Ok((file, StubFile::Tmpfs)),
+        Err(Errno::PERM | Errno::NOSYS | Errno::NODEV) => {}
+        Err(errno) => return Err(Error::sys("write the stub to a tmpfs")(errno)),
+    }
+    let file = unnamed(&elf).map_err(Error::sys("write the stub to /tmp or /var/tmp"))?;
+    Ok((file, StubFile::Unnamed))
+}
+
+fn memfd(elf: &[u8]) -> std::result::Result<OwnedFd, Errno> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    // MFD_EXEC came with 6.3 and is EINVAL before, where every memfd can be executed.
+    let memfd = match rustix::fs::memfd_create(NAME, flags | MemfdFlags::EXEC) {
+        Err(Errno::INVAL) => rustix::fs::memfd_create(NAME, flags),
+        other => other,
+    }?;
+    write(&memfd, elf)?;
     let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
-    rustix::fs::fcntl_add_seals(&file, seals).map_err(Error::sys("seal the stub"))?;
-    Ok(file.into())
+    rustix::fs::fcntl_add_seals(&memfd, seals)?;
+    Ok(memfd)
+}
+
+/// In a tmpfs that is mounted nowhere, and read-only once the file is written.
+fn tmpfs(elf: &[u8]) -> std::result::Result<OwnedFd, Errno> {
+    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_create(context.as_fd())?;
+    let flags = FsMountFlags::FSMOUNT_CLOEXEC;
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+    let mount = fsmount(context.as_fd(), flags, attributes)?;
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+    let file = openat(&mount, NAME, flags, Mode::from_raw_mode(0o500))?;
+    write(&file, elf)?;
+    drop(file);
+    openat(
+        &mount,
+        NAME,
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+}
+
+/// Without a name, readable and executable by its owner alone; closed for writing, as the kernel executes nothing that is not.
+fn unnamed(elf: &[u8]) -> std::result::Result<OwnedFd, Errno> {
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    let open = |directory| openat(CWD, directory, flags, Mode::from_raw_mode(0o500));
+    let file = open("/tmp").or_else(|_| open("/var/tmp"))?;
+    write(&file, elf)?;
+    crate::sys::reopen_to_read(file.as_fd())
+}
+
+fn write(file: &OwnedFd, mut bytes: &[u8]) -> std::result::Result<(), Errno> {
+    while !bytes.is_empty() {
+        let written = rustix::io::write(file, bytes)?;
+        bytes = &bytes[written..];
+    }
+    Ok(())
 }
 
 /// An ELF64 executable of `code`, `program` at [`IMAGE_BASE`], and a stack that is not executable.
@@ -108,7 +168,7 @@ fn segment(kind: u32, flags: u32, offset: u64, address: u64, size: u64) -> Vec<u
     header
 }
 
-pub(crate) use sys::{CloneArgs, clone3};
+pub(crate) use sys::{CloneArgs, clone};
 
 #[cfg(test)]
 mod tests {
@@ -124,9 +184,22 @@ mod tests {
     }
 
     #[test]
+    fn segments_are_where_pages_of_any_size_can_be() {
+        let file = elf(b"code", b"program");
+        let word = |at: usize| u64::from_le_bytes(file[at..at + 8].try_into().unwrap());
+        let segments = [0, 1].map(|index| usize::from(EHDR + PHDR * index));
+        for at in segments {
+            let (offset, address, alignment) = (word(at + 8), word(at + 16), word(at + 48));
+            assert_eq!(offset % alignment, address % alignment);
+        }
+        let [code, image] = segments.map(|at| (word(at + 16), word(at + 40)));
+        assert!(code.0 + code.1 <= image.0 / (64 << 10) * (64 << 10));
+    }
+
+    #[test]
     fn the_stub_is_a_few_hundred_bytes() {
         let code = sys::code().expect("this architecture has a stub");
-        assert!((100..400).contains(&code.len()), "{} bytes", code.len());
+        assert!((100..600).contains(&code.len()), "{} bytes", code.len());
     }
 
     #[test]
@@ -134,5 +207,8 @@ mod tests {
         let stub = memfd(b"program").expect("memfd");
         let refused = rustix::io::write(&stub, b"x").expect_err("sealed");
         assert_eq!(refused, Errno::PERM);
+        let (stub, _) = file(b"program", false).expect("another file");
+        let refused = rustix::io::write(&stub, b"x").expect_err("open to be read");
+        assert_eq!(refused, Errno::BADF);
     }
 }

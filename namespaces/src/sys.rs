@@ -6,11 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use rustix::process::{Pid, WaitIdOptions, WaitOptions};
 use rustix::thread::futex;
 
+use crate::applied::CloneCall;
+use crate::error::{Error, Result as OurResult};
+use crate::mount::{Change, Depth};
 use crate::program::{Failure, Program};
-use crate::stub::{CloneArgs, clone3};
+use crate::stub::{CloneArgs, clone};
 
 const CLONE_CLEAR_SIGHAND: u64 = 1 << 32;
 const CLONE_INTO_CGROUP: u64 = 1 << 33;
@@ -68,10 +73,15 @@ impl Cells {
 }
 
 impl FirstStage {
-    /// clone3(2) with the namespaces in `flags` of a child that runs `program`.
-    pub(crate) fn clone(cells: Box<Cells>, program: &Program, flags: u64) -> Result<Self, Errno> {
+    /// Clones a child with the namespaces in `flags` that runs `program`.
+    pub(crate) fn clone(
+        call: CloneCall,
+        cells: Box<Cells>,
+        program: &Program,
+        flags: u64,
+    ) -> Result<Self, Errno> {
         let shared = Arc::new(Shared::new(cells, program));
-        shared.clone3(flags, None);
+        shared.make_child(call, flags, None);
         Self::of(shared)
     }
 
@@ -88,7 +98,10 @@ impl FirstStage {
     ) -> Result<Self, Errno> {
         let shared = Arc::new(Shared::new(cells, program));
         let (theirs, cgroup) = (Arc::clone(&shared), cgroup.as_raw_fd());
-        let work = move || theirs.clone3(flags | libc::CLONE_VFORK as u64, Some(cgroup));
+        let work = move || {
+            let flags = flags | libc::CLONE_VFORK as u64;
+            theirs.make_child(CloneCall::Clone3, flags, Some(cgroup));
+        };
         let thread = std::thread::Builder::new().name("cofferdam-start".into());
         // The thread ends once the child has left this memory.
         drop(thread.spawn(work).map_err(|error| {
@@ -143,18 +156,32 @@ impl Shared {
     }
 
     /// Leaves the outcome in the cells.
-    fn clone3(&self, flags: u64, cgroup: Option<RawFd>) {
-        let always = libc::CLONE_VM
-            | libc::CLONE_PIDFD
-            | libc::CLONE_CHILD_CLEARTID
-            | libc::CLONE_PARENT_SETTID;
+    fn make_child(&self, call: CloneCall, flags: u64, cgroup: Option<RawFd>) {
+        let always = libc::CLONE_VM | libc::CLONE_PIDFD | libc::CLONE_CHILD_CLEARTID;
+        let flags = flags | always as u64;
+        let blocked = BlockedSignals::new();
+        let result = match call {
+            CloneCall::Clone3 => self.clone3(flags, cgroup),
+            CloneCall::Clone => self.clone2(flags),
+        };
+        drop(blocked);
+        if result < 0 {
+            self.cells.errno.store(-(result as i32), Ordering::Release);
+            self.cells.started.store(FAILED, Ordering::Release);
+            let _woken = futex::wake(&self.cells.started, futex::Flags::empty(), 1).is_ok();
+        } else {
+            self.cells.started.store(result as u32, Ordering::Release);
+        }
+    }
+
+    fn clone3(&self, flags: u64, cgroup: Option<RawFd>) -> isize {
         let into_cgroup = if cgroup.is_some() {
             CLONE_INTO_CGROUP
         } else {
             0
         };
         let args = CloneArgs {
-            flags: flags | always as u64 | CLONE_CLEAR_SIGHAND | into_cgroup,
+            flags: flags | libc::CLONE_PARENT_SETTID as u64 | CLONE_CLEAR_SIGHAND | into_cgroup,
             pidfd: self.cells.pidfd.as_ptr() as u64,
             child_tid: self.cells.tid.as_ptr() as u64,
             parent_tid: self.cells.started.as_ptr() as u64,
@@ -164,17 +191,33 @@ impl Shared {
             cgroup: cgroup.map_or(0, |fd| fd as u64),
             ..CloneArgs::default()
         };
-        let blocked = BlockedSignals::new();
+        let size = size_of_val(&args) as u64;
+        let args = [&raw const args as u64, size, 0, 0, 0];
         // SAFETY: the flags ask for CLONE_VM with a stack of its own and nothing else shared; all signals are blocked;
         // program, stack and cells are owned by `self`, which is freed only once the child has left this memory (Drop of
-        // Memory).
-        let result = unsafe { clone3(&args, self.program.as_ptr().cast_mut().cast()) };
-        drop(blocked);
-        if result < 0 {
-            self.cells.errno.store(-(result as i32), Ordering::Release);
-            self.cells.started.store(FAILED, Ordering::Release);
-            let _woken = futex::wake(&self.cells.started, futex::Flags::empty(), 1).is_ok();
-        }
+        // Memory); the kernel reads the struct before it returns.
+        unsafe { clone(libc::SYS_clone3, args, self.program()) }
+    }
+
+    /// Signal handlers stay until the child's execve(2), which comes before any signal is unblocked.
+    fn clone2(&self, flags: u64) -> isize {
+        // The stack's upper end; and for the pid the place that the pidfd goes to here.
+        let stack = self.stack.as_ptr() as usize + self.stack.len() * 8;
+        let (pidfd, tid) = (self.cells.pidfd.as_ptr(), self.cells.tid.as_ptr());
+        // The place for tls, which is not asked for, is the fifth on x86_64 and the fourth elsewhere.
+        let (fourth, fifth) = if cfg!(target_arch = "x86_64") {
+            (tid as u64, 0)
+        } else {
+            (0, tid as u64)
+        };
+        let flags = flags | libc::SIGCHLD as u64;
+        let args = [flags, stack as u64, pidfd as u64, fourth, fifth];
+        // SAFETY: as for clone3.
+        unsafe { clone(libc::SYS_clone, args, self.program()) }
+    }
+
+    fn program(&self) -> *mut std::ffi::c_void {
+        self.program.as_ptr().cast_mut().cast()
     }
 }
 
@@ -284,22 +327,214 @@ pub(crate) fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<(), Errn
     if done == 0 { Ok(()) } else { Err(last_errno()) }
 }
 
-/// Makes the detached tree behind `fd` private, and read-only if asked to, by mount_setattr(2), recursively.
-pub(crate) fn set_mount_attributes(fd: BorrowedFd<'_>, attributes: u64) -> Result<(), Errno> {
+/// How the process behind `pidfd` ended, as wait(2) says it, by `PIDFD_GET_INFO`. `None`: that is not known yet.
+///
+/// # Errors
+/// `NOTTY` or `SRCH` from kernels before 6.15, which do not keep it.
+pub(crate) fn exit_status(pidfd: BorrowedFd<'_>) -> Result<Option<i32>, Errno> {
+    const PIDFD_INFO_EXIT: u64 = 1 << 3;
+    let info = pidfd_info(pidfd, PIDFD_INFO_EXIT)?;
+    Ok((info.mask & PIDFD_INFO_EXIT != 0).then_some(info.exit_code))
+}
+
+/// `struct pidfd_info` in its first version.
+#[repr(C)]
+#[derive(Default)]
+struct PidfdInfo {
+    mask: u64,
+    cgroup: u64,
+    pid: u32,
+    others: [u32; 10],
+    exit_code: i32,
+}
+
+/// What the kernel says of a process, where it is 6.13 or later; which parts of it are there, `mask` says in the answer.
+fn pidfd_info(pidfd: BorrowedFd<'_>, mask: u64) -> Result<PidfdInfo, Errno> {
+    // _IOWR(0xff, 11, struct pidfd_info)
+    const PIDFD_GET_INFO: u64 = 3 << 30 | (size_of::<PidfdInfo>() as u64) << 16 | 0xff << 8 | 11;
+    let mut info = PidfdInfo {
+        mask,
+        ..PidfdInfo::default()
+    };
+    // SAFETY: `info` outlives the call, and the request has its size: the kernel writes no more than that.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_ioctl,
+            pidfd.as_raw_fd(),
+            PIDFD_GET_INFO,
+            &raw mut info,
+        )
+    };
+    if done == 0 {
+        Ok(info)
+    } else {
+        Err(last_errno())
+    }
+}
+
+/// Whether `/proc` counts processes as this one does.
+fn proc_is_ours() -> bool {
+    let mut text = [0; 16];
+    let own = rustix::process::getpid().as_raw_nonzero().get();
+    rustix::fs::readlinkat_raw(rustix::fs::CWD, "/proc/self", &mut text[..])
+        .is_ok_and(|length| text[..length] == *own.to_string().as_bytes())
+}
+
+/// mount_setattr(2) of the detached tree behind `fd`.
+pub(crate) fn mount_setattr(fd: BorrowedFd<'_>, change: &Change) -> Result<(), Errno> {
+    let attributes = change.attributes;
+    let attr = [
+        attributes.to_set(),
+        attributes.to_clear(),
+        change.propagation.to_set(),
+        0,
+    ];
+    raw_mount_setattr(fd, change.depth, attr)
+}
+
+/// Gives the detached tree behind `fd` the ids of a user namespace.
+pub(crate) fn idmap(fd: BorrowedFd<'_>, namespace: BorrowedFd<'_>) -> Result<(), Errno> {
+    const IDMAP: u64 = 0x10_0000; // MOUNT_ATTR_IDMAP
+    let namespace = u64::from(namespace.as_raw_fd().unsigned_abs());
+    raw_mount_setattr(fd, Depth::Recursive, [IDMAP, 0, 0, namespace])
+}
+
+fn raw_mount_setattr(fd: BorrowedFd<'_>, depth: Depth, attr: [u64; 4]) -> Result<(), Errno> {
     const AT_RECURSIVE: i32 = 0x8000;
-    let attr = [attributes, 0, libc::MS_PRIVATE, 0u64];
+    let recursive = match depth {
+        Depth::Top => 0,
+        Depth::Recursive => AT_RECURSIVE,
+    };
     // SAFETY: the path is a NUL-terminated string, `attr` is a struct mount_attr of the size given and only read.
     let done = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
             fd.as_raw_fd(),
             c"".as_ptr(),
-            libc::AT_EMPTY_PATH | AT_RECURSIVE,
+            libc::AT_EMPTY_PATH | recursive,
             attr.as_ptr(),
             size_of_val(&attr),
         )
     };
     if done == 0 { Ok(()) } else { Err(last_errno()) }
+}
+
+/// A mount namespace, root and working directory of this thread alone, by unshare(2). For a thread that is about to end.
+pub(crate) fn unshare_mounts() -> Result<(), Errno> {
+    // SAFETY: the flags take away no fd and no memory; what the thread shares no more are its mounts and directories.
+    let done = unsafe { libc::unshare(libc::CLONE_FS | libc::CLONE_NEWNS) };
+    if done == 0 { Ok(()) } else { Err(last_errno()) }
+}
+
+/// A network namespace of this thread alone, by unshare(2). For a thread that is the library's.
+pub(crate) fn unshare_net() -> Result<(), Errno> {
+    // SAFETY: the flag takes away neither fds nor memory.
+    let done = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+    if done == 0 { Ok(()) } else { Err(last_errno()) }
+}
+
+/// Sets the loopback of this thread's network namespace up, by `SIOCSIFFLAGS`.
+pub(crate) fn set_loopback_up() -> Result<(), Errno> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+    let (family, kind) = (AddressFamily::INET, SocketType::DGRAM);
+    let socket = socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
+    // A struct ifreq: 16 bytes of name, then the flags.
+    let name = u64::from_ne_bytes(*b"lo\0\0\0\0\0\0");
+    let flags = u64::from((libc::IFF_UP | libc::IFF_RUNNING).unsigned_abs());
+    let request = [name, 0, flags, 0, 0u64];
+    let set = libc::SIOCSIFFLAGS as libc::Ioctl;
+    // SAFETY: the call reads a struct ifreq, which is as long as the array.
+    let done = unsafe { libc::ioctl(socket.as_raw_fd(), set, request.as_ptr()) };
+    if done == 0 { Ok(()) } else { Err(last_errno()) }
+}
+
+/// The user namespace that owns the namespace behind `fd`, by `NS_GET_USERNS`.
+pub(crate) fn owner_of_namespace(fd: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    const NS_GET_USERNS: libc::c_ulong = 0xb701;
+    // SAFETY: the ioctl has no argument and returns a new fd, which nobody else has.
+    unsafe {
+        let owner = libc::ioctl(fd.as_raw_fd(), NS_GET_USERNS as libc::Ioctl);
+        if owner < 0 {
+            return Err(last_errno());
+        }
+        Ok(OwnedFd::from_raw_fd(owner))
+    }
+}
+
+/// waitid(2) for a thread that is this process's only by tracing it, which needs `__WALL`.
+pub(crate) fn wait_for_thread(thread: Pid, options: WaitIdOptions) -> Result<(), Errno> {
+    let options = i32::try_from(options.bits()).unwrap_or(0) | libc::__WALL;
+    let id = libc::id_t::try_from(thread.as_raw_nonzero().get()).unwrap_or(0);
+    // SAFETY: a siginfo_t is plain data, and the call writes only this one.
+    let done = unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        libc::waitid(libc::P_PID, id, &mut info, options)
+    };
+    if done == 0 { Ok(()) } else { Err(last_errno()) }
+}
+
+/// Reaps the children in the process group that child `leader`, which is reaped, has made, until there are no more of them.
+pub(crate) fn reap_group(leader: u32, deadline: Instant) {
+    let leader = i32::try_from(leader).ok();
+    let Some(group) = leader.and_then(rustix::process::Pid::from_raw) else {
+        return;
+    };
+    while Instant::now() < deadline {
+        match rustix::process::waitpgid(group, WaitOptions::NOHANG) {
+            Ok(Some(_)) => {}
+            Ok(None) => std::thread::sleep(Duration::from_micros(200)),
+            Err(_) => return,
+        }
+    }
+}
+
+/// The pid of the process behind a pidfd, as `/proc` counts.
+pub(crate) fn pid_of(pidfd: BorrowedFd<'_>) -> OurResult<u32> {
+    const PIDFD_INFO_PID: u64 = 1;
+    if let Ok(info) = pidfd_info(pidfd, PIDFD_INFO_PID) {
+        if info.pid != 0 && proc_is_ours() {
+            return Ok(info.pid);
+        }
+    }
+    let path = format!("/proc/thread-self/fdinfo/{}", pidfd.as_raw_fd());
+    let path = std::path::Path::new(&path);
+    let text = std::fs::read_to_string(path).map_err(Error::path("read", path))?;
+    let pid = text.lines().find_map(|line| line.strip_prefix("Pid:"));
+    let pid = pid.ok_or_else(|| Error::invalid("process", pidfd, "is no pidfd"))?;
+    // -1 if it has ended, 0 if it is not to be seen from here.
+    match pid.trim().parse() {
+        Ok(0) | Err(_) => Err(Error::sys("look for the process of a pidfd")(Errno::SRCH)),
+        Ok(pid) => Ok(pid),
+    }
+}
+
+/// Opens what an `O_PATH` fd is of to be read and written, as no controlling terminal.
+pub(crate) fn reopen(fd: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    reopen_with(fd, OFlags::RDWR | OFlags::NOCTTY)
+}
+
+/// Opens the file behind `fd` again, to be read only.
+pub(crate) fn reopen_to_read(fd: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    reopen_with(fd, OFlags::RDONLY)
+}
+
+fn reopen_with(fd: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd, Errno> {
+    let path = format!("/proc/thread-self/fd/{}", fd.as_raw_fd());
+    rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// The version of Landlock's ABI that the kernel has, from 1, by landlock_create_ruleset(2).
+#[cfg(feature = "landlock")]
+pub(crate) fn landlock_abi() -> Result<i32, Errno> {
+    const VERSION: u32 = 1;
+    let none = std::ptr::null::<u64>();
+    // SAFETY: asked for the version, the call reads no memory and makes nothing.
+    let version =
+        unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, none, 0usize, VERSION) };
+    if version < 0 {
+        return Err(last_errno());
+    }
+    Ok(i32::try_from(version).unwrap_or(i32::MAX))
 }
 
 fn last_errno() -> Errno {
