@@ -30,9 +30,9 @@ fn payload() {
         "session" => {
             // By procfs: a session led from outside of this pid namespace is 0, which no type of a pid has room for.
             let stat = fs::read_to_string("/proc/self/stat").map_err(|error| error.to_string())?;
+            let (pid, _) = stat.split_once(' ').unwrap();
             let (_, fields) = stat.rsplit_once(") ").unwrap();
-            let session: u32 = fields.split(' ').nth(3).unwrap().parse().unwrap();
-            Ok((session == std::process::id()).to_string())
+            Ok((fields.split(' ').nth(3) == Some(pid)).to_string())
         }
         "start" => {
             let mut child = inside("read /proc/self/status").spawn().unwrap();
