@@ -32,6 +32,8 @@ pub enum ErrorKind {
     Busy,
     /// What was asked for cannot be mounted.
     InvalidInput,
+    /// The upper is of a volatile mount, and was not synced since: see [`Overlay::clean_volatile`](crate::Overlay::clean_volatile).
+    Unsynced,
     /// The kernel's answer could not be read.
     Malformed,
     /// Any other errno: see [`Error::raw_os_error`].
@@ -43,12 +45,23 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match &*self.0 {
-            Inner::NoUserXattrs { .. } => ErrorKind::Unsupported,
+            Inner::NoUserXattrs { .. }
+            | Inner::NoFileTypes { .. }
+            | Inner::Unsupported { .. }
+            | Inner::Dropped { .. }
+            | Inner::RedirectedLayer { .. } => ErrorKind::Unsupported,
             Inner::NoLayers
             | Inner::TooManyLayers { .. }
             | Inner::ScratchSize
             | Inner::OptionsTooLong { .. }
-            | Inner::SplitUpper { .. } => ErrorKind::InvalidInput,
+            | Inner::SplitUpper { .. }
+            | Inner::NestedWork { .. }
+            | Inner::ReadOnlyUpper { .. }
+            | Inner::NotEmpty { .. }
+            | Inner::Overlapping { .. } => ErrorKind::InvalidInput,
+            Inner::UpperInUse { .. } => ErrorKind::Busy,
+            Inner::Unsynced { .. } => ErrorKind::Unsynced,
+            Inner::NotInTable { .. } | Inner::LayersLost { .. } => ErrorKind::Malformed,
             Inner::UnclonableLayer { .. } => ErrorKind::PermissionDenied,
             Inner::Sys { errno, .. } | Inner::Refused { errno, .. } => errno.kind(),
             Inner::CameUpReadOnly { .. } => ErrorKind::Os,
@@ -63,12 +76,12 @@ impl Error {
             | Inner::Refused { errno, .. }
             | Inner::UnclonableLayer { errno, .. }
             | Inner::NoUserXattrs { errno, .. } => Some(errno.0),
-            Inner::CameUpReadOnly { .. } => Some(Raw::ROFS.raw_os_error()),
-            Inner::NoLayers
-            | Inner::TooManyLayers { .. }
-            | Inner::ScratchSize
-            | Inner::OptionsTooLong { .. }
-            | Inner::SplitUpper { .. } => None,
+            Inner::CameUpReadOnly { .. } | Inner::ReadOnlyUpper { .. } => {
+                Some(Raw::ROFS.raw_os_error())
+            }
+            Inner::UpperInUse { errno, .. } => Some(errno.0),
+            Inner::Unsupported { errno, .. } => errno.map(|errno| errno.0),
+            _ => None,
         }
     }
 
@@ -166,6 +179,94 @@ pub(crate) enum Inner {
         Shown(path)
     )]
     NoUserXattrs { path: PathBuf, errno: Errno },
+    #[error(
+        "upperdir {}: its filesystem lists files without their type (d_type), which overlayfs needs",
+        Shown(path)
+    )]
+    NoFileTypes { path: PathBuf },
+    #[error(
+        "{feature} of {}: this kernel does not have it (Linux {since}){}",
+        Shown(path),
+        Because(errno)
+    )]
+    Unsupported {
+        feature: &'static str,
+        path: PathBuf,
+        since: &'static str,
+        errno: Option<Errno>,
+    },
+    #[error(
+        "mount {} with {option}={value}: the kernel took it, but it is not in force",
+        Shown(path)
+    )]
+    Dropped {
+        option: &'static str,
+        value: &'static str,
+        path: PathBuf,
+    },
+    #[error(
+        "upperdir {}: {errno} (it or its workdir is in use by another overlay)",
+        Shown(upper)
+    )]
+    UpperInUse { upper: PathBuf, errno: Errno },
+    #[error(
+        "upperdir {} was of a volatile mount, and may not be on the disk: throw it away, or if the machine was not restarted since, sync it by Overlay::clean_volatile (workdir {})",
+        Shown(upper),
+        Shown(work)
+    )]
+    Unsynced { upper: PathBuf, work: PathBuf },
+    #[error(
+        "upperdir {} and workdir {} must not be inside each other",
+        Shown(upper),
+        Shown(work)
+    )]
+    NestedWork { upper: PathBuf, work: PathBuf },
+    #[error("upperdir {}: its filesystem is mounted read-only", Shown(path))]
+    ReadOnlyUpper { path: PathBuf },
+    #[error(
+        "{what} {} and layer {} must not be inside each other",
+        Shown(path),
+        Shown(layer)
+    )]
+    Overlapping {
+        what: &'static str,
+        path: PathBuf,
+        layer: PathBuf,
+    },
+    #[error("read back {}: it is not in the mount table", Shown(path))]
+    NotInTable { path: PathBuf },
+    #[error(
+        "mount {}: {asked} layers were given, but {mounted} mounted",
+        Shown(path)
+    )]
+    LayersLost {
+        path: PathBuf,
+        asked: usize,
+        mounted: usize,
+    },
+    #[error("copy layers to {}: the directory is not empty", Shown(path))]
+    NotEmpty { path: PathBuf },
+    #[error(
+        "copy {} of layer {}: its {mark} names another place",
+        Shown(path),
+        Shown(layer)
+    )]
+    RedirectedLayer {
+        path: PathBuf,
+        layer: PathBuf,
+        mark: &'static str,
+    },
+}
+
+/// An errno at the end of a line, if there is one.
+struct Because<'a>(&'a Option<Errno>);
+
+impl fmt::Display for Because<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0
+            .as_ref()
+            .map_or(Ok(()), |errno| write!(f, ": {errno}"))
+    }
 }
 
 /// A path on one line, whatever bytes it has.
