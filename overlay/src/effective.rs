@@ -135,6 +135,13 @@ fn parse(mount: &str, filesystem: &str, configured: &Configured) -> Effective {
     let has = |flag: &str| filesystem.split(',').any(|option| option == flag);
     let (layers, data_layers) = layers(filesystem);
     let upper = value(filesystem, "upperdir").is_some();
+    let metacopy = word(filesystem, "metacopy").unwrap_or(configured.metacopy);
+    let redirect_dir = match word(filesystem, "redirect_dir") {
+        Some(mode) => mode,
+        // Before 6.5 what follows from metacopy is not shown.
+        None if metacopy == Switch::On && upper => RedirectDir::On,
+        None => configured.redirect_dir,
+    };
     Effective {
         layers,
         data_layers,
@@ -142,8 +149,8 @@ fn parse(mount: &str, filesystem: &str, configured: &Configured) -> Effective {
         read_only: has("ro") || mount.split(',').any(|option| option == "ro"),
         userxattr: has("userxattr"),
         volatile: has("volatile") || has("fsync=volatile"),
-        metacopy: word(filesystem, "metacopy").unwrap_or(configured.metacopy),
-        redirect_dir: word(filesystem, "redirect_dir").unwrap_or(configured.redirect_dir),
+        metacopy,
+        redirect_dir,
         // Without an upper there is nothing to index.
         index: word(filesystem, "index").unwrap_or(match upper {
             true => configured.index,

@@ -57,8 +57,9 @@ impl Error {
             | Inner::SplitUpper { .. }
             | Inner::NestedWork { .. }
             | Inner::ReadOnlyUpper { .. }
-            | Inner::NotEmpty { .. }
+            | Inner::NoOverlay
             | Inner::Overlapping { .. } => ErrorKind::InvalidInput,
+            Inner::NotEmpty { .. } => ErrorKind::AlreadyExists,
             Inner::UpperInUse { .. } => ErrorKind::Busy,
             Inner::Unsynced { .. } => ErrorKind::Unsynced,
             Inner::NotInTable { .. } | Inner::LayersLost { .. } => ErrorKind::Malformed,
@@ -99,6 +100,29 @@ impl Error {
     /// Whether the step `op` failed with a bare errno.
     pub(crate) fn is_of(&self, step: &str) -> bool {
         matches!(&*self.0, Inner::Sys { op, .. } if *op == step)
+    }
+
+    /// Whether it is the kernel that cannot, or may not, stack these directories: a copy can take the place of the overlay.
+    pub(crate) fn is_of_overlayfs(&self) -> bool {
+        const STEPS: [&str; 6] = [
+            "mount",
+            "fsopen",
+            "lowerdir+",
+            "upperdir",
+            "workdir",
+            "fsmount",
+        ];
+        match &*self.0 {
+            Inner::TooManyLayers { .. } | Inner::CameUpReadOnly { .. } => true,
+            Inner::UnclonableLayer { .. } | Inner::Dropped { .. } => false,
+            Inner::Sys { op, .. } | Inner::Refused { op, .. } if STEPS.contains(op) => {
+                self.kind() != ErrorKind::Busy
+            }
+            _ => matches!(
+                self.kind(),
+                ErrorKind::Unsupported | ErrorKind::PermissionDenied
+            ),
+        }
     }
 
     /// The same with a reason, where the kernel gave none.
@@ -244,6 +268,8 @@ pub(crate) enum Inner {
         asked: usize,
         mounted: usize,
     },
+    #[error("read back a copy of layers: it is no overlay")]
+    NoOverlay,
     #[error("copy layers to {}: the directory is not empty", Shown(path))]
     NotEmpty { path: PathBuf },
     #[error(

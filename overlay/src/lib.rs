@@ -59,6 +59,8 @@ mod directory;
 mod effective;
 mod elsewhere;
 mod error;
+mod fallback;
+mod flatten;
 mod idmap;
 mod lock;
 mod marks;
@@ -74,6 +76,7 @@ mod volatile;
 
 pub use effective::Effective;
 pub use error::{Error, ErrorKind, Result};
+pub use flatten::{Flatten, Flattened, flatten};
 pub use lock::UpperLock;
 pub use marks::Marks;
 pub use mount::{Applied, MountedOverlay, OverlayMount};

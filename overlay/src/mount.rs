@@ -11,7 +11,7 @@ use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount, unmount};
 
 use crate::directory;
 use crate::effective::Effective;
-use crate::error::{Error, Result};
+use crate::error::{Error, Inner, Result};
 use crate::lock::UpperLock;
 
 /// A mounted overlay that is attached to no directory. The fd is its root directory: `openat` and the like work from
@@ -84,6 +84,7 @@ impl OverlayMount {
     pub fn effective(&self) -> Result<Effective> {
         match &self.effective {
             Some(effective) => Ok(effective.clone()),
+            None if self.applied == Applied::Copied => Err(Inner::NoOverlay.into()),
             None => Effective::of(self.fd.as_fd(), Path::new("overlay")),
         }
     }
@@ -165,7 +166,7 @@ impl MountedOverlay {
     pub fn effective(&self) -> Result<Effective> {
         match &self.mount {
             Some(mount) => Effective::of_attached(mount.fd.as_fd(), &self.target),
-            None => Err(crate::error::Inner::NotInTable {
+            None => Err(Inner::NotInTable {
                 path: self.target.clone(),
             }
             .into()),

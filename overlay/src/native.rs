@@ -160,7 +160,7 @@ fn create(context: Context, overlay: &Overlay) -> Result<OwnedFd, Refusal> {
     context.mount(attributes(overlay.attributes(), overlay.is_read_only()))
 }
 
-fn attributes(asked: Attributes, read_only: bool) -> MountAttrFlags {
+pub(crate) fn attributes(asked: Attributes, read_only: bool) -> MountAttrFlags {
     [
         (read_only, MountAttrFlags::MOUNT_ATTR_RDONLY),
         (asked.nosuid, MountAttrFlags::MOUNT_ATTR_NOSUID),

@@ -14,7 +14,7 @@ use crate::mount::{Made, MountedOverlay, OverlayMount};
 use crate::options::{Attributes, Fsync, Options, RedirectDir, Switch, Verity, Xino};
 use crate::support::Support;
 use crate::upper::{Directories, Upper};
-use crate::{classic, directory, native, volatile};
+use crate::{classic, directory, fallback, native, volatile};
 
 /// The most layers overlayfs stacks: `OVL_MAX_STACK` of the kernel. An upper does not count.
 pub(crate) const MAX_LAYERS: usize = 500;
@@ -35,6 +35,7 @@ pub struct Overlay {
     read_only: bool,
     options: Options,
     attributes: Attributes,
+    copy: Option<PathBuf>,
     /// Nothing but empty layers, so many of them only for data, to see what the kernel takes.
     trial: Option<usize>,
 }
@@ -54,6 +55,7 @@ impl Overlay {
             read_only: false,
             options: Options::default(),
             attributes: Attributes::default(),
+            copy: None,
             trial: None,
         }
     }
@@ -190,6 +192,19 @@ impl Overlay {
         self
     }
 
+    /// Where the kernel refuses the overlay, because it has no overlayfs, may not be asked, lacks an option, or cannot stack
+    /// such filesystems or so many layers, the layers are copied into `directory` as [`flatten`](crate::flatten) does, and that is
+    /// mounted instead: [`OverlayMount::applied`] then is [`Applied::Copied`](crate::Applied::Copied). Without the right to mount
+    /// anything, the fd is that of the directory, and cannot be attached.
+    ///
+    /// The directory must be empty or not be there, each time. It stays, with what is written, for the caller to remove: an
+    /// upperdir is copied as the top layer and left as it is, and the size of a scratch upper is no limit. An error of the
+    /// layers themselves, or an upper in use, is an error as always; idmapped and data-only layers cannot be copied.
+    pub fn copy_fallback(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.copy = Some(directory.into());
+        self
+    }
+
     /// Writes go to the directory `upper`, and stay there. `work` must be an otherwise unused directory on the same
     /// mount: overlayfs makes, and at each mount empties, `work/work`.
     pub fn upperdir(mut self, upper: impl Into<PathBuf>, work: impl Into<PathBuf>) -> Self {
@@ -236,7 +251,10 @@ impl Overlay {
     /// without overlayfs or without an option that was asked for, or one that took the option but does not do it. `Os`: anything
     /// else, and `EROFS` where it was to be writable but the kernel could not use the workdir.
     pub fn detached(&self) -> Result<OverlayMount> {
-        self.mounted_by(native::mount)
+        match (self.mounted_by(native::mount), &self.copy) {
+            (Err(refused), Some(directory)) => fallback::copy(self, directory, refused),
+            (done, _) => done,
+        }
     }
 
     /// Mounts it at the directory `target`, as by move_mount(2). It propagates as the mount that `target` is on says.
@@ -255,6 +273,10 @@ impl Overlay {
 
     pub(crate) fn attributes(&self) -> Attributes {
         self.attributes
+    }
+
+    pub(crate) fn has_idmaps(&self) -> bool {
+        !self.idmaps.is_empty()
     }
 
     pub(crate) fn is_trial(&self) -> bool {
