@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno as Raw;
 
+use crate::diff::Problem;
 use crate::overlay::MAX_LAYERS;
 
 /// The result of this crate's calls.
@@ -44,7 +45,8 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match &*self.0 {
             Inner::NoUserXattrs { .. } => ErrorKind::Unsupported,
-            Inner::NoLayers
+            Inner::NoDigest { .. }
+            | Inner::NoLayers
             | Inner::TooManyLayers { .. }
             | Inner::ScratchSize
             | Inner::OptionsTooLong { .. }
@@ -52,6 +54,7 @@ impl Error {
             Inner::UnclonableLayer { .. } => ErrorKind::PermissionDenied,
             Inner::Sys { errno, .. } | Inner::Refused { errno, .. } => errno.kind(),
             Inner::CameUpReadOnly { .. } => ErrorKind::Os,
+            Inner::Diff(problem) => problem.kind(),
         }
     }
 
@@ -68,6 +71,8 @@ impl Error {
             | Inner::TooManyLayers { .. }
             | Inner::ScratchSize
             | Inner::OptionsTooLong { .. }
+            | Inner::NoDigest { .. }
+            | Inner::Diff(_)
             | Inner::SplitUpper { .. } => None,
         }
     }
@@ -99,6 +104,12 @@ impl Error {
             }),
             inner => Error::from(inner),
         }
+    }
+}
+
+impl From<Problem> for Error {
+    fn from(problem: Problem) -> Self {
+        Inner::Diff(problem).into()
     }
 }
 
@@ -166,10 +177,14 @@ pub(crate) enum Inner {
         Shown(path)
     )]
     NoUserXattrs { path: PathBuf, errno: Errno },
+    #[error("{text:?} is no digest: sha256: and 64 lower-case hexadecimal digits")]
+    NoDigest { text: String },
+    #[error(transparent)]
+    Diff(#[from] Problem),
 }
 
 /// A path on one line, whatever bytes it has.
-struct Shown<'a>(&'a Path);
+pub(crate) struct Shown<'a>(pub(crate) &'a Path);
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
