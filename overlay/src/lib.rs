@@ -68,8 +68,8 @@ mod sys;
 mod upper;
 
 pub use diff::{
-    Change, ChangeKind, Changes, Committed, Diff, FileKind, IdRange, Metadata, Skipped,
-    SkippedWhat, Usage, Written,
+    Change, ChangeKind, Changes, Committed, Diff, FileKind, IdRange, Metadata, Omitted,
+    OmittedPart, Usage, Written,
 };
 pub use digest::Digest;
 pub use error::{Error, ErrorKind, Result};

@@ -19,7 +19,7 @@ use super::lowers::{DIRECTORY, Directory};
 use super::metadata::{FileKind, Metadata};
 use super::options::Diff;
 use super::walk::{Entry, Standing, Step, Walk};
-use super::write::{Links, Skipped, SkippedWhat};
+use super::write::{Links, Omitted, OmittedPart};
 use super::xattrs::{self, Opened, Xattrs};
 use crate::beneath;
 use crate::error::{Error, Result};
@@ -41,7 +41,7 @@ pub struct Committed {
     /// What it takes, its root not counted.
     pub usage: Usage,
     /// What a layer cannot hold.
-    pub skipped: Vec<Skipped>,
+    pub skipped: Vec<Omitted>,
 }
 
 pub(super) fn copy(diff: &Diff, target: &Path) -> Result<Committed> {
@@ -242,8 +242,8 @@ impl Commit {
     fn file(&mut self, entry: &Entry) -> Result<()> {
         if entry.metadata.kind == FileKind::Socket {
             let path = self.walk.path().to_owned();
-            let what = SkippedWhat::Socket;
-            self.done.skipped.push(Skipped { path, what });
+            let what = OmittedPart::Socket;
+            self.done.skipped.push(Omitted { path, what });
             return Ok(());
         }
         let path = self.walk.path().as_os_str().as_bytes().to_vec();

@@ -18,6 +18,6 @@ pub use commit::{Committed, Usage};
 pub use ids::IdRange;
 pub use metadata::{FileKind, Metadata};
 pub use options::Diff;
-pub use write::{Skipped, SkippedWhat, Written};
+pub use write::{Omitted, OmittedPart, Written};
 
 pub(crate) use problem::Problem;

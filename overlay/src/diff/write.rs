@@ -21,7 +21,7 @@ use crate::digest::{Digest, Hashing};
 use crate::error::{Error, Result};
 
 /// The most that is told of what was left out.
-const MOST_SKIPPED: usize = 1000;
+const MOST_OMITTED: usize = 1000;
 
 /// A layer that was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,23 +38,23 @@ pub struct Written {
     /// Entries of the tar.
     pub entries: u64,
     /// What a layer cannot hold, at most the first 1000.
-    pub skipped: Vec<Skipped>,
+    pub skipped: Vec<Omitted>,
 }
 
 /// Something that was left out of a layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Skipped {
+pub struct Omitted {
     /// What it was on, below the root.
     pub path: PathBuf,
     /// What it was.
-    pub what: SkippedWhat,
+    pub what: OmittedPart,
 }
 
 /// What was left out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum SkippedWhat {
+pub enum OmittedPart {
     /// The file itself: a socket is of use only to the process that made it.
     Socket,
     /// An xattr: its name holds a `=`, which no tar can; or it is an access list while ids are mapped.
@@ -120,7 +120,7 @@ struct Tar<'a, W: Write> {
     /// The first names of files that have others.
     links: Links,
     entries: u64,
-    skipped: Vec<Skipped>,
+    skipped: Vec<Omitted>,
 }
 
 struct Pending {
@@ -156,7 +156,7 @@ impl<'a, W: Write> Tar<'a, W> {
         tar::write_end(&mut self.out).map_err(|error| failed_to_write(Path::new("tar"), error))
     }
 
-    fn finish(self) -> Result<(W, u64, Vec<Skipped>)> {
+    fn finish(self) -> Result<(W, u64, Vec<Omitted>)> {
         let out = self
             .out
             .into_inner()
@@ -246,7 +246,7 @@ impl<'a, W: Write> Tar<'a, W> {
     fn file(&mut self, entry: &Entry) -> Result<()> {
         self.check_name(entry)?;
         if entry.metadata.kind == FileKind::Socket {
-            self.skip(SkippedWhat::Socket);
+            self.skip(OmittedPart::Socket);
             return Ok(());
         }
         self.write_pending()?;
@@ -359,7 +359,7 @@ impl<'a, W: Write> Tar<'a, W> {
             .collect();
         for name in refused {
             xattrs.remove(&name);
-            self.skip(SkippedWhat::Xattr(name));
+            self.skip(OmittedPart::Xattr(name));
         }
         if let Some(capability) = xattrs.get_mut(b"security.capability".as_slice()) {
             forget_namespace(capability);
@@ -367,10 +367,10 @@ impl<'a, W: Write> Tar<'a, W> {
         xattrs
     }
 
-    fn skip(&mut self, what: SkippedWhat) {
-        if self.skipped.len() < MOST_SKIPPED {
+    fn skip(&mut self, what: OmittedPart) {
+        if self.skipped.len() < MOST_OMITTED {
             let path = self.walk.path().to_owned();
-            self.skipped.push(Skipped { path, what });
+            self.skipped.push(Omitted { path, what });
         }
     }
 }

@@ -4,10 +4,11 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
-use cofferdam_overlay::{ChangeKind, Diff, FileKind};
+use cofferdam_overlay::{ChangeKind, Diff, ErrorKind, FileKind, Marks, Overlay};
+use cofferdam_testkit::{Need, as_root_of_a_user_namespace, have};
 use rustix::fs::{XattrFlags, setxattr};
 
-use crate::world::{in_world, write};
+use crate::world::{in_world, in_world_of, root_of, write};
 
 #[test]
 fn nothing_written_is_no_change() {
@@ -242,7 +243,7 @@ fn uppers_of_redirect_dir_and_metacopy_are_refused_by_name() {
                 .changes()
                 .and_then(Iterator::collect::<Result<Vec<_>, _>>);
             let error = error.unwrap_err();
-            assert_eq!(error.kind(), cofferdam_overlay::ErrorKind::Unsupported);
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
             rustix::fs::removexattr(&path, mark).unwrap();
             error.to_string()
         };
@@ -261,6 +262,57 @@ fn uppers_of_redirect_dir_and_metacopy_are_refused_by_name() {
             error.starts_with("diff d/f: trusted.overlay.metacopy"),
             "{error}"
         );
+    });
+}
+
+/// Runs the rootless half as root of a user namespace with one id.
+#[test]
+fn marks_of_a_user_namespace_are_found_there() {
+    use std::{env, process::Command};
+
+    if !have(&[Need::Namespaces, Need::Filesystem("overlay")]) {
+        return;
+    }
+    let mut child = Command::new(env::current_exe().unwrap());
+    child
+        .args(["--exact", "changes::rootless", "--nocapture"])
+        .env("COFFERDAM_ROOTLESS", "1");
+    let output = as_root_of_a_user_namespace(&mut child).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && text.contains("1 passed"),
+        "{output:?}"
+    );
+}
+
+#[test]
+fn rootless() {
+    if std::env::var_os("COFFERDAM_ROOTLESS").is_none() {
+        return;
+    }
+    in_world_of(1, |world| {
+        let lower = &world.lowers[0];
+        write(lower.join("d/old"), "");
+        write(lower.join("gone"), "");
+        if setxattr(lower, "user.test", b"", XattrFlags::empty()).is_err() {
+            return; // A tmpfs before Linux 6.6.
+        }
+        world.change(|root| {
+            fs::remove_dir_all(root.join("d")).unwrap();
+            write(root.join("d/new"), "");
+            fs::remove_file(root.join("gone")).unwrap();
+        });
+        // The xattr on the layer is not on the upper.
+        assert_eq!(world.changes(), ["M ", "M! d", "A d/new", "D gone"]);
+        let layer = world.base.join("layer");
+        fs::create_dir(&layer).unwrap();
+        world.diff().commit(&layer).unwrap();
+        let mount = Overlay::builder([&layer, lower]).detached().unwrap();
+        let merged = root_of(&mount);
+        assert!(merged.join("d/new").exists() && !merged.join("d/old").exists());
+        assert!(!merged.join("gone").exists());
+        let error = world.diff().marks(Marks::Trusted).changes().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied);
     });
 }
 

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
-use cofferdam_overlay::{Digest, ErrorKind, IdRange, SkippedWhat};
+use cofferdam_overlay::{Digest, ErrorKind, IdRange, OmittedPart};
 use cofferdam_testkit::{Need, have};
 use rustix::fs::{CWD, FileType, Mode, XattrFlags, lsetxattr, makedev, mknodat, setxattr};
 
@@ -245,8 +245,8 @@ fn sockets_are_left_out_and_told() {
         assert_eq!(
             what,
             [
-                &SkippedWhat::Xattr(b"user.a=b".to_vec()),
-                &SkippedWhat::Socket
+                &OmittedPart::Xattr(b"user.a=b".to_vec()),
+                &OmittedPart::Socket
             ]
         );
         assert_eq!(written.skipped[1].path, Path::new("socket"));

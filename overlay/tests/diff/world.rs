@@ -13,6 +13,11 @@ pub(crate) fn in_world(layers: usize, work: impl FnOnce(&World) + Send) {
     if !have(&[Need::Root, Need::Filesystem("overlay")]) {
         return;
     }
+    in_world_of(layers, work);
+}
+
+/// The same, whatever the machine can do.
+pub(crate) fn in_world_of(layers: usize, work: impl FnOnce(&World) + Send) {
     in_mount_namespace(|| {
         let world = std::env::temp_dir();
         mount("tmpfs", &world, "tmpfs", MountFlags::empty(), c"size=512m").unwrap();
