@@ -8,6 +8,7 @@
     reason = "a bench prints its figures and stops where it cannot measure"
 )]
 
+mod diff;
 mod mount;
 
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ use rustix::mount::MountFlags;
 fn main() {
     let quick = std::env::args().any(|argument| argument == "--quick");
     mount::rows(quick);
+    diff::rows(quick);
 }
 
 /// Runs `work` with an empty tmpfs of at most `size`, as tmpfs spells it, in a mount namespace that ends with it.

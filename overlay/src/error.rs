@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno as Raw;
 
+use crate::diff::Problem;
 use crate::overlay::MAX_LAYERS;
 
 /// The result of this crate's calls.
@@ -50,7 +51,8 @@ impl Error {
             | Inner::Unsupported { .. }
             | Inner::Dropped { .. }
             | Inner::RedirectedLayer { .. } => ErrorKind::Unsupported,
-            Inner::NoLayers
+            Inner::NoDigest { .. }
+            | Inner::NoLayers
             | Inner::TooManyLayers { .. }
             | Inner::ScratchSize
             | Inner::OptionsTooLong { .. }
@@ -66,6 +68,7 @@ impl Error {
             Inner::UnclonableLayer { .. } => ErrorKind::PermissionDenied,
             Inner::Sys { errno, .. } | Inner::Refused { errno, .. } => errno.kind(),
             Inner::CameUpReadOnly { .. } => ErrorKind::Os,
+            Inner::Diff(problem) => problem.kind(),
         }
     }
 
@@ -136,6 +139,12 @@ impl Error {
             }),
             inner => Error::from(inner),
         }
+    }
+}
+
+impl From<Problem> for Error {
+    fn from(problem: Problem) -> Self {
+        Inner::Diff(problem).into()
     }
 }
 
@@ -282,6 +291,10 @@ pub(crate) enum Inner {
         layer: PathBuf,
         mark: &'static str,
     },
+    #[error("{text:?} is no digest: sha256: and 64 lower-case hexadecimal digits")]
+    NoDigest { text: String },
+    #[error(transparent)]
+    Diff(#[from] Problem),
 }
 
 /// An errno at the end of a line, if there is one.
@@ -296,7 +309,7 @@ impl fmt::Display for Because<'_> {
 }
 
 /// A path on one line, whatever bytes it has.
-struct Shown<'a>(&'a Path);
+pub(crate) struct Shown<'a>(pub(crate) &'a Path);
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -55,6 +55,8 @@
 mod beneath;
 mod classic;
 mod context;
+mod diff;
+mod digest;
 mod directory;
 mod effective;
 mod elsewhere;
@@ -74,6 +76,11 @@ mod sys;
 mod upper;
 mod volatile;
 
+pub use diff::{
+    Change, ChangeKind, Changes, Committed, Diff, FileKind, IdRange, Metadata, Omitted,
+    OmittedPart, Usage, Written,
+};
+pub use digest::Digest;
 pub use effective::Effective;
 pub use error::{Error, ErrorKind, Result};
 pub use flatten::{Flatten, Flattened, flatten};
