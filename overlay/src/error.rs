@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno as Raw;
 
+use crate::apply::Failure;
 use crate::overlay::MAX_LAYERS;
 
 /// The result of this crate's calls.
@@ -32,8 +33,14 @@ pub enum ErrorKind {
     Busy,
     /// What was asked for cannot be mounted.
     InvalidInput,
-    /// The kernel's answer could not be read.
+    /// The kernel's answer, or a layer, could not be read.
     Malformed,
+    /// A layer reaches outside of its directory.
+    UnsafePath,
+    /// A layer is more than its [`Limits`](crate::Limits).
+    LimitExceeded,
+    /// A layer is not the one that was expected.
+    DigestMismatch,
     /// Any other errno: see [`Error::raw_os_error`].
     Os,
 }
@@ -43,8 +50,10 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match &*self.0 {
+            Inner::Apply(failure) => failure.kind(),
             Inner::NoUserXattrs { .. } => ErrorKind::Unsupported,
-            Inner::NoLayers
+            Inner::NoDigest { .. }
+            | Inner::NoLayers
             | Inner::TooManyLayers { .. }
             | Inner::ScratchSize
             | Inner::OptionsTooLong { .. }
@@ -63,8 +72,10 @@ impl Error {
             | Inner::Refused { errno, .. }
             | Inner::UnclonableLayer { errno, .. }
             | Inner::NoUserXattrs { errno, .. } => Some(errno.0),
+            Inner::Apply(failure) => failure.raw_os_error(),
             Inner::CameUpReadOnly { .. } => Some(Raw::ROFS.raw_os_error()),
-            Inner::NoLayers
+            Inner::NoDigest { .. }
+            | Inner::NoLayers
             | Inner::TooManyLayers { .. }
             | Inner::ScratchSize
             | Inner::OptionsTooLong { .. }
@@ -124,6 +135,10 @@ impl From<Error> for io::Error {
 /// What the public [`Error`] holds.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Inner {
+    #[error(transparent)]
+    Apply(Failure),
+    #[error("{text:?} is no digest: sha256: and 64 lower-case hexadecimal digits")]
+    NoDigest { text: String },
     #[error("{op} {}: {errno}", Shown(path))]
     Sys {
         op: &'static str,
@@ -169,7 +184,7 @@ pub(crate) enum Inner {
 }
 
 /// A path on one line, whatever bytes it has.
-struct Shown<'a>(&'a Path);
+pub(crate) struct Shown<'a>(pub(crate) &'a Path);
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

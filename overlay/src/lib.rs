@@ -52,10 +52,14 @@
 //! of a killed process it stays until unmounted, or until its mount namespace ends.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod apply;
+mod beneath;
 mod classic;
 mod context;
+mod digest;
 mod directory;
 mod error;
+mod marks;
 mod mount;
 mod native;
 mod overlay;
@@ -63,7 +67,13 @@ mod scratch;
 mod sys;
 mod upper;
 
+pub use apply::{
+    AppliedLayer, Apply, Compression, Devices, Durability, Limits, Progress, RawWhiteouts,
+    SkippedEntry, SkippedPart, Unmapped,
+};
+pub use digest::Digest;
 pub use error::{Error, ErrorKind, Result};
+pub use marks::Marks;
 pub use mount::{Applied, MountedOverlay, OverlayMount};
 pub use overlay::Overlay;
 
