@@ -4,20 +4,22 @@
 //! namespace of its own, works in `/proc/thread-self/fd`, where the name of each opened directory is a number, and hands
 //! out a detached copy of the mount. The namespace ends with the thread.
 
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::Path;
-use std::{io, panic, thread};
+use std::path::{Path, PathBuf};
 
-use rustix::mount::{
-    MountPropagationFlags, OpenTreeFlags, UnmountFlags, mount_change, open_tree, unmount,
-};
+use rustix::io::Errno;
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, open_tree, unmount};
 use sys_mount::{Mount, MountFlags};
 
 use crate::directory::MOUNT;
+use crate::effective::Effective;
 use crate::error::{Error, Inner, Result};
+use crate::mount::{Applied, Made};
+use crate::options::Asked;
 use crate::overlay::Overlay;
 use crate::upper::{Directories, Upper};
-use crate::{directory, scratch, sys};
+use crate::{directory, elsewhere, idmap, lock, scratch};
 
 /// What mount(2) reads of its options: more is cut off without an error.
 const PAGE: usize = 4095;
@@ -25,61 +27,81 @@ const PAGE: usize = 4095;
 const TARGET: &str = "merged";
 /// The layer below a single one, there too.
 const EMPTY: &str = "empty";
+/// Upper, workdir and target of the overlay that tells whether an upper is in use.
+const TRIAL: [&str; 3] = ["trial-upper", "trial-work", "trial"];
 
-pub(crate) fn mount(overlay: &Overlay) -> Result<OwnedFd> {
-    thread::scope(|scope| {
-        thread::Builder::new()
-            .name("overlay-mount".to_owned())
-            .spawn_scoped(scope, || in_namespace_of_its_own(overlay))
-            .map_err(Error::sys("spawn a thread for", &overlay.name()))?
-            .join()
-            .unwrap_or_else(|payload| panic::resume_unwind(payload))
-    })
-    .map_err(|refused| directory::diagnose(overlay, refused))
+pub(crate) fn mount(overlay: &Overlay) -> Result<Made> {
+    elsewhere::run(&overlay.name(), || in_namespace_of_its_own(overlay))
+        .map_err(|refused| directory::diagnose(overlay, refused))
 }
 
-fn in_namespace_of_its_own(overlay: &Overlay) -> Result<OwnedFd> {
-    leave_mount_namespace()?;
+fn in_namespace_of_its_own(overlay: &Overlay) -> Result<Made> {
     // Opened here, since overlayfs takes directories of this namespace's mounts only, and all of them before something is
     // mounted over `/`: a path that climbs to it would end there.
-    let mut layers = overlay
-        .layers()
-        .iter()
-        .map(|path| directory::open_as("open layer", path))
-        .collect::<Result<Vec<_>>>()?;
+    let mut layers = open_all("open layer", overlay.layers())?;
+    let mut data = open_all("open data layer", overlay.data())?;
     let named = match overlay.upper() {
         Some(Upper::Directories { upper, work }) => Some(Directories::open(upper, work)?),
         _ => None,
     };
     let tmpfs = ScratchMount::make(overlay.upper())?;
+    tmpfs.idmap(overlay, &mut layers)?;
+    let (below, among_data) = overlay.empty_layers();
+    for n in 0..below + among_data {
+        let name = format!("{EMPTY}{n}");
+        scratch::make(&tmpfs.root, &name)?;
+        let to = if n < below { &mut layers } else { &mut data };
+        to.push(scratch::open(&tmpfs.root, &name)?);
+    }
     let upper = match (overlay.upper(), layers.first()) {
         (Some(Upper::Scratch { .. }), Some(top)) => {
             Some(scratch::populate(tmpfs.root.as_fd(), top.as_fd())?)
         }
         _ => named,
     };
-    if overlay.needs_an_empty_layer() {
-        scratch::make(&tmpfs.root, EMPTY)?;
-        layers.push(scratch::open(&tmpfs.root, EMPTY)?);
-    }
-    let userxattr = directory::in_user_namespace()?;
-    if let (Some(asked), Some(opened), true) = (overlay.upper(), &upper, userxattr) {
-        asked.check_user_xattrs(opened.upper.as_fd())?;
+    let userxattr = overlay.needs_userxattr()?;
+    let mut lock = None;
+    if let (Some(asked), Some(opened)) = (overlay.upper(), &upper) {
+        if userxattr {
+            asked.check_user_xattrs(opened.upper.as_fd())?;
+        }
+        lock = overlay.claim(opened)?;
+        tmpfs.ask_kernel(overlay, opened)?;
     }
     let options = Options {
         layers: &layers,
+        data: &data,
         upper: upper.as_ref(),
-        volatile: overlay.upper().is_some_and(Upper::is_scratch),
+        volatile: overlay.is_volatile(),
         userxattr,
+        asked: &overlay.options(userxattr).asked(),
     };
-    tmpfs.mount_overlay(overlay, &options.render()?)
+    let (fd, effective) = tmpfs.mount_overlay(overlay, &options.render()?)?;
+    let asked = (layers.len(), data.len(), upper.is_some());
+    check_layers(overlay, asked, &effective)?;
+    Ok(Made {
+        fd,
+        applied: Applied::Classic,
+        effective: Some(effective),
+        lock,
+    })
 }
 
-fn leave_mount_namespace() -> Result<()> {
-    let root = Path::new("/");
-    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-    sys::unshare_mounts().map_err(Error::sys("unshare the mounts of", root))?;
-    mount_change(root, private).map_err(Error::sys("make private", root))
+fn open_all(what: &'static str, layers: &[PathBuf]) -> Result<Vec<OwnedFd>> {
+    let open = |path: &PathBuf| directory::open_as(what, path);
+    layers.iter().map(open).collect()
+}
+
+/// What is longer than a page the kernel cuts off, and mounts the rest.
+fn check_layers(overlay: &Overlay, asked: (usize, usize, bool), found: &Effective) -> Result<()> {
+    if asked == (found.layers, found.data_layers, found.upper) {
+        return Ok(());
+    }
+    Err(Error::from(Inner::LayersLost {
+        path: overlay.name(),
+        asked: asked.0 + asked.1,
+        mounted: found.layers + found.data_layers,
+    }))
 }
 
 /// A tmpfs over the namespace's `/`: it holds the overlay's target, and a scratch upper or an empty layer.
@@ -103,32 +125,76 @@ impl ScratchMount {
         // The root directory of this thread stays the one below; `..` of it is what is mounted there.
         let root = directory::open_as("open the tmpfs over", Path::new("/.."))?;
         scratch::make(&root, TARGET)?;
+        let fds = Path::new("/proc/thread-self/fd");
+        rustix::process::chdir(fds).map_err(Error::sys("chdir", fds))?;
         Ok(ScratchMount { root })
     }
 
     /// Mounts it on the target and makes the detached copy. The original is taken away at once: the namespace ends
     /// some time after the thread was joined, and would hold an upper in use until then.
-    fn mount_overlay(&self, overlay: &Overlay, options: &str) -> Result<OwnedFd> {
+    fn mount_overlay(&self, overlay: &Overlay, options: &str) -> Result<(OwnedFd, Effective)> {
         let name = overlay.name();
-        let fds = Path::new("/proc/thread-self/fd");
         let target = scratch::open(&self.root, TARGET)?;
-        rustix::process::chdir(fds).map_err(Error::sys("chdir", fds))?;
-        mount_on(target.as_fd(), overlay.is_read_only(), options)
-            .map_err(Error::sys(MOUNT, &name))?;
+        mount_on(target.as_fd(), flags(overlay), options).map_err(Error::sys(MOUNT, &name))?;
+        let mounted = scratch::open(&self.root, TARGET)?;
+        let effective = Effective::of_attached(mounted.as_fd(), &name)?;
+        drop(mounted);
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
         let copy = open_tree(&self.root, TARGET, flags).map_err(Error::sys("open_tree", &name))?;
         let target = format!("{}/{TARGET}", self.root.as_raw_fd());
         unmount(target, UnmountFlags::DETACH).map_err(Error::sys("umount", &name))?;
-        Ok(copy)
+        Ok((copy, effective))
+    }
+
+    /// Puts a mount with other ids in the place of each layer that asks for it: attached, since overlayfs takes no other.
+    fn idmap(&self, overlay: &Overlay, layers: &mut [OwnedFd]) -> Result<()> {
+        let to = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        for (n, (path, layer)) in overlay.layers().iter().zip(layers).enumerate() {
+            let Some(namespace) = overlay.idmap_of(n) else {
+                continue;
+            };
+            let mapped = idmap::mapped(path, layer.as_fd(), namespace)?;
+            let name = format!("layer{n}");
+            scratch::make(&self.root, &name)?;
+            move_mount(&mapped, "", &self.root, &name, to)
+                .map_err(Error::sys("move_mount of layer", path))?;
+            *layer = scratch::open(&self.root, &name)?;
+        }
+        Ok(())
+    }
+
+    /// As [`lock::ask_kernel`], by mount(2).
+    fn ask_kernel(&self, overlay: &Overlay, opened: &Directories) -> Result<()> {
+        let Some(Upper::Directories { upper, .. }) = overlay.upper() else {
+            return Ok(());
+        };
+        if directory::in_user_namespace()? {
+            return Ok(());
+        }
+        for name in TRIAL {
+            scratch::make(&self.root, name)?;
+        }
+        let [own, work, target] = TRIAL.map(|name| scratch::open(&self.root, name));
+        let (own, work, target) = (own?, work?, target?);
+        let [lower, below, own, work] = [&opened.upper, &opened.work, &own, &work]
+            .map(|directory| directory.as_raw_fd().to_string());
+        let options =
+            format!("lowerdir={lower}:{below},upperdir={own},workdir={work},index=on,volatile");
+        let done = mount_on(target.as_fd(), MountFlags::empty(), &options);
+        match done {
+            Err(error) if error.raw_os_error() == Some(Errno::BUSY.raw_os_error()) => {
+                Err(lock::busy(upper, Errno::BUSY))
+            }
+            Err(_) => Ok(()),
+            Ok(()) => {
+                let target = format!("{}/{}", self.root.as_raw_fd(), TRIAL[2]);
+                unmount(target, UnmountFlags::DETACH).map_err(Error::sys("umount", upper))
+            }
+        }
     }
 }
 
-fn mount_on(target: BorrowedFd<'_>, read_only: bool, options: &str) -> io::Result<()> {
-    let flags = if read_only {
-        MountFlags::RDONLY
-    } else {
-        MountFlags::empty()
-    };
+fn mount_on(target: BorrowedFd<'_>, flags: MountFlags, options: &str) -> io::Result<()> {
     let target = target.as_raw_fd().to_string();
     Mount::builder()
         .fstype("overlay")
@@ -138,13 +204,29 @@ fn mount_on(target: BorrowedFd<'_>, read_only: bool, options: &str) -> io::Resul
         .map(|_mount| ())
 }
 
+fn flags(overlay: &Overlay) -> MountFlags {
+    let asked = overlay.attributes();
+    [
+        (overlay.is_read_only(), MountFlags::RDONLY),
+        (asked.nosuid, MountFlags::NOSUID),
+        (asked.nodev, MountFlags::NODEV),
+        (asked.noexec, MountFlags::NOEXEC),
+        (asked.noatime, MountFlags::NOATIME),
+    ]
+    .into_iter()
+    .filter_map(|(is_set, flag)| is_set.then_some(flag))
+    .collect()
+}
+
 /// The options of mount(2), with the numbers of fds for names.
 #[derive(Debug)]
 struct Options<'a, Fd> {
     layers: &'a [Fd],
+    data: &'a [Fd],
     upper: Option<&'a Directories>,
     volatile: bool,
     userxattr: bool,
+    asked: &'a [Asked],
 }
 
 impl<Fd: AsRawFd> Options<'_, Fd> {
@@ -155,6 +237,9 @@ impl<Fd: AsRawFd> Options<'_, Fd> {
             .map(|layer| layer.as_raw_fd().to_string())
             .collect();
         let mut options = format!("lowerdir={}", layers.join(":"));
+        for layer in self.data {
+            options += &format!("::{}", layer.as_raw_fd());
+        }
         if let Some(Directories { upper, work, .. }) = self.upper {
             let (upper, work) = (upper.as_raw_fd(), work.as_raw_fd());
             options += &format!(",upperdir={upper},workdir={work}");
@@ -164,6 +249,9 @@ impl<Fd: AsRawFd> Options<'_, Fd> {
         }
         if self.userxattr {
             options += ",userxattr";
+        }
+        for asked in self.asked {
+            options += &format!(",{}={}", asked.key, asked.value);
         }
         if options.len() > PAGE {
             let (length, limit) = (options.len(), PAGE);
@@ -181,9 +269,11 @@ mod tests {
     fn options(layers: &[i32]) -> Options<'_, i32> {
         Options {
             layers,
+            data: &[],
             upper: None,
             volatile: false,
             userxattr: false,
+            asked: &[],
         }
     }
 
@@ -196,6 +286,11 @@ mod tests {
             ..options(&[7])
         };
         assert_eq!(rootless.render().unwrap(), "lowerdir=7,volatile,userxattr");
+        let data = Options {
+            data: &[5, 6],
+            ..options(&[7, 3])
+        };
+        assert_eq!(data.render().unwrap(), "lowerdir=7:3::5::6");
     }
 
     #[test]

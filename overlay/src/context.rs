@@ -66,7 +66,7 @@ impl Context {
 }
 
 impl Refusal {
-    fn silent(op: &'static str, errno: Errno) -> Self {
+    pub(crate) fn silent(op: &'static str, errno: Errno) -> Self {
         Refusal {
             op,
             errno,
@@ -82,6 +82,13 @@ impl Refusal {
             Errno::INVAL => self.said.is_empty() || self.said.contains("Bad value for"),
             _ => false,
         }
+    }
+
+    /// Whether the key is not known, or not in this form.
+    pub(crate) fn is_unknown_key(&self) -> bool {
+        self.errno == Errno::OPNOTSUPP
+            || self.errno == Errno::INVAL
+                && (self.said.contains("nknown parameter") || self.said.contains("Bad value for"))
     }
 
     /// The error of doing it to `what`.

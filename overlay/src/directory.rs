@@ -4,16 +4,18 @@ use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, open, readlink, statx};
+use rustix::fs::{FsWord, Mode, OFlags, fstatfs, open, readlink};
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 
 use crate::error::{Error, Inner, Result};
 use crate::overlay::Overlay;
-use crate::upper::Upper;
+use crate::support::Support;
+use crate::upper::{Directories, Upper};
 
 /// What an error calls the step in which overlayfs looks at it all.
 pub(crate) const MOUNT: &str = "mount";
+const OVERLAYFS: FsWord = 0x794c_7630;
 
 /// Opens `path` with `O_PATH`; `what` says in the error what it was to be.
 pub(crate) fn open_as(what: &'static str, path: &Path) -> Result<OwnedFd> {
@@ -43,15 +45,19 @@ pub(crate) fn in_user_namespace() -> Result<bool> {
 /// A better error than `refused`, where it is that of mounting the overlay: what the kernel minds then, it tells its log
 /// only.
 pub(crate) fn diagnose(overlay: &Overlay, refused: Error) -> Error {
-    if !refused.is_of(MOUNT) {
+    if !refused.is_of(MOUNT) || overlay.is_trial() {
         return refused;
     }
     let reason = match refused.raw_os_error().map(Errno::from_raw_os_error) {
-        Some(Errno::LOOP) => "the same directory twice, or an upperdir or workdir inside another",
+        Some(Errno::LOOP) => match overlapping(overlay) {
+            Some(error) => return error,
+            None => "the same directory twice, or an upperdir or workdir inside another",
+        },
         Some(Errno::BUSY) => "the upperdir or workdir is in use by another overlay",
         Some(Errno::INVAL | Errno::PERM | Errno::XDEV) => {
-            return split_upper(overlay)
-                .or_else(|| unclonable_layer(overlay))
+            return unclonable_layer(overlay)
+                .or_else(|| unsupported(overlay))
+                .or_else(|| stacked_upper(overlay, &refused))
                 .unwrap_or_else(|| refused.because("the kernel's log tells why"));
         }
         _ => return refused,
@@ -59,20 +65,52 @@ pub(crate) fn diagnose(overlay: &Overlay, refused: Error) -> Error {
     refused.because(reason)
 }
 
-fn split_upper(overlay: &Overlay) -> Option<Error> {
+/// The first of an upperdir or workdir that is inside of a layer or the other way round.
+fn overlapping(overlay: &Overlay) -> Option<Error> {
     let Some(Upper::Directories { upper, work }) = overlay.upper() else {
         return None;
     };
-    let mount = |path: &Path| {
-        statx(CWD, path, AtFlags::empty(), StatxFlags::MNT_ID)
-            .ok()
-            .map(|found| (found.stx_dev_major, found.stx_dev_minor, found.stx_mnt_id))
+    overlay.layers().iter().find_map(|layer| {
+        let overlaps = |path: &Path| Directories::overlap(path, layer).unwrap_or(false);
+        let (what, path) = match (overlaps(upper), overlaps(work)) {
+            (true, _) => ("upperdir", upper.clone()),
+            (false, true) => ("workdir", work.clone()),
+            (false, false) => return None,
+        };
+        let layer = layer.clone();
+        Some(Inner::Overlapping { what, path, layer }.into())
+    })
+}
+
+/// The first of what was asked for that no overlay on this kernel can have.
+fn unsupported(overlay: &Overlay) -> Option<Error> {
+    let userxattr = overlay.needs_userxattr().ok()?;
+    let support = Support::probed();
+    let missing = |feature, since| {
+        let path = overlay.name();
+        Some(Error::from(Inner::Unsupported {
+            feature,
+            path,
+            since,
+            errno: None,
+        }))
     };
-    if mount(upper)? == mount(work)? {
-        return None;
+    if !overlay.data().is_empty() && !support.data_layers {
+        return missing("data-only layers", "6.5");
     }
-    let (upper, work) = (upper.clone(), work.clone());
-    Some(Inner::SplitUpper { upper, work }.into())
+    let options = overlay.options(userxattr).asked();
+    let lacking = options.iter().find(|asked| !support.has(asked.key))?;
+    missing(lacking.key, lacking.since)
+}
+
+fn stacked_upper(overlay: &Overlay, refused: &Error) -> Option<Error> {
+    let Some(Upper::Directories { upper, .. }) = overlay.upper() else {
+        return None;
+    };
+    let opened = open_as("open upperdir", upper).ok()?;
+    let errno = Errno::from_raw_os_error(refused.raw_os_error()?);
+    (fstatfs(&opened).ok()?.f_type == OVERLAYFS)
+        .then(|| Error::sys(MOUNT, upper)(errno).because("the upperdir is on an overlay itself"))
 }
 
 /// open_tree(2) and overlayfs refuse the same layers: with mounts below them that a user namespace may not uncover.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno as Raw;
 
 use crate::apply::Failure;
+use crate::diff::Problem;
 use crate::overlay::MAX_LAYERS;
 
 /// The result of this crate's calls.
@@ -33,6 +34,8 @@ pub enum ErrorKind {
     Busy,
     /// What was asked for cannot be mounted.
     InvalidInput,
+    /// The upper is of a volatile mount, and was not synced since: see [`Overlay::clean_volatile`](crate::Overlay::clean_volatile).
+    Unsynced,
     /// The kernel's answer, or a layer, could not be read.
     Malformed,
     /// A layer reaches outside of its directory.
@@ -51,16 +54,29 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match &*self.0 {
             Inner::Apply(failure) => failure.kind(),
-            Inner::NoUserXattrs { .. } => ErrorKind::Unsupported,
+            Inner::NoUserXattrs { .. }
+            | Inner::NoFileTypes { .. }
+            | Inner::Unsupported { .. }
+            | Inner::Dropped { .. }
+            | Inner::RedirectedLayer { .. } => ErrorKind::Unsupported,
             Inner::NoDigest { .. }
             | Inner::NoLayers
             | Inner::TooManyLayers { .. }
             | Inner::ScratchSize
             | Inner::OptionsTooLong { .. }
-            | Inner::SplitUpper { .. } => ErrorKind::InvalidInput,
+            | Inner::SplitUpper { .. }
+            | Inner::NestedWork { .. }
+            | Inner::ReadOnlyUpper { .. }
+            | Inner::NoOverlay
+            | Inner::Overlapping { .. } => ErrorKind::InvalidInput,
+            Inner::NotEmpty { .. } => ErrorKind::AlreadyExists,
+            Inner::UpperInUse { .. } => ErrorKind::Busy,
+            Inner::Unsynced { .. } => ErrorKind::Unsynced,
+            Inner::NotInTable { .. } | Inner::LayersLost { .. } => ErrorKind::Malformed,
             Inner::UnclonableLayer { .. } => ErrorKind::PermissionDenied,
             Inner::Sys { errno, .. } | Inner::Refused { errno, .. } => errno.kind(),
             Inner::CameUpReadOnly { .. } => ErrorKind::Os,
+            Inner::Diff(problem) => problem.kind(),
         }
     }
 
@@ -73,13 +89,12 @@ impl Error {
             | Inner::UnclonableLayer { errno, .. }
             | Inner::NoUserXattrs { errno, .. } => Some(errno.0),
             Inner::Apply(failure) => failure.raw_os_error(),
-            Inner::CameUpReadOnly { .. } => Some(Raw::ROFS.raw_os_error()),
-            Inner::NoDigest { .. }
-            | Inner::NoLayers
-            | Inner::TooManyLayers { .. }
-            | Inner::ScratchSize
-            | Inner::OptionsTooLong { .. }
-            | Inner::SplitUpper { .. } => None,
+            Inner::CameUpReadOnly { .. } | Inner::ReadOnlyUpper { .. } => {
+                Some(Raw::ROFS.raw_os_error())
+            }
+            Inner::UpperInUse { errno, .. } => Some(errno.0),
+            Inner::Unsupported { errno, .. } => errno.map(|errno| errno.0),
+            _ => None,
         }
     }
 
@@ -99,6 +114,29 @@ impl Error {
         matches!(&*self.0, Inner::Sys { op, .. } if *op == step)
     }
 
+    /// Whether it is the kernel that cannot, or may not, stack these directories: a copy can take the place of the overlay.
+    pub(crate) fn is_of_overlayfs(&self) -> bool {
+        const STEPS: [&str; 6] = [
+            "mount",
+            "fsopen",
+            "lowerdir+",
+            "upperdir",
+            "workdir",
+            "fsmount",
+        ];
+        match &*self.0 {
+            Inner::TooManyLayers { .. } | Inner::CameUpReadOnly { .. } => true,
+            Inner::UnclonableLayer { .. } | Inner::Dropped { .. } => false,
+            Inner::Sys { op, .. } | Inner::Refused { op, .. } if STEPS.contains(op) => {
+                self.kind() != ErrorKind::Busy
+            }
+            _ => matches!(
+                self.kind(),
+                ErrorKind::Unsupported | ErrorKind::PermissionDenied
+            ),
+        }
+    }
+
     /// The same with a reason, where the kernel gave none.
     pub(crate) fn because(self, reason: &str) -> Error {
         match *self.0 {
@@ -110,6 +148,12 @@ impl Error {
             }),
             inner => Error::from(inner),
         }
+    }
+}
+
+impl From<Problem> for Error {
+    fn from(problem: Problem) -> Self {
+        Inner::Diff(problem).into()
     }
 }
 
@@ -137,8 +181,6 @@ impl From<Error> for io::Error {
 pub(crate) enum Inner {
     #[error(transparent)]
     Apply(Failure),
-    #[error("{text:?} is no digest: sha256: and 64 lower-case hexadecimal digits")]
-    NoDigest { text: String },
     #[error("{op} {}: {errno}", Shown(path))]
     Sys {
         op: &'static str,
@@ -181,6 +223,100 @@ pub(crate) enum Inner {
         Shown(path)
     )]
     NoUserXattrs { path: PathBuf, errno: Errno },
+    #[error(
+        "upperdir {}: its filesystem lists files without their type (d_type), which overlayfs needs",
+        Shown(path)
+    )]
+    NoFileTypes { path: PathBuf },
+    #[error(
+        "{feature} of {}: this kernel does not have it (Linux {since}){}",
+        Shown(path),
+        Because(errno)
+    )]
+    Unsupported {
+        feature: &'static str,
+        path: PathBuf,
+        since: &'static str,
+        errno: Option<Errno>,
+    },
+    #[error(
+        "mount {} with {option}={value}: the kernel took it, but it is not in force",
+        Shown(path)
+    )]
+    Dropped {
+        option: &'static str,
+        value: &'static str,
+        path: PathBuf,
+    },
+    #[error(
+        "upperdir {}: {errno} (it or its workdir is in use by another overlay)",
+        Shown(upper)
+    )]
+    UpperInUse { upper: PathBuf, errno: Errno },
+    #[error(
+        "upperdir {} was of a volatile mount, and may not be on the disk: throw it away, or if the machine was not restarted since, sync it by Overlay::clean_volatile (workdir {})",
+        Shown(upper),
+        Shown(work)
+    )]
+    Unsynced { upper: PathBuf, work: PathBuf },
+    #[error(
+        "upperdir {} and workdir {} must not be inside each other",
+        Shown(upper),
+        Shown(work)
+    )]
+    NestedWork { upper: PathBuf, work: PathBuf },
+    #[error("upperdir {}: its filesystem is mounted read-only", Shown(path))]
+    ReadOnlyUpper { path: PathBuf },
+    #[error(
+        "{what} {} and layer {} must not be inside each other",
+        Shown(path),
+        Shown(layer)
+    )]
+    Overlapping {
+        what: &'static str,
+        path: PathBuf,
+        layer: PathBuf,
+    },
+    #[error("read back {}: it is not in the mount table", Shown(path))]
+    NotInTable { path: PathBuf },
+    #[error(
+        "mount {}: {asked} layers were given, but {mounted} mounted",
+        Shown(path)
+    )]
+    LayersLost {
+        path: PathBuf,
+        asked: usize,
+        mounted: usize,
+    },
+    #[error("read back a copy of layers: it is no overlay")]
+    NoOverlay,
+    #[error("copy layers to {}: the directory is not empty", Shown(path))]
+    NotEmpty { path: PathBuf },
+    #[error(
+        "copy {} of layer {}: its {mark} names another place",
+        Shown(path),
+        Shown(layer)
+    )]
+    RedirectedLayer {
+        path: PathBuf,
+        layer: PathBuf,
+        mark: &'static str,
+    },
+    #[error("{text:?} is no digest: sha256: and 64 lower-case hexadecimal digits")]
+    NoDigest { text: String },
+    #[error(transparent)]
+    Diff(#[from] Problem),
+}
+
+/// An errno at the end of a line, if there is one.
+struct Because<'a>(&'a Option<Errno>);
+
+impl fmt::Display for Because<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0
+            .as_ref()
+            .map_or(Ok(()), |errno| write!(f, ": {errno}"))
+    }
 }
 
 /// A path on one line, whatever bytes it has.

@@ -14,7 +14,7 @@
 //! let motd = format!("/proc/self/fd/{}/etc/motd", root.as_fd().as_raw_fd());
 //! let _written = fs::write(motd, "not in a layer\n");
 //!
-//! let mounted = root.attach("/mnt")?; // or hand `root.into_fd()` to whoever enters it
+//! let mut mounted = root.attach("/mnt")?; // or hand `root.into_fd()` to whoever enters it
 //! mounted.unmount()?;
 //! # Ok(())
 //! # }
@@ -56,26 +56,45 @@ mod apply;
 mod beneath;
 mod classic;
 mod context;
+mod diff;
 mod digest;
 mod directory;
+mod effective;
+mod elsewhere;
 mod error;
+mod fallback;
+mod flatten;
+mod idmap;
+mod lock;
 mod marks;
 mod mount;
 mod native;
+mod options;
 mod overlay;
 mod scratch;
+mod support;
 mod sys;
 mod upper;
+mod volatile;
 
 pub use apply::{
     AppliedLayer, Apply, Compression, Devices, Durability, Limits, Progress, RawWhiteouts,
     SkippedEntry, SkippedPart, Unmapped,
 };
+pub use diff::{
+    Change, ChangeKind, Changes, Committed, Diff, FileKind, IdRange, Metadata, Omitted,
+    OmittedPart, Usage, Written,
+};
 pub use digest::Digest;
+pub use effective::Effective;
 pub use error::{Error, ErrorKind, Result};
+pub use flatten::{Flatten, Flattened, flatten};
+pub use lock::UpperLock;
 pub use marks::Marks;
 pub use mount::{Applied, MountedOverlay, OverlayMount};
+pub use options::{Fsync, RedirectDir, Switch, Verity, Xino};
 pub use overlay::Overlay;
+pub use support::Support;
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -5,11 +5,14 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::{fmt, fs};
 
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, open, statx};
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount, unmount};
 
 use crate::directory;
-use crate::error::{Error, Result};
+use crate::effective::Effective;
+use crate::error::{Error, Inner, Result};
+use crate::lock::UpperLock;
 
 /// A mounted overlay that is attached to no directory. The fd is its root directory: `openat` and the like work from
 /// it, and move_mount(2) attaches it. It is gone, with a scratch upper, once this fd and all files opened in it are closed.
@@ -18,6 +21,19 @@ use crate::error::{Error, Result};
 pub struct OverlayMount {
     fd: OwnedFd,
     applied: Applied,
+    effective: Option<Effective>,
+    /// After the mount, which it is to outlive.
+    lock: Option<UpperLock>,
+}
+
+/// What a way to mount has to show.
+#[derive(Debug)]
+pub(crate) struct Made {
+    pub(crate) fd: OwnedFd,
+    pub(crate) applied: Applied,
+    /// Where it was read already, because it cannot be later.
+    pub(crate) effective: Option<Effective>,
+    pub(crate) lock: Option<UpperLock>,
 }
 
 /// How a mount was made, which depends on the kernel.
@@ -28,6 +44,8 @@ pub enum Applied {
     Native,
     /// overlayfs by mount(2) in the mount namespace of a thread that was thrown away, for kernels before 6.15.
     Classic,
+    /// No overlay: the layers were copied into a directory, as [`Overlay::copy_fallback`](crate::Overlay::copy_fallback) asked.
+    Copied,
 }
 
 impl fmt::Display for Applied {
@@ -35,13 +53,19 @@ impl fmt::Display for Applied {
         f.write_str(match self {
             Applied::Native => "fsmount",
             Applied::Classic => "mount",
+            Applied::Copied => "copied",
         })
     }
 }
 
 impl OverlayMount {
-    pub(crate) fn new(fd: OwnedFd, applied: Applied) -> Self {
-        OverlayMount { fd, applied }
+    pub(crate) fn new(made: Made) -> Self {
+        OverlayMount {
+            fd: made.fd,
+            applied: made.applied,
+            effective: made.effective,
+            lock: made.lock,
+        }
     }
 
     /// How it was made.
@@ -50,10 +74,31 @@ impl OverlayMount {
         self.applied
     }
 
-    /// The fd alone, to be passed to another namespace or process. The mount lives as long as it.
+    /// What the kernel made of the options: it leaves out some in user namespaces, on filesystems without file handles, and
+    /// beside others. An option that was asked for and left out is an error of the mount; this tells of all. It is read from the
+    /// mount table of a thread that ends, unless it was while mounting.
+    ///
+    /// # Errors
+    /// `PermissionDenied` without `CAP_SYS_ADMIN`; `NotFound` without a `/proc`; `InvalidInput` where it is no overlay, as
+    /// [`Applied::Copied`] says.
+    pub fn effective(&self) -> Result<Effective> {
+        match &self.effective {
+            Some(effective) => Ok(effective.clone()),
+            None if self.applied == Applied::Copied => Err(Inner::NoOverlay.into()),
+            None => Effective::of(self.fd.as_fd(), Path::new("overlay")),
+        }
+    }
+
+    /// The fd alone, to be passed to another namespace or process. The mount lives as long as it. The lock of an
+    /// [`upperdir`](crate::Overlay::upperdir) ends here: see [`take_lock`](OverlayMount::take_lock).
     #[must_use]
     pub fn into_fd(self) -> OwnedFd {
         self.fd
+    }
+
+    /// The lock of an [`upperdir`](crate::Overlay::upperdir), for who keeps the mount beyond this value to keep as long.
+    pub fn take_lock(&mut self) -> Option<UpperLock> {
+        self.lock.take()
     }
 
     /// Attaches it to the directory `target`, as by move_mount(2).
@@ -114,37 +159,135 @@ impl MountedOverlay {
         &self.target
     }
 
-    /// Unmounts it as dropping it does, and tells how that went. Unmounted already is success.
+    /// What the kernel made of the options, from this thread's mount table: see [`OverlayMount::effective`].
     ///
     /// # Errors
-    /// `InvalidInput` from a thread in another mount namespace than the one it was attached in, `PermissionDenied` without
-    /// `CAP_SYS_ADMIN`; `NotFound` without a `/proc`. Then it stays mounted.
-    pub fn unmount(mut self) -> Result<()> {
+    /// `Malformed` where it is not in the table: unmounted, or of another mount namespace. `NotFound` without a `/proc`.
+    pub fn effective(&self) -> Result<Effective> {
+        match &self.mount {
+            Some(mount) => Effective::of_attached(mount.fd.as_fd(), &self.target),
+            None => Err(Inner::NotInTable {
+                path: self.target.clone(),
+            }
+            .into()),
+        }
+    }
+
+    /// Unmounts it, as by umount2(2), if nobody uses it. Unmounted already is success. When it returns, an upper is free.
+    ///
+    /// # Errors
+    /// `Busy`: files in it are open, a process works in it, or something is mounted in it or over it. It stays as it was, and
+    /// can be tried again or taken away by [`unmount_lazy`](MountedOverlay::unmount_lazy). `InvalidInput` from a thread in another
+    /// mount namespace than the one it was attached in, `PermissionDenied` without `CAP_SYS_ADMIN`; `NotFound` without a `/proc`.
+    pub fn unmount(&mut self) -> Result<()> {
+        let Some(mount) = &self.mount else {
+            return Ok(());
+        };
+        // With our fd open it is in use, so this never unmounts: it tells whether it is here.
+        let here = unmount(fd_path(mount), UnmountFlags::EXPIRE);
+        match here {
+            Err(Errno::BUSY | Errno::AGAIN) => self.unmount_at_target(),
+            done => self.ended(done),
+        }
+    }
+
+    /// Unmounts it as dropping it does, and tells how that went: at once out of the mount table, while files that are open stay
+    /// usable, and keep an upper in use. Unmounted already is success.
+    ///
+    /// # Errors
+    /// As [`unmount`](MountedOverlay::unmount), but never `Busy`. Then it stays mounted.
+    pub fn unmount_lazy(mut self) -> Result<()> {
         self.detach()
     }
 
-    /// Leaves it mounted for others to unmount, and returns where.
+    /// The lock of an [`upperdir`](crate::Overlay::upperdir), for who keeps the mount beyond this value to keep as long.
+    pub fn take_lock(&mut self) -> Option<UpperLock> {
+        self.mount.as_mut().and_then(OverlayMount::take_lock)
+    }
+
+    /// Leaves it mounted for others to unmount, and returns where. The lock of an [`upperdir`](crate::Overlay::upperdir) ends here,
+    /// unless it was [taken](MountedOverlay::take_lock).
     #[must_use]
     pub fn persist(mut self) -> PathBuf {
         self.mount = None;
         std::mem::take(&mut self.target)
     }
 
-    fn detach(&mut self) -> Result<()> {
+    /// By the path, without an fd of ours that would keep it in use.
+    fn unmount_at_target(&mut self) -> Result<()> {
         let Some(mount) = self.mount.take() else {
             return Ok(());
         };
-        // By the fd and not by the path, on which something else may be mounted by now.
-        let path = format!("/proc/thread-self/fd/{}", mount.fd.as_raw_fd());
-        match unmount(path, UnmountFlags::DETACH) {
-            Ok(()) => Ok(()),
-            // It is in this namespace's table no more, or never was.
-            Err(Errno::INVAL) if mount_namespace()? == self.namespace => Ok(()),
-            Err(errno @ Errno::INVAL) => Err(Error::sys("umount", &self.target)(errno)
-                .because("attached in another mount namespace than this thread's")),
-            Err(errno) => Err(Error::sys("umount", &self.target)(errno)),
+        let ours = mount_id(CWD, &self.target) == mount_id(&mount.fd, Path::new(""));
+        if !ours {
+            self.mount = Some(mount);
+            let error = Error::sys("umount", &self.target)(Errno::BUSY);
+            return Err(error.because("something is mounted over it, or it was moved"));
         }
+        let OverlayMount {
+            fd,
+            applied,
+            effective,
+            lock,
+        } = mount;
+        let id = mount_id(&fd, Path::new(""));
+        drop(fd);
+        let Err(errno) = unmount(&self.target, UnmountFlags::NOFOLLOW) else {
+            return Ok(());
+        };
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let again = open(&self.target, flags, Mode::empty());
+        self.mount = again
+            .ok()
+            .filter(|fd| mount_id(fd, Path::new("")) == id)
+            .map(|fd| OverlayMount {
+                fd,
+                applied,
+                effective,
+                lock,
+            });
+        let error = Error::sys("umount", &self.target)(errno);
+        Err(match errno {
+            Errno::BUSY => error.because("files in it are open, or something is mounted in it"),
+            _ => error,
+        })
     }
+
+    fn detach(&mut self) -> Result<()> {
+        // By the fd and not by the path, on which something else may be mounted by now.
+        let done = match &self.mount {
+            Some(mount) => unmount(fd_path(mount), UnmountFlags::DETACH),
+            None => return Ok(()),
+        };
+        let ended = self.ended(done);
+        self.mount = None;
+        ended
+    }
+
+    fn ended(&mut self, done: Result<(), Errno>) -> Result<()> {
+        match done {
+            Ok(()) => {}
+            // It is in this namespace's table no more, or never was.
+            Err(Errno::INVAL) if mount_namespace()? == self.namespace => {}
+            Err(errno @ Errno::INVAL) => {
+                return Err(Error::sys("umount", &self.target)(errno)
+                    .because("attached in another mount namespace than this thread's"));
+            }
+            Err(errno) => return Err(Error::sys("umount", &self.target)(errno)),
+        }
+        self.mount = None;
+        Ok(())
+    }
+}
+
+fn fd_path(mount: &OverlayMount) -> String {
+    format!("/proc/thread-self/fd/{}", mount.fd.as_raw_fd())
+}
+
+fn mount_id(at: impl AsFd, path: &Path) -> Option<u64> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    let found = statx(at, path, flags, StatxFlags::MNT_ID).ok()?;
+    Some(found.stx_mnt_id)
 }
 
 /// Device and inode of the calling thread's mount namespace.

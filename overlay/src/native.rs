@@ -7,61 +7,134 @@ use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
 use crate::context::{Context, Refusal};
-use crate::error::Result;
+use crate::error::{Error, Inner, Result};
+use crate::lock::UpperLock;
+use crate::mount::{Applied, Made};
+use crate::options::Attributes;
 use crate::overlay::Overlay;
 use crate::upper::{Directories, Upper};
-use crate::{directory, scratch};
+use crate::{directory, idmap, scratch};
 
 /// None where the kernel has no fsopen(2) or takes no `O_PATH` fds.
-pub(crate) fn mount(overlay: &Overlay) -> Result<Option<OwnedFd>> {
+pub(crate) fn mount(overlay: &Overlay) -> Result<Option<Made>> {
     let context = match Context::open("overlay") {
         Err(refusal) if refusal.errno == Errno::NOSYS => return Ok(None),
         opened => opened.map_err(|refusal| refusal.on(Path::new("overlay")))?,
     };
-    let Some(top) = stack(&context, overlay.layers())? else {
+    let Some(mut open_until_created) = stack(&context, overlay)? else {
         return Ok(None);
     };
-    let _empty_until_created = overlay
-        .needs_an_empty_layer()
-        .then(|| put_below(&context))
-        .transpose()?;
-    let userxattr = directory::in_user_namespace()?;
-    let _upper_until_created = overlay
-        .upper()
-        .map(|upper| put_on_top(&context, upper, top.as_fd(), userxattr))
-        .transpose()?;
-    create(context, userxattr, overlay.is_read_only())
-        .map(Some)
-        .map_err(|refusal| directory::diagnose(overlay, refusal.on(&overlay.name())))
+    let (below, data) = overlay.empty_layers();
+    let empty = [("lowerdir+", below), ("datadir+", data)];
+    for (key, count) in empty {
+        for _ in 0..count {
+            match put_below(&context, key)? {
+                Some(empty) => open_until_created.push(empty),
+                None => return Ok(None),
+            }
+        }
+    }
+    set_data(&context, overlay.data())?;
+    let userxattr = overlay.needs_userxattr()?;
+    let on_top = match (overlay.upper(), open_until_created.first()) {
+        (Some(upper), Some(top)) => Some(put_on_top(
+            &context,
+            overlay,
+            upper,
+            top.as_fd(),
+            userxattr,
+        )?),
+        _ => None,
+    };
+    set_options(&context, overlay, userxattr)?;
+    let fd = create(context, overlay)
+        .map_err(|refusal| directory::diagnose(overlay, refusal.on(&overlay.name())))?;
+    Ok(Some(Made {
+        fd,
+        applied: Applied::Native,
+        effective: None,
+        lock: on_top.and_then(|(_, lock)| lock),
+    }))
 }
 
-/// Hands each layer to the kernel, which keeps a reference: only the fd of the top one stays open.
-fn stack(context: &Context, layers: &[PathBuf]) -> Result<Option<OwnedFd>> {
-    let mut top = None;
-    for path in layers {
+/// Hands each layer to the kernel, which keeps a reference: only the fds of the top one, and of mounts made here, stay
+/// open.
+fn stack(context: &Context, overlay: &Overlay) -> Result<Option<Vec<OwnedFd>>> {
+    let mut kept = Vec::new();
+    for (n, path) in overlay.layers().iter().enumerate() {
         let layer = directory::open_as("open layer", path)?;
-        match context.fd("lowerdir+", layer.as_fd()) {
-            Err(refusal) if top.is_none() && refusal.takes_no_path_fds() => return Ok(None),
+        let mapped = match overlay.idmap_of(n) {
+            Some(namespace) => Some(idmap::mapped(path, layer.as_fd(), namespace)?),
+            None => None,
+        };
+        let given = mapped.as_ref().unwrap_or(&layer);
+        match context.fd("lowerdir+", given.as_fd()) {
+            Err(refusal) if n == 0 && refusal.takes_no_path_fds() => return Ok(None),
             done => done.map_err(|refusal| refusal.on(path))?,
         }
-        top.get_or_insert(layer);
+        if kept.is_empty() {
+            kept.push(layer);
+        }
+        kept.extend(mapped);
     }
-    Ok(top)
+    Ok(Some(kept))
 }
 
-fn put_below(context: &Context) -> Result<OwnedFd> {
+fn set_data(context: &Context, layers: &[PathBuf]) -> Result<()> {
+    for path in layers {
+        let layer = directory::open_as("open data layer", path)?;
+        let done = context.fd("datadir+", layer.as_fd());
+        done.map_err(|refusal| refusal.on(path))?;
+    }
+    Ok(())
+}
+
+fn set_options(context: &Context, overlay: &Overlay, userxattr: bool) -> Result<()> {
+    let failed = |refusal: Refusal| refusal.on(&overlay.name());
+    context.string("source", "overlay").map_err(failed)?;
+    let flags = [
+        ("volatile", overlay.is_volatile()),
+        ("userxattr", userxattr),
+        // Of the superblock: the mount's own flag alone could be cleared again.
+        ("ro", overlay.is_read_only()),
+    ];
+    for (key, _) in flags.into_iter().filter(|(_, given)| *given) {
+        context.flag(key).map_err(failed)?;
+    }
+    for asked in overlay.options(userxattr).asked() {
+        match context.string(asked.key, asked.value) {
+            Err(refusal) if refusal.is_unknown_key() => {
+                return Err(Error::from(Inner::Unsupported {
+                    feature: asked.key,
+                    path: overlay.name(),
+                    since: asked.since,
+                    errno: Some(refusal.errno.into()),
+                }));
+            }
+            done => done.map_err(failed)?,
+        }
+    }
+    Ok(())
+}
+
+/// None where the kernel takes no `O_PATH` fds, which a layer above would have told.
+fn put_below(context: &Context, key: &'static str) -> Result<Option<OwnedFd>> {
     let (empty, name) = (scratch::empty()?, Path::new(scratch::EMPTY));
-    let done = context.fd("lowerdir+", empty.as_fd());
-    done.map_err(|refusal| refusal.on(name))?;
-    Ok(empty)
+    match context.fd(key, empty.as_fd()) {
+        Err(refusal) if refusal.takes_no_path_fds() => Ok(None),
+        done => done
+            .map_err(|refusal| refusal.on(name))
+            .map(|()| Some(empty)),
+    }
 }
 
 fn put_on_top(
     context: &Context,
+    overlay: &Overlay,
     upper: &Upper,
     top: BorrowedFd<'_>,
     userxattr: bool,
-) -> Result<Directories> {
+) -> Result<(Directories, Option<UpperLock>)> {
     let opened = match upper {
         Upper::Scratch { size } => scratch::mount(*size, top)?,
         Upper::Directories { upper, work } => Directories::open(upper, work)?,
@@ -69,6 +142,8 @@ fn put_on_top(
     if userxattr {
         upper.check_user_xattrs(opened.upper.as_fd())?;
     }
+    let lock = overlay.claim(&opened)?;
+    overlay.ask_kernel(&opened)?;
     let set = |key, directory: &OwnedFd, name| {
         let done = context.fd(key, directory.as_fd());
         done.map_err(|refusal| refusal.on(name))
@@ -76,27 +151,24 @@ fn put_on_top(
     let (upper_name, work_name) = upper.names();
     set("upperdir", &opened.upper, upper_name)?;
     set("workdir", &opened.work, work_name)?;
-    if upper.is_scratch() {
-        let done = context.flag("volatile");
-        done.map_err(|refusal| refusal.on(upper_name))?;
-    }
-    Ok(opened)
+    Ok((opened, lock))
 }
 
 /// Ends the context too: while open it would keep an upper in use after the mount is gone.
-fn create(context: Context, userxattr: bool, read_only: bool) -> Result<OwnedFd, Refusal> {
-    context.string("source", "overlay")?;
-    if userxattr {
-        context.flag("userxattr")?;
-    }
-    if read_only {
-        // Of the superblock: the mount's own flag alone could be cleared again.
-        context.flag("ro")?;
-    }
+fn create(context: Context, overlay: &Overlay) -> Result<OwnedFd, Refusal> {
     context.create()?;
-    context.mount(if read_only {
-        MountAttrFlags::MOUNT_ATTR_RDONLY
-    } else {
-        MountAttrFlags::empty()
-    })
+    context.mount(attributes(overlay.attributes(), overlay.is_read_only()))
+}
+
+pub(crate) fn attributes(asked: Attributes, read_only: bool) -> MountAttrFlags {
+    [
+        (read_only, MountAttrFlags::MOUNT_ATTR_RDONLY),
+        (asked.nosuid, MountAttrFlags::MOUNT_ATTR_NOSUID),
+        (asked.nodev, MountAttrFlags::MOUNT_ATTR_NODEV),
+        (asked.noexec, MountAttrFlags::MOUNT_ATTR_NOEXEC),
+        (asked.noatime, MountAttrFlags::MOUNT_ATTR_NOATIME),
+    ]
+    .into_iter()
+    .filter_map(|(is_set, flag)| is_set.then_some(flag))
+    .collect()
 }

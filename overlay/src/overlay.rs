@@ -1,15 +1,20 @@
 //! What is to be mounted: layers, and what is on top of them.
 
 use std::ffi::OsString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{StatVfsMountFlags, fstatvfs};
 
 use crate::error::{Error, Inner, Result};
-use crate::mount::{Applied, MountedOverlay, OverlayMount};
-use crate::upper::Upper;
-use crate::{classic, directory, native};
+use crate::idmap::Idmap;
+use crate::lock::{self, UpperLock};
+use crate::mount::{Made, MountedOverlay, OverlayMount};
+use crate::options::{Attributes, Fsync, Options, RedirectDir, Switch, Verity, Xino};
+use crate::support::Support;
+use crate::upper::{Directories, Upper};
+use crate::{classic, directory, fallback, native, volatile};
 
 /// The most layers overlayfs stacks: `OVL_MAX_STACK` of the kernel. An upper does not count.
 pub(crate) const MAX_LAYERS: usize = 500;
@@ -18,14 +23,21 @@ pub(crate) const MAX_LAYERS: usize = 500;
 ///
 /// Without [`upperdir`](Overlay::upperdir) and [`scratch`](Overlay::scratch) it is read-only as a filesystem, which nobody can
 /// change by its mount. That holds for a single layer too: it is stacked over an empty directory. One description can be
-/// mounted any number of times, except with an upperdir: two mounts that share one are undefined behaviour to overlayfs,
-/// which does not refuse them.
+/// mounted any number of times, except with an upperdir: it is locked for one mount at a time, since two mounts that share one
+/// are undefined behaviour to overlayfs, which does not refuse them. See [`UpperLock`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use = "nothing is mounted before `detached` or `mount`"]
 pub struct Overlay {
     layers: Vec<PathBuf>,
+    data: Vec<PathBuf>,
+    idmaps: Vec<Idmap>,
     upper: Option<Upper>,
     read_only: bool,
+    options: Options,
+    attributes: Attributes,
+    copy: Option<PathBuf>,
+    /// Nothing but empty layers, so many of them only for data, to see what the kernel takes.
+    trial: Option<usize>,
 }
 
 impl Overlay {
@@ -37,9 +49,160 @@ impl Overlay {
     pub fn builder(layers: impl IntoIterator<Item = impl Into<PathBuf>>) -> Self {
         Overlay {
             layers: layers.into_iter().map(Into::into).collect(),
+            data: Vec::new(),
+            idmaps: Vec::new(),
             upper: None,
             read_only: false,
+            options: Options::default(),
+            attributes: Attributes::default(),
+            copy: None,
+            trial: None,
         }
+    }
+
+    /// An overlay of nothing, with `data` layers that only hold data.
+    pub(crate) fn trial(data: usize) -> Self {
+        Overlay {
+            trial: Some(data),
+            ..Overlay::builder(Vec::<PathBuf>::new())
+        }
+    }
+
+    /// What this process can have of overlayfs on this kernel, by mounting overlays of nothing that are attached nowhere.
+    /// It is found out once, which takes a few milliseconds, and remembered for the whole process.
+    #[must_use]
+    pub fn probe() -> Support {
+        Support::probed()
+    }
+
+    /// Makes an upper that a volatile mount left usable again: syncs its filesystem by syncfs(2), then removes the mark
+    /// `work/incompat/volatile`. Without a mark nothing is done.
+    ///
+    /// Only the caller knows whether what was written is all there: if the machine crashed or lost power since that mount,
+    /// files may be empty or torn, and the upper is better thrown away.
+    ///
+    /// # Errors
+    /// `Busy` while an overlay uses it; `NotFound` or `InvalidInput` (`ENOTDIR`) for the directories; `PermissionDenied`
+    /// without the right to write to them; `Os` where syncing fails, and then the mark stays.
+    pub fn clean_volatile(upper: impl AsRef<Path>, work: impl AsRef<Path>) -> Result<()> {
+        volatile::clean(upper.as_ref(), work.as_ref())
+    }
+
+    /// Layers that are seen only through files above that name them (`metacopy` with a redirect), the first one first, as
+    /// by `datadir+`. They count towards the 500. Turns [`metacopy`](Overlay::metacopy) on, except with `userxattr`. Linux 6.5.
+    pub fn data_layers(mut self, layers: impl IntoIterator<Item = impl Into<PathBuf>>) -> Self {
+        self.data = layers.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// The files of all layers have owners by the ids of the user namespace behind `namespace`, as by `MOUNT_ATTR_IDMAP`: what
+    /// the layer says is id 0 is shown as what that namespace's 0 is. Not those of data-only layers and of the upper.
+    /// Linux 5.19, and a filesystem that can; needs `CAP_SYS_ADMIN` in the initial user namespace.
+    pub fn idmap(mut self, namespace: impl Into<OwnedFd>) -> Self {
+        self.idmaps.push(Idmap {
+            layer: None,
+            namespace: Arc::new(namespace.into()),
+        });
+        self
+    }
+
+    /// As [`idmap`](Overlay::idmap) for one layer, counted from 0 at the top; it goes before one for all.
+    pub fn idmap_layer(mut self, layer: usize, namespace: impl Into<OwnedFd>) -> Self {
+        self.idmaps.push(Idmap {
+            layer: Some(layer),
+            namespace: Arc::new(namespace.into()),
+        });
+        self
+    }
+
+    /// Nothing is synced to the upper's disk: copying up a small file is several times faster, and unmounting does not wait.
+    /// On for a scratch upper unless switched off, off for an [`upperdir`](Overlay::upperdir) unless switched on.
+    ///
+    /// An upperdir is then `Unsynced` at its next mount, until [`clean_volatile`](Overlay::clean_volatile). Linux 5.10.
+    pub fn volatile(mut self, volatile: Switch) -> Self {
+        self.options.volatile = Some(volatile);
+        self
+    }
+
+    /// overlayfs keeps its marks in `user.overlay.*` xattrs and not in `trusted.overlay.*`. In a user namespace it does so
+    /// without being asked. Linux 5.11.
+    pub fn userxattr(mut self) -> Self {
+        self.options.userxattr = true;
+        self
+    }
+
+    /// A change of owner or mode copies up metadata alone: microseconds for a file of any size. The upper is then no
+    /// layer that stands alone. Turns redirect_dir on. Linux 4.19.
+    pub fn metacopy(mut self, metacopy: Switch) -> Self {
+        self.options.metacopy = Some(metacopy);
+        self
+    }
+
+    /// What happens where directories of layers are renamed. Linux 4.10.
+    pub fn redirect_dir(mut self, mode: RedirectDir) -> Self {
+        self.options.redirect_dir = Some(mode);
+        self
+    }
+
+    /// Hard links stay together when one is copied up. The upper then belongs to exactly these layers. Linux 4.13.
+    pub fn index(mut self, index: Switch) -> Self {
+        self.options.index = Some(index);
+        self
+    }
+
+    /// How inode numbers of different filesystems are told apart. Linux 4.17.
+    pub fn xino(mut self, xino: Xino) -> Self {
+        self.options.xino = Some(xino);
+        self
+    }
+
+    /// Whether contents of [`data_layers`](Overlay::data_layers) are checked by fs-verity. Linux 6.6.
+    pub fn verity(mut self, verity: Verity) -> Self {
+        self.options.verity = Some(verity);
+        self
+    }
+
+    /// When copied-up files reach the disk. Linux 6.18.
+    pub fn fsync(mut self, fsync: Fsync) -> Self {
+        self.options.fsync = Some(fsync);
+        self
+    }
+
+    /// Set-user-ID bits and file capabilities have no effect on this mount.
+    pub fn nosuid(mut self) -> Self {
+        self.attributes.nosuid = true;
+        self
+    }
+
+    /// Device nodes cannot be opened on this mount.
+    pub fn nodev(mut self) -> Self {
+        self.attributes.nodev = true;
+        self
+    }
+
+    /// No program can be executed on this mount.
+    pub fn noexec(mut self) -> Self {
+        self.attributes.noexec = true;
+        self
+    }
+
+    /// Reading does not change access times.
+    pub fn noatime(mut self) -> Self {
+        self.attributes.noatime = true;
+        self
+    }
+
+    /// Where the kernel refuses the overlay, because it has no overlayfs, may not be asked, lacks an option, or cannot stack
+    /// such filesystems or so many layers, the layers are copied into `directory` as [`flatten`](crate::flatten) does, and that is
+    /// mounted instead: [`OverlayMount::applied`] then is [`Applied::Copied`](crate::Applied::Copied). Without the right to mount
+    /// anything, the fd is that of the directory, and cannot be attached.
+    ///
+    /// The directory must be empty or not be there, each time. It stays, with what is written, for the caller to remove: an
+    /// upperdir is copied as the top layer and left as it is, and the size of a scratch upper is no limit. An error of the
+    /// layers themselves, or an upper in use, is an error as always; idmapped and data-only layers cannot be copied.
+    pub fn copy_fallback(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.copy = Some(directory.into());
+        self
     }
 
     /// Writes go to the directory `upper`, and stay there. `work` must be an otherwise unused directory on the same
@@ -81,12 +244,17 @@ impl Overlay {
     ///
     /// # Errors
     /// `NotFound` or `InvalidInput` (`ENOTDIR`) name the layer that is missing or not a directory. `InvalidInput`: no
-    /// layers, more than 500, a scratch upper of 0 bytes, upper and work on different mounts, or a stack that the
-    /// kernel refuses (a filesystem it cannot stack, an overlay of overlays of overlays). `PermissionDenied`: no
-    /// `CAP_SYS_ADMIN`, or a layer with locked mounts below it in a user namespace. `Unsupported`: a kernel without
-    /// overlayfs. `Os`: anything else, and `EROFS` where it was to be writable but the kernel could not use the workdir.
+    /// layers, more than 500, a scratch upper of 0 bytes, upper and work on different mounts or inside each other or a layer, a
+    /// read-only filesystem for an upper, or a stack that the kernel refuses (a filesystem it cannot stack, an overlay of overlays
+    /// of overlays). `Busy`: the upperdir or workdir is in use by another overlay, still so after 15 milliseconds. `Unsynced`: it is of a volatile mount.
+    /// `PermissionDenied`: no `CAP_SYS_ADMIN`, or a layer with locked mounts below it in a user namespace. `Unsupported`: a kernel
+    /// without overlayfs or without an option that was asked for, or one that took the option but does not do it. `Os`: anything
+    /// else, and `EROFS` where it was to be writable but the kernel could not use the workdir.
     pub fn detached(&self) -> Result<OverlayMount> {
-        self.mounted_by(native::mount)
+        match (self.mounted_by(native::mount), &self.copy) {
+            (Err(refused), Some(directory)) => fallback::copy(self, directory, refused),
+            (done, _) => done,
+        }
     }
 
     /// Mounts it at the directory `target`, as by move_mount(2). It propagates as the mount that `target` is on says.
@@ -99,12 +267,81 @@ impl Overlay {
         self.detached()?.attach_to(place.as_fd(), target)
     }
 
+    pub(crate) fn data(&self) -> &[PathBuf] {
+        &self.data
+    }
+
+    pub(crate) fn attributes(&self) -> Attributes {
+        self.attributes
+    }
+
+    pub(crate) fn has_idmaps(&self) -> bool {
+        !self.idmaps.is_empty()
+    }
+
+    pub(crate) fn is_trial(&self) -> bool {
+        self.trial.is_some()
+    }
+
+    /// The user namespace whose ids this layer is to have.
+    pub(crate) fn idmap_of(&self, layer: usize) -> Option<BorrowedFd<'_>> {
+        let of = |which: Option<usize>| self.idmaps.iter().rev().find(|map| map.layer == which);
+        let found = of(Some(layer)).or_else(|| of(None))?;
+        Some(found.namespace.as_fd())
+    }
+
+    pub(crate) fn is_volatile(&self) -> bool {
+        let scratch = self.upper().is_some_and(Upper::is_scratch);
+        match self.options.volatile {
+            Some(asked) => asked == Switch::On && self.upper().is_some(),
+            None => scratch,
+        }
+    }
+
+    pub(crate) fn needs_userxattr(&self) -> Result<bool> {
+        Ok(self.options.userxattr || directory::in_user_namespace()?)
+    }
+
+    /// What is given to the kernel as `key=value`.
+    pub(crate) fn options(&self, userxattr: bool) -> Options {
+        let mut options = self.options;
+        let data = !self.data.is_empty() || self.trial.is_some_and(|data| data > 0);
+        if data && !userxattr && options.metacopy.is_none() {
+            options.metacopy = Some(Switch::On);
+        }
+        options
+    }
+
+    /// Takes an upperdir for this mount alone.
+    pub(crate) fn claim(&self, opened: &Directories) -> Result<Option<UpperLock>> {
+        let Some(Upper::Directories { upper, work }) = self.upper() else {
+            return Ok(None);
+        };
+        opened.check(upper, work, self.read_only)?;
+        let lock = UpperLock::take(opened, upper, work)?;
+        volatile::check(opened, upper, work)?;
+        Ok(Some(lock))
+    }
+
+    /// Whether the kernel can tell that an upper is in use: in a user namespace it cannot.
+    pub(crate) fn ask_kernel(&self, opened: &Directories) -> Result<()> {
+        match self.upper() {
+            Some(Upper::Directories { upper, .. }) if !directory::in_user_namespace()? => {
+                lock::ask_kernel(opened, upper)
+            }
+            _ => Ok(()),
+        }
+    }
+
     pub(crate) fn layers(&self) -> &[PathBuf] {
         &self.layers
     }
 
     /// What an error calls the whole.
     pub(crate) fn name(&self) -> PathBuf {
+        if self.is_trial() {
+            return PathBuf::from("overlay of nothing");
+        }
         let mut name = OsString::from("overlay of ");
         name.push(self.layers.first().map_or(Path::new(""), PathBuf::as_path));
         match self.layers.len() {
@@ -122,9 +359,13 @@ impl Overlay {
         }
     }
 
-    /// overlayfs refuses a single layer without an upper: an empty one is put below it.
-    pub(crate) fn needs_an_empty_layer(&self) -> bool {
-        self.layers.len() == 1 && self.upper().is_none()
+    /// How many empty layers are put below the stack, and among its data. overlayfs refuses a single layer without an upper.
+    pub(crate) fn empty_layers(&self) -> (usize, usize) {
+        match self.trial {
+            Some(data) => (2, data),
+            None if self.layers.len() == 1 && self.upper().is_none() => (1, 0),
+            None => (0, 0),
+        }
     }
 
     pub(crate) fn is_read_only(&self) -> bool {
@@ -132,28 +373,47 @@ impl Overlay {
     }
 
     /// Tries `first`, which says None where the kernel is too old for it, then mount(2).
-    fn mounted_by(&self, first: fn(&Overlay) -> Result<Option<OwnedFd>>) -> Result<OverlayMount> {
+    fn mounted_by(&self, first: fn(&Overlay) -> Result<Option<Made>>) -> Result<OverlayMount> {
         self.check()?;
-        let made = match first(self)? {
-            Some(fd) => OverlayMount::new(fd, Applied::Native),
-            None => OverlayMount::new(classic::mount(self)?, Applied::Classic),
+        let once = || match first(self)? {
+            Some(made) => Ok(made),
+            None => classic::mount(self),
         };
+        let made = OverlayMount::new(lock::patiently(once)?);
         self.check_writable(&made)?;
+        self.check_options(&made)?;
         Ok(made)
     }
 
     fn check(&self) -> Result<()> {
-        if self.layers.is_empty() {
+        if self.layers.is_empty() && !self.is_trial() {
             return Err(Inner::NoLayers.into());
         }
-        if self.layers.len() > MAX_LAYERS {
-            let count = self.layers.len();
+        let count = self.layers.len() + self.data.len();
+        if count > MAX_LAYERS {
             return Err(Inner::TooManyLayers { count }.into());
         }
         if self.upper == Some(Upper::Scratch { size: 0 }) {
             return Err(Inner::ScratchSize.into());
         }
         Ok(())
+    }
+
+    /// The kernel takes some options and then drops them, with a word to its log at most.
+    fn check_options(&self, made: &OverlayMount) -> Result<()> {
+        let options = self.options(self.options.userxattr);
+        if options.asked().is_empty() {
+            return Ok(());
+        }
+        let Some(dropped) = made.effective()?.refused(&options) else {
+            return Ok(());
+        };
+        Err(Inner::Dropped {
+            option: dropped.key,
+            value: dropped.value,
+            path: self.name(),
+        }
+        .into())
     }
 
     /// Where overlayfs cannot make `work/work` it mounts read-only and says so to nobody but the kernel's log.
@@ -183,7 +443,7 @@ mod tests {
         assert!(
             !made
                 .as_ref()
-                .is_ok_and(|made| made.applied() == Applied::Native)
+                .is_ok_and(|made| made.applied() == crate::Applied::Native)
         );
         made
     }
@@ -200,16 +460,12 @@ mod tests {
     #[test]
     fn only_a_single_layer_without_an_upper_needs_an_empty_one() {
         let one = || Overlay::builder(["/a"]);
-        assert!(one().needs_an_empty_layer());
-        assert!(one().scratch().read_only().needs_an_empty_layer());
-        assert!(!one().scratch().needs_an_empty_layer());
-        assert!(
-            !one()
-                .upperdir("/u", "/w")
-                .read_only()
-                .needs_an_empty_layer()
-        );
-        assert!(!Overlay::builder(["/a", "/b"]).needs_an_empty_layer());
+        assert_eq!(one().empty_layers(), (1, 0));
+        assert_eq!(one().scratch().read_only().empty_layers(), (1, 0));
+        assert_eq!(one().scratch().empty_layers(), (0, 0));
+        let kept = one().upperdir("/u", "/w").read_only();
+        assert_eq!(kept.empty_layers(), (0, 0));
+        assert_eq!(Overlay::builder(["/a", "/b"]).empty_layers(), (0, 0));
     }
 
     #[test]

@@ -42,6 +42,23 @@ pub(crate) fn empty() -> Result<OwnedFd> {
     detached(1 << 16).map_err(|refusal| refusal.on(Path::new(EMPTY)))
 }
 
+/// One with nothing but an upper and a workdir, for a trial.
+pub(crate) fn bare() -> Result<(OwnedFd, Directories), Refusal> {
+    let tmpfs = detached(1 << 16)?;
+    let make = |name: &'static str| {
+        let silent = |errno| Refusal::silent("mkdir", errno);
+        mkdirat(&tmpfs, name, Mode::RWXU).map_err(silent)?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        openat(&tmpfs, name, flags, Mode::empty()).map_err(silent)
+    };
+    let directories = Directories {
+        upper: make("upper")?,
+        work: make("work")?,
+        mount: None,
+    };
+    Ok((tmpfs, directories))
+}
+
 fn detached(size: u64) -> Result<OwnedFd, Refusal> {
     let context = Context::open("tmpfs")?;
     for (key, value) in options(size) {

@@ -3,7 +3,10 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::getxattr;
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, RawDir, StatVfsMountFlags, Statx, StatxFlags, fstatvfs,
+    getxattr, openat, statx,
+};
 use rustix::io::Errno;
 
 use crate::error::{Error, Inner, Result};
@@ -33,6 +36,86 @@ impl Directories {
             work: directory::open_as("open workdir", work)?,
             mount: None,
         })
+    }
+
+    /// Whether one of two directories is inside of the other, or the same.
+    pub(crate) fn overlap(one: &Path, other: &Path) -> Result<bool> {
+        let open = |path| directory::open_as("open", path);
+        let (first, second) = (open(one)?, open(other)?);
+        let (above, below) = (place(&first, one)?, place(&second, other)?);
+        Ok(is_within(&second, &above)? || is_within(&first, &below)?)
+    }
+
+    /// What overlayfs would refuse with a bare errno, or take and then do badly.
+    pub(crate) fn check(&self, upper: &Path, work: &Path, read_only: bool) -> Result<()> {
+        let (above, below) = (place(&self.upper, upper)?, place(&self.work, work)?);
+        if above.stx_mnt_id != below.stx_mnt_id || !same_device(&above, &below) {
+            let (upper, work) = (upper.to_owned(), work.to_owned());
+            return Err(Inner::SplitUpper { upper, work }.into());
+        }
+        let nested = is_within(&self.work, &above)? || is_within(&self.upper, &below)?;
+        if nested {
+            let (upper, work) = (upper.to_owned(), work.to_owned());
+            return Err(Inner::NestedWork { upper, work }.into());
+        }
+        if !read_only {
+            check_writable(self.upper.as_fd(), upper)?;
+        }
+        check_types(self.upper.as_fd(), upper)
+    }
+}
+
+fn place(directory: &OwnedFd, path: &Path) -> Result<Statx> {
+    let asked = StatxFlags::BASIC_STATS | StatxFlags::MNT_ID;
+    statx(directory, c"", AtFlags::EMPTY_PATH, asked).map_err(Error::sys("statx", path))
+}
+
+fn same_device(one: &Statx, other: &Statx) -> bool {
+    (one.stx_dev_major, one.stx_dev_minor) == (other.stx_dev_major, other.stx_dev_minor)
+}
+
+/// Whether `directory` is `outer` or below it. The way up ends at the filesystem's root, or at the namespace's.
+fn is_within(directory: &OwnedFd, outer: &Statx) -> Result<bool> {
+    let up = Path::new("..");
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut here = openat(directory, c".", flags, Mode::empty()).map_err(Error::sys("open", up))?;
+    loop {
+        let found = place(&here, up)?;
+        if found.stx_ino == outer.stx_ino && same_device(&found, outer) {
+            return Ok(true);
+        }
+        let parent = openat(&here, c"..", flags, Mode::empty()).map_err(Error::sys("open", up))?;
+        let above = place(&parent, up)?;
+        if !same_device(&above, &found) || above.stx_ino == found.stx_ino {
+            return Ok(false);
+        }
+        here = parent;
+    }
+}
+
+fn check_writable(upper: BorrowedFd<'_>, path: &Path) -> Result<()> {
+    let state = fstatvfs(upper).map_err(Error::sys("statvfs", path))?;
+    if state.f_flag.contains(StatVfsMountFlags::RDONLY) {
+        let path = path.to_owned();
+        return Err(Inner::ReadOnlyUpper { path }.into());
+    }
+    Ok(())
+}
+
+/// A filesystem that does not say in its listings what a file is: overlayfs takes it with a warning to its log, and shows
+/// whiteouts as files.
+fn check_types(upper: BorrowedFd<'_>, path: &Path) -> Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let listed = openat(upper, c".", flags, Mode::empty()).map_err(Error::sys("open", path))?;
+    let mut buffer = [std::mem::MaybeUninit::uninit(); 1024];
+    let mut entries = RawDir::new(listed, &mut buffer);
+    match entries.next() {
+        Some(Ok(entry)) if entry.file_type() == FileType::Unknown => {
+            let path = path.to_owned();
+            Err(Inner::NoFileTypes { path }.into())
+        }
+        Some(Err(errno)) => Err(Error::sys("getdents", path)(errno)),
+        _ => Ok(()),
     }
 }
 

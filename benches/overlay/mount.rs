@@ -1,12 +1,4 @@
-//! A detached overlay with a throw-away upper: to mount it and to close it, against the bare system calls.
-//!
-//! `cargo bench -p cofferdam-overlay [-- --quick]`; needs `CAP_SYS_ADMIN`. Layers are on a tmpfs in a mount namespace of
-//! the bench's own.
-#![allow(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "a bench prints its figures and stops where it cannot measure"
-)]
+//! A detached overlay with a throw-away upper: to mount it and to close it.
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -14,45 +6,46 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use cofferdam_overlay::Overlay;
-use cofferdam_testkit::in_mount_namespace;
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, fsconfig_create, fsconfig_set_fd,
-    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_fd, fsconfig_set_flag,
+    fsconfig_set_string, fsmount, fsopen,
 };
 
-fn main() {
-    let quick = std::env::args().any(|argument| argument == "--quick");
-    in_mount_namespace(|| {
-        let world = std::env::temp_dir();
-        mount("tmpfs", &world, "tmpfs", MountFlags::empty(), c"size=64m").unwrap();
+use crate::{in_world, row};
+
+/// `mount/<layers>` and `unmount/<layers>`.
+pub(crate) fn rows(quick: bool) {
+    in_world("64m", |world| {
         let layers: Vec<_> = (0..500).map(|n| world.join(n.to_string())).collect();
         layers
             .iter()
             .for_each(|layer| fs::create_dir(layer).unwrap());
-        for (count, rounds) in [(1, 400), (128, 200), (500, 100)] {
+        for (count, rounds) in [(1, 400), (10, 400), (128, 200), (500, 100)] {
             compare(&layers[..count], if quick { 20 } else { rounds });
         }
     });
 }
 
-/// Takes turns, so that what else the machine does falls on both.
+/// Takes turns, so that what else the machine does falls on both, and each comes after the other as often.
 fn compare(layers: &[PathBuf], rounds: usize) {
     let overlay = Overlay::builder(layers).scratch();
     let mut ours = Samples::default();
     let mut floor = Samples::default();
-    for _ in 0..rounds {
-        ours.take(|| overlay.detached().unwrap().into_fd());
-        floor.take(|| bare(layers));
+    for round in 0..rounds {
+        if round % 2 == 0 {
+            ours.take(|| overlay.detached().unwrap());
+            floor.take(|| bare(layers));
+        } else {
+            floor.take(|| bare(layers));
+            ours.take(|| overlay.detached().unwrap());
+        }
     }
     let count = layers.len();
-    for (what, ours, floor) in [
-        ("mount", ours.mount, floor.mount),
-        ("close", ours.close, floor.close),
-    ] {
-        row(&format!("overlay/{what}/{count}"), "ours", ours);
-        row(&format!("overlay/{what}/{count}"), "floor", floor);
-    }
+    row(&format!("mount/{count}"), "ours", ours.mount);
+    row(&format!("mount/{count}"), "floor", floor.mount);
+    row(&format!("unmount/{count}"), "ours", ours.close);
+    row(&format!("unmount/{count}"), "floor", floor.close);
 }
 
 #[derive(Default)]
@@ -62,21 +55,14 @@ struct Samples {
 }
 
 impl Samples {
-    fn take(&mut self, mounted: impl FnOnce() -> OwnedFd) {
+    fn take<T>(&mut self, mounted: impl FnOnce() -> T) {
         let start = Instant::now();
-        let fd = mounted();
+        let mounted = mounted();
         let done = Instant::now();
-        drop(fd);
+        drop(mounted);
         self.mount.push(done - start);
         self.close.push(done.elapsed());
     }
-}
-
-fn row(id: &str, who: &str, mut samples: Vec<Duration>) {
-    samples.sort();
-    let us = |sample: Duration| sample.as_secs_f64() * 1e6;
-    let (min, p50) = (us(samples[0]), us(samples[samples.len() / 2]));
-    println!("row {id} {who} min={min:.1} p50={p50:.1} unit=us");
 }
 
 /// The system calls without which there is no such mount.

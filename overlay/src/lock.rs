@@ -1,0 +1,95 @@
+//! An upper belongs to one mount at a time: overlayfs leaves what happens otherwise undefined, and mounts all the same.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, openat};
+use rustix::io::Errno;
+
+use crate::context::{Context, Refusal};
+use crate::error::{Error, ErrorKind, Inner, Result};
+use crate::scratch;
+use crate::upper::Directories;
+
+/// Holds an upper and its workdir for one mount, by flock(2) of both directories, against every process that asks too.
+/// It ends with the last of its fds: a process that is forked without execve(2) keeps it as well.
+///
+/// Keep it as long as the mount. As root the crate also asks the kernel whether an overlay uses the directories, which
+/// it knows with and without this lock; in a user namespace the kernel does not tell.
+#[derive(Debug)]
+#[must_use = "dropping the UpperLock gives the upper away"]
+pub struct UpperLock {
+    #[expect(dead_code, reason = "held, not read")]
+    upper: OwnedFd,
+    #[expect(dead_code, reason = "held, not read")]
+    work: OwnedFd,
+}
+
+impl UpperLock {
+    /// Takes both or none, and does not wait.
+    pub(crate) fn take(opened: &Directories, upper: &Path, work: &Path) -> Result<Self> {
+        Ok(UpperLock {
+            upper: locked(opened.upper.as_fd(), upper, upper)?,
+            work: locked(opened.work.as_fd(), work, upper)?,
+        })
+    }
+}
+
+/// Tries again for 15 milliseconds where an upper is in use: a process that another thread is just starting has copies
+/// of all fds, locks and detached mounts among them, from fork to execve(2).
+pub(crate) fn patiently<T>(mut work: impl FnMut() -> Result<T>) -> Result<T> {
+    for pause in [1, 2, 4, 8] {
+        match work() {
+            Err(error) if error.kind() == ErrorKind::Busy => {
+                thread::sleep(Duration::from_millis(pause));
+            }
+            done => return done,
+        }
+    }
+    work()
+}
+
+fn locked(directory: BorrowedFd<'_>, path: &Path, upper: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let fd =
+        openat(directory, c".", flags, Mode::empty()).map_err(Error::sys("open to lock", path))?;
+    match flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(fd),
+        Err(errno @ Errno::WOULDBLOCK) => Err(busy(upper, errno)),
+        Err(errno) => Err(Error::sys("flock", path)(errno)),
+    }
+}
+
+pub(crate) fn busy(upper: &Path, errno: Errno) -> Error {
+    Error::from(Inner::UpperInUse {
+        upper: upper.to_owned(),
+        errno: errno.into(),
+    })
+}
+
+/// Refuses an upper that the kernel has in an overlay, whoever mounted it and wherever it is: detached, in another mount
+/// namespace, or taken out of the mount table while files are open.
+///
+/// overlayfs tells only a mount with `index=on`, which would leave traces in an upper. So the directories are the layers
+/// of an overlay on a throw-away upper, which is gone at once. What else it minds is for the real mount to say.
+pub(crate) fn ask_kernel(opened: &Directories, upper: &Path) -> Result<()> {
+    match trial(opened) {
+        Err(refusal) if refusal.errno == Errno::BUSY => Err(busy(upper, refusal.errno)),
+        _ => Ok(()),
+    }
+}
+
+fn trial(opened: &Directories) -> Result<OwnedFd, Refusal> {
+    let (tmpfs, own) = scratch::bare()?;
+    let context = Context::open("overlay")?;
+    context.fd("lowerdir+", opened.upper.as_fd())?;
+    context.fd("lowerdir+", opened.work.as_fd())?;
+    context.fd("upperdir", own.upper.as_fd())?;
+    context.fd("workdir", own.work.as_fd())?;
+    context.flag("volatile")?;
+    context.string("index", "on")?;
+    context.create()?;
+    Ok(tmpfs)
+}
