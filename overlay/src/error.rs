@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno as Raw;
 
+use crate::apply::Failure;
 use crate::diff::Problem;
 use crate::overlay::MAX_LAYERS;
 
@@ -35,8 +36,14 @@ pub enum ErrorKind {
     InvalidInput,
     /// The upper is of a volatile mount, and was not synced since: see [`Overlay::clean_volatile`](crate::Overlay::clean_volatile).
     Unsynced,
-    /// The kernel's answer could not be read.
+    /// The kernel's answer, or a layer, could not be read.
     Malformed,
+    /// A layer reaches outside of its directory.
+    UnsafePath,
+    /// A layer is more than its [`Limits`](crate::Limits).
+    LimitExceeded,
+    /// A layer is not the one that was expected.
+    DigestMismatch,
     /// Any other errno: see [`Error::raw_os_error`].
     Os,
 }
@@ -46,6 +53,7 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match &*self.0 {
+            Inner::Apply(failure) => failure.kind(),
             Inner::NoUserXattrs { .. }
             | Inner::NoFileTypes { .. }
             | Inner::Unsupported { .. }
@@ -80,6 +88,7 @@ impl Error {
             | Inner::Refused { errno, .. }
             | Inner::UnclonableLayer { errno, .. }
             | Inner::NoUserXattrs { errno, .. } => Some(errno.0),
+            Inner::Apply(failure) => failure.raw_os_error(),
             Inner::CameUpReadOnly { .. } | Inner::ReadOnlyUpper { .. } => {
                 Some(Raw::ROFS.raw_os_error())
             }
@@ -170,6 +179,8 @@ impl From<Error> for io::Error {
 /// What the public [`Error`] holds.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Inner {
+    #[error(transparent)]
+    Apply(Failure),
     #[error("{op} {}: {errno}", Shown(path))]
     Sys {
         op: &'static str,

@@ -52,6 +52,7 @@
 //! of a killed process it stays until unmounted, or until its mount namespace ends.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod apply;
 mod beneath;
 mod classic;
 mod context;
@@ -76,6 +77,10 @@ mod sys;
 mod upper;
 mod volatile;
 
+pub use apply::{
+    AppliedLayer, Apply, Compression, Devices, Durability, Limits, Progress, RawWhiteouts,
+    SkippedEntry, SkippedPart, Unmapped,
+};
 pub use diff::{
     Change, ChangeKind, Changes, Committed, Diff, FileKind, IdRange, Metadata, Omitted,
     OmittedPart, Usage, Written,
