@@ -195,7 +195,8 @@ impl Overlay {
     /// Where the kernel refuses the overlay, because it has no overlayfs, may not be asked, lacks an option, or cannot stack
     /// such filesystems or so many layers, the layers are copied into `directory` as [`flatten`](crate::flatten) does, and that is
     /// mounted instead: [`OverlayMount::applied`] then is [`Applied::Copied`](crate::Applied::Copied). Without the right to mount
-    /// anything, the fd is that of the directory, and cannot be attached.
+    /// anything, the fd is that of the directory, and cannot be attached; the marks of layers must then be those of
+    /// [`userxattr`](Overlay::userxattr), since others are not seen.
     ///
     /// The directory must be empty or not be there, each time. It stays, with what is written, for the caller to remove: an
     /// upperdir is copied as the top layer and left as it is, and the size of a scratch upper is no limit. An error of the
