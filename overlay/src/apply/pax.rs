@@ -47,17 +47,17 @@ impl Records {
         Ok(records)
     }
 
-    /// Whether a global header has them: what names or sizes an entry belongs to one entry, and readers disagree.
+    /// Whether a global header may say this: of names, sizes and xattrs readers disagree.
     pub(crate) fn fit_for_all(&self) -> bool {
-        self.path.is_none() && self.link.is_none() && self.size.is_none() && self.sparse.is_none()
+        let named = self.path.is_some() || self.link.is_some();
+        !named && self.size.is_none() && self.sparse.is_none() && self.xattrs.is_empty()
     }
 
     /// Takes over what a later global header says.
-    pub(crate) fn update(&mut self, later: Records) {
+    pub(crate) fn update(&mut self, later: &Records) {
         self.uid = later.uid.or(self.uid);
         self.gid = later.gid.or(self.gid);
         self.mtime = later.mtime.or(self.mtime);
-        self.xattrs.extend(later.xattrs);
     }
 
     fn set(&mut self, key: &[u8], value: &[u8]) -> Parsed<()> {
