@@ -38,6 +38,9 @@ use crate::marks::Marks;
 /// More would be cycles, or meant to take long.
 const SYMLINKS: usize = 40;
 
+/// How much longer than the deepest directory a way over symlinks may be.
+const STEPS: usize = 4;
+
 /// Others may put something in the way each time it was taken away.
 const ATTEMPTS: usize = 16;
 
@@ -678,8 +681,12 @@ impl<'a> Build<'a> {
             .rev()
             .map(|name| name.to_vec())
             .collect();
-        let mut symlinks = 0;
+        let (mut symlinks, mut steps) = (0, 0);
         while let Some(name) = todo.pop() {
+            steps += 1;
+            if steps > STEPS * self.apply.limits.depth {
+                return Err(unsafe_path(path, "symlinks make its way too long").into());
+            }
             match name.as_slice() {
                 b"" | b"." => continue,
                 b".." => {

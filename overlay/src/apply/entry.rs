@@ -144,11 +144,9 @@ impl<'a> Entries<'a> {
             _ => {
                 let records = Records::parse(&body)?;
                 if !records.fit_for_all() {
-                    return Err("a global PAX header names or sizes entries");
+                    return Err("a global PAX header names or sizes entries, or has xattrs");
                 }
-                self.for_all.update(records);
-                // Any number of them may come before the first entry.
-                before.bytes = 0;
+                self.for_all.update(&records);
             }
         }
         Ok(())
@@ -196,13 +194,12 @@ impl<'a> Entries<'a> {
                 None => header.mtime().map_err(named)?,
             },
             device: header.device().map_err(named)?,
-            xattrs: self.for_all.xattrs.clone(),
+            xattrs: records.xattrs,
             stored: size,
             padding: padding(size),
             holes: None,
             path: Vec::new(),
         };
-        entry.xattrs.extend(records.xattrs);
         match (kind, size) {
             (Kind::File, _) | (_, 0) => {}
             // Some archivers say the size of the file that is linked to; no reader takes it for a body's.

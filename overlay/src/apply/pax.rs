@@ -47,17 +47,17 @@ impl Records {
         Ok(records)
     }
 
-    /// Whether a global header has them: what names or sizes an entry belongs to one entry, and readers disagree.
+    /// Whether a global header may say this: of names, sizes and xattrs readers disagree.
     pub(crate) fn fit_for_all(&self) -> bool {
-        self.path.is_none() && self.link.is_none() && self.size.is_none() && self.sparse.is_none()
+        let named = self.path.is_some() || self.link.is_some();
+        !named && self.size.is_none() && self.sparse.is_none() && self.xattrs.is_empty()
     }
 
     /// Takes over what a later global header says.
-    pub(crate) fn update(&mut self, later: Records) {
+    pub(crate) fn update(&mut self, later: &Records) {
         self.uid = later.uid.or(self.uid);
         self.gid = later.gid.or(self.gid);
         self.mtime = later.mtime.or(self.mtime);
-        self.xattrs.extend(later.xattrs);
     }
 
     fn set(&mut self, key: &[u8], value: &[u8]) -> Parsed<()> {
@@ -278,26 +278,48 @@ fn base64(value: &[u8]) -> Parsed<Vec<u8>> {
 mod tests {
     use super::*;
 
+    /// The pairs, each with its length before it.
+    fn body(pairs: &[&str]) -> Vec<u8> {
+        let record = |pair: &&str| {
+            let rest = pair.len() + 2;
+            let digits = |length: usize| length.to_string().len();
+            let length = rest + digits(rest + digits(rest));
+            format!("{length} {pair}\n")
+        };
+        pairs.iter().map(record).collect::<String>().into_bytes()
+    }
+
     #[test]
     fn records_are_read() {
-        let body = b"14 path=a/b\xff\n\n19 SCHILY.xattr.user=\n".to_vec();
-        let _ = body;
-        let records = Records::parse(b"11 path=a\xff\n30 mtime=1700000000.123456789\n").unwrap();
-        assert_eq!(records.path.unwrap(), b"a\xff");
+        let records = Records::parse(&body(&[
+            "path=a\u{e9}",
+            "mtime=1700000000.123456789",
+            "comment=none",
+        ]));
+        let records = records.unwrap();
+        assert_eq!(records.path.unwrap(), "a\u{e9}".as_bytes());
+        let (seconds, nanoseconds) = (1_700_000_000, 123_456_789);
         assert_eq!(
             records.mtime,
             Some(Time {
-                seconds: 1_700_000_000,
-                nanoseconds: 123_456_789
+                seconds,
+                nanoseconds
             })
         );
     }
 
     #[test]
     fn a_value_may_have_any_byte_but_a_name_no_nul() {
-        let records = Records::parse(b"27 SCHILY.xattr.user.a=\0=\n\n\n").unwrap();
+        let records = Records::parse(&body(&["SCHILY.xattr.user.a=\0=\n\n"])).unwrap();
         assert_eq!(records.xattrs[&b"user.a"[..]], b"\0=\n\n");
-        Records::parse(b"12 path=a\0b\n").unwrap_err();
+        for pair in [
+            "path=a\0b",
+            "linkpath=\0",
+            "SCHILY.xattr.a\0=b",
+            "SCHILY.xattr.=b",
+        ] {
+            Records::parse(&body(&[pair])).unwrap_err();
+        }
     }
 
     #[test]
@@ -305,19 +327,33 @@ mod tests {
         for body in [
             &b"path=a\n"[..],
             b"3 a\n",
+            b"4 a\n",
             b"999 path=a\n",
             b"99999999999999999999 path=a\n",
-            b"10 path=a\n",
+            b"8 path=a\n",
+            b"11 path=a\n",
             b"0 path=a\n",
             b"+9 path=a\n",
-            b"13 uid=-1000\n",
-            b"18 uid=4294967295\n",
-            b"8 uid=0x\n",
             b"7 =aaa\n",
-            b"30 size=99999999999999999999\n",
         ] {
             Records::parse(body).unwrap_err();
         }
+        Records::parse(b"9 path=a\n").unwrap();
+    }
+
+    #[test]
+    fn numbers_are_decimal_and_fit() {
+        for pair in [
+            "uid=-1",
+            "uid=4294967295",
+            "uid=0x1",
+            "size=99999999999999999999",
+            "gid= 1",
+        ] {
+            Records::parse(&body(&[pair])).unwrap_err();
+        }
+        let records = Records::parse(&body(&["uid=4294967294", "size=0"])).unwrap();
+        assert_eq!((records.uid, records.size), (Some(4_294_967_294), Some(0)));
     }
 
     #[test]
@@ -332,7 +368,7 @@ mod tests {
 
     #[test]
     fn libarchives_xattrs_are_unescaped() {
-        let records = Records::parse(b"32 LIBARCHIVE.xattr.user%2Ea=aGk\n").unwrap();
+        let records = Records::parse(&body(&["LIBARCHIVE.xattr.user%2Ea=aGk"])).unwrap();
         assert_eq!(records.xattrs[&b"user.a"[..]], b"hi");
     }
 }

@@ -7,4 +7,7 @@
 
 #[path = "../archive/mod.rs"]
 mod archive;
+mod judge;
+mod rootless;
 mod rows;
+mod streams;
