@@ -168,6 +168,7 @@ impl ScratchMount {
         let Some(Upper::Directories { upper, .. }) = overlay.upper() else {
             return Ok(());
         };
+        // Without asking whether it was mounted before: older kernels leave no mark of that.
         if directory::in_user_namespace()? {
             return Ok(());
         }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use rustix::fs::{FlockOperation, Mode, OFlags, flock, openat};
+use rustix::fs::{FlockOperation, Mode, OFlags, fgetxattr, flock, openat};
 use rustix::io::Errno;
 
 use crate::context::{Context, Refusal};
@@ -21,7 +21,6 @@ use crate::upper::Directories;
 #[derive(Debug)]
 #[must_use = "dropping the UpperLock gives the upper away"]
 pub struct UpperLock {
-    #[expect(dead_code, reason = "held, not read")]
     upper: OwnedFd,
     #[expect(dead_code, reason = "held, not read")]
     work: OwnedFd,
@@ -33,6 +32,28 @@ impl UpperLock {
         Ok(UpperLock {
             upper: locked(opened.upper.as_fd(), upper, upper)?,
             work: locked(opened.work.as_fd(), work, upper)?,
+        })
+    }
+
+    /// The upper, opened for reading.
+    pub(crate) fn upper(&self) -> BorrowedFd<'_> {
+        self.upper.as_fd()
+    }
+
+    /// Since 6.6 overlayfs gives an upper an id when it is first mounted, and marks it before the first copy up: an upper
+    /// with neither is in no overlay, and asking the kernel takes as long as mounting. Unless someone mounted it with
+    /// `uuid=off`.
+    pub(crate) fn was_mounted(&self) -> bool {
+        [
+            c"trusted.overlay.uuid",
+            c"trusted.overlay.impure",
+            c"user.overlay.uuid",
+            c"user.overlay.impure",
+        ]
+        .into_iter()
+        .any(|name| {
+            let found = fgetxattr(&self.upper, name, &mut [0; 64]);
+            !matches!(found, Err(Errno::NODATA | Errno::OPNOTSUPP))
         })
     }
 }

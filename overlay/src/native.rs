@@ -143,7 +143,9 @@ fn put_on_top(
         upper.check_user_xattrs(opened.upper.as_fd())?;
     }
     let lock = overlay.claim(&opened)?;
-    overlay.ask_kernel(&opened)?;
+    if let Some(lock) = &lock {
+        overlay.ask_kernel(&opened, lock)?;
+    }
     let set = |key, directory: &OwnedFd, name| {
         let done = context.fd(key, directory.as_fd());
         done.map_err(|refusal| refusal.on(name))

@@ -14,7 +14,7 @@ use crate::mount::{Made, MountedOverlay, OverlayMount};
 use crate::options::{Attributes, Fsync, Options, RedirectDir, Switch, Verity, Xino};
 use crate::support::Support;
 use crate::upper::{Directories, Upper};
-use crate::{classic, directory, fallback, native, volatile};
+use crate::{classic, directory, fallback, native, upper, volatile};
 
 /// The most layers overlayfs stacks: `OVL_MAX_STACK` of the kernel. An upper does not count.
 pub(crate) const MAX_LAYERS: usize = 500;
@@ -317,20 +317,20 @@ impl Overlay {
         let Some(Upper::Directories { upper, work }) = self.upper() else {
             return Ok(None);
         };
-        opened.check(upper, work, self.read_only)?;
+        opened.check_places(upper, work)?;
         let lock = UpperLock::take(opened, upper, work)?;
+        upper::check_filesystem(lock.upper(), upper, self.read_only)?;
         volatile::check(opened, upper, work)?;
         Ok(Some(lock))
     }
 
-    /// Whether the kernel can tell that an upper is in use: in a user namespace it cannot.
-    pub(crate) fn ask_kernel(&self, opened: &Directories) -> Result<()> {
-        match self.upper() {
-            Some(Upper::Directories { upper, .. }) if !directory::in_user_namespace()? => {
-                lock::ask_kernel(opened, upper)
-            }
-            _ => Ok(()),
+    /// Whether an overlay uses the upper without this lock. In a user namespace the kernel cannot tell.
+    pub(crate) fn ask_kernel(&self, opened: &Directories, lock: &UpperLock) -> Result<()> {
+        let upper = self.upper().map_or(Path::new(""), |upper| upper.names().0);
+        if !lock.was_mounted() || directory::in_user_namespace()? {
+            return Ok(());
         }
+        lock::ask_kernel(opened, upper)
     }
 
     pub(crate) fn layers(&self) -> &[PathBuf] {

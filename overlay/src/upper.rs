@@ -46,23 +46,29 @@ impl Directories {
         Ok(is_within(&second, &above)? || is_within(&first, &below)?)
     }
 
-    /// What overlayfs would refuse with a bare errno, or take and then do badly.
-    pub(crate) fn check(&self, upper: &Path, work: &Path, read_only: bool) -> Result<()> {
+    /// Where overlayfs would refuse the two with a bare errno.
+    pub(crate) fn check_places(&self, upper: &Path, work: &Path) -> Result<()> {
         let (above, below) = (place(&self.upper, upper)?, place(&self.work, work)?);
         if above.stx_mnt_id != below.stx_mnt_id || !same_device(&above, &below) {
             let (upper, work) = (upper.to_owned(), work.to_owned());
             return Err(Inner::SplitUpper { upper, work }.into());
         }
-        let nested = is_within(&self.work, &above)? || is_within(&self.upper, &below)?;
-        if nested {
+        if !are_siblings(&self.upper, &self.work, &above, &below)?
+            && (is_within(&self.work, &above)? || is_within(&self.upper, &below)?)
+        {
             let (upper, work) = (upper.to_owned(), work.to_owned());
             return Err(Inner::NestedWork { upper, work }.into());
         }
-        if !read_only {
-            check_writable(self.upper.as_fd(), upper)?;
-        }
-        check_types(self.upper.as_fd(), upper)
+        Ok(())
     }
+}
+
+/// What overlayfs would take, and then do badly. `upper` is opened for reading.
+pub(crate) fn check_filesystem(upper: BorrowedFd<'_>, path: &Path, read_only: bool) -> Result<()> {
+    if !read_only {
+        check_writable(upper, path)?;
+    }
+    check_types(upper, path)
 }
 
 fn place(directory: &OwnedFd, path: &Path) -> Result<Statx> {
@@ -72,6 +78,18 @@ fn place(directory: &OwnedFd, path: &Path) -> Result<Statx> {
 
 fn same_device(one: &Statx, other: &Statx) -> bool {
     (one.stx_dev_major, one.stx_dev_minor) == (other.stx_dev_major, other.stx_dev_minor)
+}
+
+/// The usual place for an upper and its workdir, where neither can be in the other.
+fn are_siblings(one: &OwnedFd, other: &OwnedFd, above: &Statx, below: &Statx) -> Result<bool> {
+    let up = Path::new("..");
+    let parent = |directory| {
+        let flags = StatxFlags::BASIC_STATS;
+        statx(directory, c"..", AtFlags::empty(), flags).map_err(Error::sys("statx", up))
+    };
+    let (first, second) = (parent(one)?, parent(other)?);
+    let is = |one: &Statx, other: &Statx| one.stx_ino == other.stx_ino && same_device(one, other);
+    Ok(is(&first, &second) && !is(above, below) && !is(&first, above) && !is(&first, below))
 }
 
 /// Whether `directory` is `outer` or below it. The way up ends at the filesystem's root, or at the namespace's.
@@ -105,10 +123,8 @@ fn check_writable(upper: BorrowedFd<'_>, path: &Path) -> Result<()> {
 /// A filesystem that does not say in its listings what a file is: overlayfs takes it with a warning to its log, and shows
 /// whiteouts as files.
 fn check_types(upper: BorrowedFd<'_>, path: &Path) -> Result<()> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let listed = openat(upper, c".", flags, Mode::empty()).map_err(Error::sys("open", path))?;
     let mut buffer = [std::mem::MaybeUninit::uninit(); 1024];
-    let mut entries = RawDir::new(listed, &mut buffer);
+    let mut entries = RawDir::new(upper, &mut buffer);
     match entries.next() {
         Some(Ok(entry)) if entry.file_type() == FileType::Unknown => {
             let path = path.to_owned();

@@ -198,6 +198,43 @@ fn an_upper_of_a_killed_process_can_be_mounted_again() {
     });
 }
 
+/// A18: a namespace made meanwhile has a copy of what is attached, and of nothing else.
+#[test]
+fn a_namespace_made_meanwhile_keeps_what_is_attached_alone() {
+    in_world(|world| {
+        let overlay = kept(world);
+        let detached = overlay.detached().unwrap();
+        in_mount_namespace(|| {
+            drop(detached);
+            drop(overlay.detached().unwrap());
+        });
+        if !have(&[Need::Root]) {
+            return;
+        }
+        let target = directory(world, "target");
+        let mut attached = overlay.mount(&target).unwrap();
+        let (told, tells) = std::sync::mpsc::channel();
+        thread::scope(|scope| {
+            let (ask, asked) = std::sync::mpsc::channel::<()>();
+            scope.spawn(move || {
+                in_mount_namespace(move || {
+                    told.send(()).unwrap();
+                    asked.recv().unwrap_err();
+                });
+            });
+            tells.recv().unwrap();
+            attached.unmount().unwrap();
+            assert_busy(world, &overlay);
+            drop(ask);
+        });
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while overlay.detached().is_err() {
+            assert!(Instant::now() < deadline);
+            thread::sleep(Duration::from_millis(2));
+        }
+    });
+}
+
 fn owner(world: &Path) -> Child {
     let test = "an_upper_of_a_killed_process_can_be_mounted_again";
     Command::new(env::current_exe().unwrap())
