@@ -6,9 +6,10 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::process::Command;
 
 use cofferdam_overlay::{Digest, ErrorKind, Expected, Flaw, LayerStore, chain_id};
+use cofferdam_testkit::{Need, as_root_of_a_user_namespace, have};
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
 
-use crate::world::{in_world, tar};
+use crate::world::{in_world, in_world_of, tar};
 
 /// What is read where nothing should be.
 struct Unread;
@@ -256,4 +257,139 @@ fn applies() {
     assert_eq!(applied.chain_id(), Digest::of(&layer));
     assert_eq!(store.collect().unwrap().layers, []);
     assert!(applied.directories()[0].join("b").exists());
+}
+
+/// A tar whose root hides all below: no tree gives one.
+fn opaque(base: &std::path::Path) -> Vec<u8> {
+    const PLACEHOLDER: &[u8] = b"placeholder!";
+    let mut tar = tar(base, &[("placeholder!", "")]);
+    let at = tar
+        .windows(12)
+        .position(|window| window == PLACEHOLDER)
+        .unwrap();
+    let header = &mut tar[at..at + 512];
+    header[..12].copy_from_slice(b".wh..wh..opq");
+    header[148..156].fill(b' ');
+    let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    tar
+}
+
+#[test]
+fn what_a_layers_root_hides_is_not_stacked() {
+    in_world(|world| {
+        let base = tar(&world.base, &[("a", "base")]);
+        let top = tar(&world.base, &[("c", "top")]);
+        let base = world
+            .store
+            .apply(None, &base[..], Expected::default())
+            .unwrap();
+        let opaque = opaque(&world.base);
+        let opaque = world
+            .store
+            .apply(Some(&base), &opaque[..], Expected::default())
+            .unwrap();
+        let top = world
+            .store
+            .apply(Some(&opaque), &top[..], Expected::default())
+            .unwrap();
+        assert_eq!((top.diff_ids().len(), top.directories().len()), (3, 2));
+        assert_eq!(world.read(&top, "a"), None);
+        assert_eq!(world.read(&top, "c").as_deref(), Some("top"));
+        assert_eq!(world.store.check().unwrap(), []);
+    });
+}
+
+#[test]
+fn processes_that_apply_and_collect_at_once_do_not_take_each_others_layers() {
+    in_world(|world| {
+        for n in 0..3 {
+            let layer = tar(&world.base, &[(&*format!("file{n}"), "")]);
+            fs::write(world.path(&format!("layer{n}.tar")), layer).unwrap();
+        }
+        let child = |_| {
+            let mut command = Command::new(std::env::current_exe().unwrap());
+            command
+                .args(["--exact", "layers::applies_and_collects", "--nocapture"])
+                .env("COFFERDAM_BUSY_STORE", world.path("store"));
+            command.spawn().unwrap()
+        };
+        for mut child in [0, 1, 2, 3].map(child) {
+            assert!(child.wait().unwrap().success());
+        }
+        world.store.collect().unwrap();
+        for area in ["layers", "staging", "leases", "locks"] {
+            assert_eq!(world.names(area), [""; 0], "{area}");
+        }
+    });
+}
+
+/// Run by the test above.
+#[test]
+fn applies_and_collects() {
+    let Some(path) = std::env::var_os("COFFERDAM_BUSY_STORE") else {
+        return;
+    };
+    let base = std::path::Path::new(&path).parent().unwrap().to_owned();
+    let layers = [0, 1, 2].map(|n| fs::read(base.join(format!("layer{n}.tar"))).unwrap());
+    let store = LayerStore::open(&path).unwrap();
+    for round in 0..100 {
+        let mut parent = None;
+        for layer in &layers {
+            let expected = match round % 2 {
+                0 => Expected::diff_id(Digest::of(layer)),
+                _ => Expected::default(),
+            };
+            parent = Some(store.apply(parent.as_ref(), &layer[..], expected).unwrap());
+        }
+        let top = parent.unwrap();
+        store.collect().unwrap();
+        assert_eq!(top.directories().len(), 3);
+        assert!(top.directories().iter().all(|directory| directory.exists()));
+    }
+}
+
+#[test]
+fn a_user_namespace_has_stores_too() {
+    if !have(&[Need::Namespaces, Need::Filesystem("overlay")]) {
+        return;
+    }
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child
+        .args(["--exact", "layers::rootless", "--nocapture"])
+        .env("COFFERDAM_ROOTLESS", "1");
+    let output = as_root_of_a_user_namespace(&mut child).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && text.contains("1 passed"),
+        "{output:?}"
+    );
+}
+
+/// Run by the test above.
+#[test]
+fn rootless() {
+    if std::env::var_os("COFFERDAM_ROOTLESS").is_none() {
+        return;
+    }
+    in_world_of(|world| {
+        let probe = rustix::fs::XattrFlags::empty();
+        if rustix::fs::setxattr(&world.base, "user.test", b"", probe).is_err() {
+            return; // A tmpfs before Linux 6.6.
+        }
+        let base = tar(&world.base, &[("a", "base"), ("d/b", "base")]);
+        let base = world
+            .store
+            .apply(None, &base[..], Expected::default())
+            .unwrap();
+        let upper = world.upper(&base, |root| {
+            fs::remove_file(root.join("a")).unwrap();
+            fs::remove_dir_all(root.join("d")).unwrap();
+            fs::create_dir(root.join("d")).unwrap();
+        });
+        let top = world.store.commit(Some(&base), upper).unwrap();
+        assert_eq!(world.read(&top, "a"), None);
+        assert_eq!(world.read(&top, "d/b"), None);
+        assert_eq!(world.store.check().unwrap(), []);
+    });
 }
