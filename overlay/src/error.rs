@@ -9,6 +9,7 @@ use rustix::io::Errno as Raw;
 use crate::apply::Failure;
 use crate::diff::Problem;
 use crate::overlay::MAX_LAYERS;
+use crate::store::Fault;
 
 /// The result of this crate's calls.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -79,6 +80,7 @@ impl Error {
             Inner::Sys { errno, .. } | Inner::Refused { errno, .. } => errno.kind(),
             Inner::CameUpReadOnly { .. } => ErrorKind::Os,
             Inner::Diff(problem) => problem.kind(),
+            Inner::Store(fault) => fault.kind(),
         }
     }
 
@@ -156,6 +158,12 @@ impl Error {
 impl From<Problem> for Error {
     fn from(problem: Problem) -> Self {
         Inner::Diff(problem).into()
+    }
+}
+
+impl From<Fault> for Error {
+    fn from(fault: Fault) -> Self {
+        Inner::Store(fault).into()
     }
 }
 
@@ -313,6 +321,8 @@ pub(crate) enum Inner {
     NoDigest { text: String },
     #[error(transparent)]
     Diff(#[from] Problem),
+    #[error(transparent)]
+    Store(#[from] Fault),
 }
 
 /// An errno at the end of a line, if there is one.

@@ -77,6 +77,7 @@ mod native;
 mod options;
 mod overlay;
 mod scratch;
+mod store;
 mod support;
 mod sys;
 mod upper;
@@ -99,6 +100,9 @@ pub use marks::Marks;
 pub use mount::{Applied, MountedOverlay, OverlayMount};
 pub use options::{Fsync, RedirectDir, Switch, Verity, Xino};
 pub use overlay::Overlay;
+pub use store::{Collected, Expected, Finding, Flaw, LayerRef, LayerStore, chain_id};
+#[cfg(feature = "images")]
+pub use store::{Compress, History, Image, ImageConfig, ImageSource, Platform};
 pub use support::Support;
 
 #[cfg(doctest)]

@@ -247,7 +247,8 @@ impl Overlay {
     /// `NotFound` or `InvalidInput` (`ENOTDIR`) name the layer that is missing or not a directory. `InvalidInput`: no
     /// layers, more than 500, a scratch upper of 0 bytes, upper and work on different mounts or inside each other or a layer, a
     /// read-only filesystem for an upper, or a stack that the kernel refuses (a filesystem it cannot stack, an overlay of overlays
-    /// of overlays). `Busy`: the upperdir or workdir is in use by another overlay, still so after 15 milliseconds. `Unsynced`: it is of a volatile mount.
+    /// of overlays). `Busy`: the upperdir or workdir is in use by another overlay, still so after an eighth of a second.
+    /// `Unsynced`: it is of a volatile mount.
     /// `PermissionDenied`: no `CAP_SYS_ADMIN`, or a layer with locked mounts below it in a user namespace. `Unsupported`: a kernel
     /// without overlayfs or without an option that was asked for, or one that took the option but does not do it. `Os`: anything
     /// else, and `EROFS` where it was to be writable but the kernel could not use the workdir.

@@ -4,10 +4,12 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, lchown, symlink};
 use std::path::{Path, PathBuf};
 
+use cofferdam_overlay::{Apply, Diff, Overlay};
 use rustix::fs::{XattrFlags, setxattr};
 
 use crate::layer::assert_gives_the_merged_tree;
-use crate::world::in_world;
+use crate::tree::tree;
+use crate::world::{World, in_world, root_of};
 
 /// A generator of the xorshift family: its seed tells all.
 struct Dice(u64);
@@ -67,9 +69,47 @@ fn a_diff_applied_to_the_layer_gives_what_the_overlay_shows() {
                 world.change(|root| (0..15).for_each(|_| operate(&mut dice, root)));
             }
             assert_gives_the_merged_tree(world, &format!("seed {seed}"));
+            assert_layers_show_the_merged_tree(world, seed);
             empty(&world.lowers[0]);
             empty(&world.upper);
         }
+    });
+}
+
+/// Whether the changes, committed, moved or applied from their tar, do on the layer what the upper did.
+fn assert_layers_show_the_merged_tree(world: &World, seed: u64) {
+    let shown = |overlay: Overlay| tree(&root_of(&overlay.detached().unwrap()));
+    let merged = tree(&root_of(&world.mount()));
+    let lower = &world.lowers[0];
+    let made = |how: &str, make: &dyn Fn(&Path)| {
+        let layer = world.base.join("layer");
+        fs::create_dir(&layer).unwrap();
+        make(&layer);
+        let found = shown(Overlay::builder([&layer, lower]));
+        for (path, seen) in &merged {
+            assert_eq!(found.get(path), Some(seen), "seed {seed}, {how}: {path:?}");
+        }
+        assert_eq!(found.len(), merged.len(), "seed {seed}, {how}");
+        fs::remove_dir_all(layer).unwrap();
+    };
+    let tar = world.tar().0;
+    made("applied", &|layer| {
+        Apply::new(layer).lower([lower]).tar(&tar[..]).unwrap();
+    });
+    made("committed", &|layer| {
+        world.diff().commit(layer).unwrap();
+        let mut again = Vec::new();
+        Diff::of(layer)
+            .lower([lower])
+            .write_tar(&mut again)
+            .unwrap();
+        assert!(
+            tar == again,
+            "seed {seed}: the tar of the commit is another"
+        );
+    });
+    made("moved", &|layer| {
+        world.diff().commit_moving(layer).unwrap();
     });
 }
 

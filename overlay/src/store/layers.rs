@@ -1,0 +1,216 @@
+//! The store itself.
+
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::FlockOperation;
+
+use super::Fault;
+use super::chain::chain_id;
+use super::layer::LayerRef;
+use super::layout::Layout;
+use super::lease::{Held, pin_name};
+use super::record::Record;
+use super::staged::Staged;
+use super::unpack::unpack;
+use crate::diff::Diff;
+use crate::digest::Digest;
+use crate::error::Result;
+
+/// A directory of layers, each of them there once, that any number of processes use at the same time.
+///
+/// A layer is named by its chain id: what its directory holds depends on those below it too, of which it takes metadata of
+/// directories it does not mention. It appears by one rename(2) when all of it is on disk (syncfs(2)), so that a crash at any
+/// time leaves no half of one. What a killed process was making is found by its lock, which is free then, and removed by
+/// [`open`](LayerStore::open) and [`collect`](LayerStore::collect).
+///
+/// ```no_run
+/// use std::fs::File;
+///
+/// use cofferdam_overlay::{Expected, LayerStore, Overlay};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = LayerStore::open("/var/lib/app/layers")?;
+/// let base = store.apply(None, File::open("debian.tar.gz")?, Expected::default())?;
+/// let app = store.apply(Some(&base), File::open("app.tar.gz")?, Expected::default())?;
+/// let root = Overlay::builder(app.directories()).scratch().detached()?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct LayerStore {
+    pub(super) layout: Arc<Layout>,
+}
+
+/// What a layer must be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Expected {
+    /// The sha256 of its tar. Where it is known, a layer that is there is not read at all.
+    pub diff_id: Option<Digest>,
+    /// The sha256 of the tar as it is read, compressed or not.
+    pub blob: Option<Digest>,
+}
+
+impl Expected {
+    /// A layer of this diff id.
+    #[must_use]
+    pub fn diff_id(diff_id: Digest) -> Self {
+        Expected {
+            diff_id: Some(diff_id),
+            blob: None,
+        }
+    }
+
+    /// And of this blob.
+    #[must_use]
+    pub fn blob(mut self, blob: Digest) -> Self {
+        self.blob = Some(blob);
+        self
+    }
+}
+
+impl LayerStore {
+    /// Opens the store at `path`, or makes one, mode 700, where there is nothing or an empty directory.
+    ///
+    /// What killed processes left behind is removed.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a directory that is something else; `Unsupported` for a layout of another version;
+    /// `PermissionDenied` for one that is another user's or that others may enter; others as the kernel says.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let layout = Arc::new(Layout::open(path.as_ref())?);
+        super::collect::sweep(&layout)?;
+        Ok(LayerStore { layout })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.layout.root.path()
+    }
+
+    /// The layer of that chain id.
+    ///
+    /// # Errors
+    /// `NotFound`; `Malformed` where its record cannot be read.
+    pub fn layer(&self, chain_id: Digest) -> Result<LayerRef> {
+        let _shared = self.layout.shared()?;
+        LayerRef::take(&self.layout, chain_id, None)
+    }
+
+    /// Applies the tar that `reader` gives, as [`Apply`](crate::Apply) does, on `parent`. Where it is there already, that one is
+    /// given; where another process is making it, this waits for that.
+    ///
+    /// # Errors
+    /// As [`Apply::tar`](crate::Apply::tar); the store is as before then.
+    ///
+    /// # Panics
+    /// If `reader` does.
+    pub fn apply(
+        &self,
+        parent: Option<&LayerRef>,
+        reader: impl Read + Send,
+        expected: Expected,
+    ) -> Result<LayerRef> {
+        let below = parent.map(LayerRef::chain_id);
+        let known = expected.diff_id.map(|diff_id| chain_id(below, diff_id));
+        let making = known.map(|chain| self.making(chain)).transpose()?;
+        if let Some(found) = known.map(|chain| self.find(chain)).transpose()?.flatten() {
+            return Ok(found);
+        }
+        let staged = Staged::new(&self.layout)?;
+        let lowers = parent.map(LayerRef::directories).unwrap_or_default();
+        let (blob, diff_id) = (expected.blob, expected.diff_id);
+        let unpacked = unpack(staged.tree_fd()?, lowers.clone(), blob, diff_id, reader)?;
+        let lowers = if unpacked.opaque_root {
+            Vec::new()
+        } else {
+            lowers
+        };
+        let record = Record {
+            diff_id: unpacked.diff_id,
+            parent: below,
+            usage: Diff::of(staged.tree()).lower(lowers).usage()?,
+            opaque_root: unpacked.opaque_root,
+            rewritable: false,
+        };
+        match making {
+            Some(_making) => self.publish(staged, &record),
+            None => self.publish_first(staged, &record),
+        }
+    }
+
+    /// What is kept by that name.
+    ///
+    /// # Errors
+    /// `NotFound` where nothing is, or where it is no layer.
+    pub fn kept(&self, name: &str) -> Result<LayerRef> {
+        let _shared = self.layout.shared()?;
+        match self.held(name)?.layer {
+            Some(chain) => LayerRef::take(&self.layout, chain, None),
+            None => {
+                let name = name.to_owned();
+                Err(Fault::NoPin { name }.into())
+            }
+        }
+    }
+
+    /// Keeps it no more. What nobody uses is removed by the next [`collect`](LayerStore::collect).
+    ///
+    /// # Errors
+    /// `InvalidInput` for what is no name. Nothing there is success.
+    pub fn forget(&self, name: &str) -> Result<()> {
+        let file = pin_name(name)?;
+        self.layout.pins.unlink(&file)?;
+        self.layout.pins.sync()
+    }
+
+    /// The names by which something is kept, sorted.
+    ///
+    /// # Errors
+    /// As the kernel says.
+    pub fn names(&self) -> Result<Vec<String>> {
+        let names = self.layout.pins.names()?;
+        Ok(names.iter().map(|name| name.replace('+', "/")).collect())
+    }
+
+    pub(super) fn held(&self, name: &str) -> Result<Held> {
+        let held = Held::read(&self.layout.pins, &pin_name(name)?)?;
+        held.ok_or_else(|| {
+            let name = name.to_owned();
+            Fault::NoPin { name }.into()
+        })
+    }
+
+    /// Held by who makes that layer.
+    fn making(&self, chain: Digest) -> Result<std::os::fd::OwnedFd> {
+        let exclusive = FlockOperation::LockExclusive;
+        self.layout.locks.lock(&chain.hex(), exclusive)
+    }
+
+    fn find(&self, chain: Digest) -> Result<Option<LayerRef>> {
+        let _shared = self.layout.shared()?;
+        match self.layout.layers.has(&chain.hex())? {
+            true => LayerRef::take(&self.layout, chain, None).map(Some),
+            false => Ok(None),
+        }
+    }
+
+    /// Whoever is first with it makes it; what was made in vain goes.
+    pub(super) fn publish_first(&self, staged: Staged, record: &Record) -> Result<LayerRef> {
+        let _making = self.making(record.chain())?;
+        match self.find(record.chain())? {
+            Some(found) => Ok(found),
+            None => self.publish(staged, record),
+        }
+    }
+
+    /// Nothing is collected between its appearing and its lease.
+    fn publish(&self, staged: Staged, record: &Record) -> Result<LayerRef> {
+        let _shared = self.layout.shared()?;
+        let chain = staged.publish(record)?;
+        LayerRef::take(&self.layout, chain, None)
+    }
+}

@@ -1,0 +1,150 @@
+//! What is where in a store.
+
+use std::fs::DirBuilder;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::{fs, io};
+
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags, fchmod, fstat, openat};
+use rustix::io::Errno;
+use rustix::process::geteuid;
+
+use super::Fault;
+use super::area::Area;
+use crate::error::{Error, Result};
+
+const VERSION: &str = "cofferdam layers 1\n";
+/// The tree of a layer, in its directory.
+pub(crate) const TREE: &str = "tree";
+/// What is known of a layer, in its directory.
+pub(crate) const RECORD: &str = "record";
+
+/// The open directories of a store.
+///
+/// | name | what | who may change it |
+/// |---|---|---|
+/// | `version` | the layout | made last of all, with its name |
+/// | `lock` | held shared to find and to lease, exclusively to collect | |
+/// | `layers/<chain>/` | `tree` and `record` of a whole layer | renamed there from `staging`, and back to be removed |
+/// | `staging/<unique>` | what is being made or removed | whoever holds its lock; it is garbage where nobody does |
+/// | `leases/<unique>` | what a process uses | the same |
+/// | `locks/<chain>` | held by who makes that layer | |
+/// | `pins/<name>` | what stays without a process | |
+/// | `images/<digest>` | configs | |
+#[derive(Debug)]
+pub(crate) struct Layout {
+    pub(crate) root: Area,
+    pub(crate) layers: Area,
+    pub(crate) staging: Area,
+    pub(crate) leases: Area,
+    pub(crate) locks: Area,
+    pub(crate) pins: Area,
+    pub(crate) images: Area,
+}
+
+impl Layout {
+    /// Opens the store at `path`, or makes one there.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let root = open_root(path)?;
+        // Before anything is made in what may be something else.
+        check_version(&root)?;
+        // Two that make one at once: the second finds it made.
+        let _making = root.lock("lock", FlockOperation::LockExclusive)?;
+        check_version(&root)?;
+        let layout = Layout {
+            layers: root.make("layers")?,
+            staging: root.make("staging")?,
+            leases: root.make("leases")?,
+            locks: root.make("locks")?,
+            pins: root.make("pins")?,
+            images: root.make("images")?,
+            root,
+        };
+        layout.write_version()?;
+        Ok(layout)
+    }
+
+    /// While it is held, nothing is collected.
+    pub(crate) fn shared(&self) -> Result<OwnedFd> {
+        self.root.lock("lock", FlockOperation::LockShared)
+    }
+
+    /// While it is held, nobody finds, leases or begins anything.
+    pub(crate) fn exclusive(&self) -> Result<OwnedFd> {
+        self.root.lock("lock", FlockOperation::LockExclusive)
+    }
+
+    fn write_version(&self) -> Result<()> {
+        if self.root.has("version")? {
+            return Ok(());
+        }
+        // A half-written one was left in staging at most.
+        let name = super::area::unique();
+        self.staging.write(&name, VERSION.as_bytes())?;
+        self.staging.rename(&name, &self.root, "version")?;
+        self.root.sync()
+    }
+}
+
+fn open_root(path: &Path) -> Result<Area> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(Error::sys("mkdir", path)(error)),
+    }
+    let path = fs::canonicalize(path).map_err(Error::sys("open store", path))?;
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = openat(CWD, &path, flags, Mode::empty()).map_err(Error::sys("open store", &path))?;
+    let found = fstat(&fd).map_err(Error::sys("stat", &path))?;
+    if found.st_uid != geteuid().as_raw() {
+        let owner = found.st_uid;
+        return Err(Fault::Foreign { path, owner }.into());
+    }
+    let root = Area::new(fd, path.clone());
+    // What layers hold, setuid programs among them, is not for other users of the host.
+    if root.names()?.is_empty() {
+        fchmod(&root, Mode::RWXU).map_err(root.failed("chmod", ""))?;
+    }
+    let mode = fstat(&root).map_err(root.failed("stat", ""))?.st_mode & 0o7777;
+    if mode & 0o077 != 0 {
+        return Err(Fault::OpenToOthers { path, mode }.into());
+    }
+    Ok(root)
+}
+
+fn check_version(root: &Area) -> Result<()> {
+    let path = root.path().to_owned();
+    let Some(found) = root.read("version", 100)? else {
+        let ours = [
+            "images", "layers", "leases", "lock", "locks", "pins", "staging",
+        ];
+        return match root
+            .names()?
+            .iter()
+            .all(|name| ours.contains(&name.as_str()))
+        {
+            true => Ok(()),
+            false => Err(Fault::NoStore { path }.into()),
+        };
+    };
+    if found == VERSION.as_bytes() {
+        return Ok(());
+    }
+    let found = String::from_utf8_lossy(&found).into_owned();
+    let expected = VERSION;
+    Err(Fault::Version {
+        path,
+        found,
+        expected,
+    }
+    .into())
+}
+
+/// For what another process may have removed first.
+pub(crate) fn gone_is_fine(done: std::result::Result<(), Errno>) -> std::result::Result<(), Errno> {
+    match done {
+        Err(Errno::NOENT) => Ok(()),
+        done => done,
+    }
+}

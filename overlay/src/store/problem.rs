@@ -1,0 +1,72 @@
+//! What can be wrong with a store or an image, besides errnos.
+
+use std::path::PathBuf;
+
+use crate::digest::Digest;
+use crate::error::{ErrorKind, Shown};
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Fault {
+    #[error("open store {}: it is neither a store nor empty", Shown(path))]
+    NoStore { path: PathBuf },
+    #[error(
+        "open store {}: its layout is {found:?}, not {expected:?}",
+        Shown(path)
+    )]
+    Version {
+        path: PathBuf,
+        found: String,
+        expected: &'static str,
+    },
+    #[error(
+        "open store {}: its mode is {mode:o}, so that others can enter it: it must be 700",
+        Shown(path)
+    )]
+    OpenToOthers { path: PathBuf, mode: u32 },
+    #[error(
+        "open store {}: it belongs to user {owner}, not to the caller",
+        Shown(path)
+    )]
+    Foreign { path: PathBuf, owner: u32 },
+    #[error("{}: {why}", Shown(path))]
+    Malformed { path: PathBuf, why: String },
+    #[error("{}: over {limit} bytes", Shown(path))]
+    TooLarge { path: PathBuf, limit: u64 },
+    #[error("no layer {chain} in the store")]
+    NoLayer { chain: Digest },
+    #[error("nothing is kept as {name:?} in the store")]
+    NoPin { name: String },
+    #[error("{name:?} is already kept in the store")]
+    PinExists { name: String },
+    #[error(
+        "{name:?} is no name to keep something by: 1 to 200 of letters, digits and . _ - : @ /"
+    )]
+    BadName { name: String },
+    #[cfg(feature = "images")]
+    #[error("{}: its sha256 is {found}, not {expected}", Shown(path))]
+    Digest {
+        path: PathBuf,
+        found: Digest,
+        expected: Digest,
+    },
+    #[cfg(feature = "images")]
+    #[error("{}: no image of {wanted}", Shown(path))]
+    NoImage { path: PathBuf, wanted: String },
+}
+
+impl Fault {
+    pub(crate) fn kind(&self) -> ErrorKind {
+        match self {
+            Fault::OpenToOthers { .. } | Fault::Foreign { .. } => ErrorKind::PermissionDenied,
+            Fault::NoLayer { .. } | Fault::NoPin { .. } => ErrorKind::NotFound,
+            Fault::PinExists { .. } => ErrorKind::AlreadyExists,
+            Fault::NoStore { .. } | Fault::BadName { .. } => ErrorKind::InvalidInput,
+            Fault::Version { .. } => ErrorKind::Unsupported,
+            Fault::Malformed { .. } | Fault::TooLarge { .. } => ErrorKind::Malformed,
+            #[cfg(feature = "images")]
+            Fault::Digest { .. } => ErrorKind::Malformed,
+            #[cfg(feature = "images")]
+            Fault::NoImage { .. } => ErrorKind::NotFound,
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! Stores of layers, and what is left of them when processes are killed.
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy sees only functions marked as tests"
+)]
+
+mod crash;
+#[cfg(feature = "images")]
+mod hostile;
+#[cfg(feature = "images")]
+mod images;
+mod layers;
+mod world;
