@@ -85,6 +85,6 @@ fn the_changes_of_an_upper_are_the_same_when_applied() {
             .unwrap();
         assert_eq!(applied.skipped, []);
         assert_eq!(seen(&[&layer, &lower]), seen(&[&upper, &lower]));
-        assert_eq!(seen(&[&layer, &lower]).len(), 13);
+        assert_eq!(seen(&[&layer, &lower]).len(), 12);
     });
 }
