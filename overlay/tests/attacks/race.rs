@@ -41,7 +41,7 @@ fn directories_swapped_for_symlinks_meanwhile() {
         }
         let archive = archive.end();
         let (mut applied, mut swaps) = (0, 0);
-        for round in 0..300 {
+        for round in 0..crate::rounds(300) {
             let layer = directory(world, &format!("layer{round}"));
             std::os::unix::fs::symlink(&victim, world.join("spare")).unwrap();
             let stop = AtomicBool::new(false);
@@ -56,7 +56,7 @@ fn directories_swapped_for_symlinks_meanwhile() {
             remove(&world.join("spare"));
         }
         assert!(
-            swaps > 100,
+            swaps > 20,
             "{swaps} swaps, {applied} applied: the test tests nothing"
         );
     });
