@@ -5,13 +5,18 @@
 #![allow(clippy::print_stdout, reason = "this is what it is for")]
 #![allow(clippy::unwrap_used, reason = "a bench that cannot go on has failed")]
 
+mod create;
+mod start;
 mod stats;
+mod sys;
 
 use std::time::Duration;
 
 fn main() {
     let quick = std::env::args().any(|arg| arg == "--quick");
     stats::rows(if quick { 200 } else { 2000 });
+    create::rows(if quick { 50 } else { 500 }, if quick { 15 } else { 100 });
+    start::rows(if quick { 20 } else { 150 });
 }
 
 /// An id, who does it, and how it is done once.

@@ -1,4 +1,4 @@
-#!/usr/bin/busybox sh
+#!/bin/sh
 # The one service of the VM: runs what /vm/runs says, ends the machine.
 set -u
 output=$(tr ' ' '\n' </proc/cmdline | sed -n 's/^output=//p')
