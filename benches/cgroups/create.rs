@@ -1,7 +1,7 @@
 //! A cgroup's life: made, limited in memory, swap, processes and CPU time, given a process, removed.
 //!
-//! Two kinds of rows. Back to back, the kernel is still ready for the next move of a process and each is cheap; 15 ms apart
-//! (`@15ms`) each move waits for RCU, as it does in a program that does something else in between.
+//! Two kinds of rows. Back to back, the kernel is still ready for the next move of a process and each is cheap; 50 ms apart
+//! (`@50ms`) each move waits for RCU, as it does in a program that does something else in between.
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -19,7 +19,7 @@ use crate::{Side, in_turns};
 
 const MEMORY: u64 = 64 << 20;
 const PIDS: u32 = 64;
-const APART: Duration = Duration::from_millis(15);
+const APART: Duration = Duration::from_millis(50);
 
 pub(crate) fn rows(rounds: usize, rounds_apart: usize) {
     let hierarchy = Hierarchy::detect().unwrap();
@@ -58,7 +58,7 @@ pub(crate) fn rows(rounds: usize, rounds_apart: usize) {
     };
     for (id, rounds, pause) in [
         ("cgroup/create4+add+remove", rounds, Duration::ZERO),
-        ("cgroup/create4+add+remove@15ms", rounds_apart, APART),
+        ("cgroup/create4+add+remove@50ms", rounds_apart, APART),
     ] {
         let mut sides: [Side<'_>; 3] = [
             (id, "ours", &mut ours),
