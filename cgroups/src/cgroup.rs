@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
+use crate::apply::Skipped;
 use crate::controller::Version;
 use crate::entry::Entry;
 use crate::error::{Error, Result};
@@ -30,6 +31,7 @@ pub struct Cgroup {
     others: Vec<Member>,
     armed: bool,
     killed: AtomicBool,
+    skipped: Vec<Skipped>,
 }
 
 /// How long [`Cgroup::remove`] waits for processes to end.
@@ -52,6 +54,7 @@ impl Cgroup {
             others: Vec::new(),
             armed: false,
             killed: AtomicBool::new(false),
+            skipped: Vec::new(),
         }
     }
 
@@ -63,6 +66,17 @@ impl Cgroup {
 
     pub(crate) fn main(&self) -> &Member {
         &self.main
+    }
+
+    pub(crate) fn leave_out(&mut self, skipped: Vec<Skipped>) {
+        self.skipped = skipped;
+    }
+
+    /// What [`Limits::best_effort`](crate::Limits::best_effort) left out when it was made. Empty without that, and for
+    /// a cgroup that was opened.
+    #[must_use]
+    pub fn skipped(&self) -> &[Skipped] {
+        &self.skipped
     }
 
     /// Its directory: the v2 one if the machine has v2.
@@ -181,7 +195,7 @@ impl Cgroup {
         self.paths().map(Path::to_owned).collect()
     }
 
-    fn members(&self) -> impl Iterator<Item = &Member> {
+    pub(crate) fn members(&self) -> impl Iterator<Item = &Member> {
         iter::once(&self.main).chain(&self.others)
     }
 

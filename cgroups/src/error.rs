@@ -65,10 +65,51 @@ enum Inner {
     Name { name: String, reason: &'static str },
     #[error("cgroup path {}: {reason}", path.display())]
     Path { path: PathBuf, reason: &'static str },
-    #[error("limit {limit}: no hierarchy of this machine has the {controller} controller")]
+    #[error(
+        "limit {limit}: no hierarchy of this machine has the {controller} controller{}",
+        since(controller)
+    )]
     NoController {
         limit: &'static str,
         controller: &'static str,
+    },
+    #[error("limit {limit}: {reason}")]
+    Unsayable {
+        limit: &'static str,
+        reason: &'static str,
+    },
+    #[error("device {}: {reason}", path.display())]
+    Device { path: PathBuf, reason: String },
+    #[error("write {asked:?} to {}: the kernel says {asked:?} is invalid: {reason}", path.display())]
+    Partition {
+        path: PathBuf,
+        asked: String,
+        reason: String,
+    },
+    #[error(
+        "limit {limit}: the {controller} controller is not enabled for {}; create it with such a limit",
+        path.display()
+    )]
+    NotEnabled {
+        limit: &'static str,
+        controller: &'static str,
+        path: PathBuf,
+    },
+    #[error("update {}: {cause}{}", path.display(), Undoing(undone, stuck))]
+    Update {
+        path: PathBuf,
+        cause: Error,
+        undone: Vec<PathBuf>,
+        stuck: Vec<Error>,
+    },
+    #[error("move {pid} to {}: it is a kernel thread, which has its place", path.display())]
+    KernelThread { path: PathBuf, pid: u32 },
+    #[error("{op} {}: {errno}; its cgroup.type is {kind:?}{}", path.display(), type_remedy(kind))]
+    Type {
+        op: String,
+        path: PathBuf,
+        kind: String,
+        errno: Errno,
     },
     #[error("limit {limit}: this kernel has no {}", path.display())]
     NoFile { limit: &'static str, path: PathBuf },
@@ -101,13 +142,20 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match &*self.0 {
             Inner::Sys { errno, .. } | Inner::Write { errno, .. } => errno.kind(),
+            Inner::Update { cause, .. } => cause.kind(),
             Inner::Parse { .. } => ErrorKind::Malformed,
-            Inner::Limit { .. } | Inner::Name { .. } | Inner::Path { .. } => {
-                ErrorKind::InvalidInput
-            }
+            Inner::Limit { .. }
+            | Inner::Name { .. }
+            | Inner::Path { .. }
+            | Inner::Device { .. }
+            | Inner::Partition { .. }
+            | Inner::KernelThread { .. } => ErrorKind::InvalidInput,
             Inner::NotCgroupfs { .. }
             | Inner::NoHierarchy
             | Inner::NoController { .. }
+            | Inner::Unsayable { .. }
+            | Inner::NotEnabled { .. }
+            | Inner::Type { .. }
             | Inner::NoFile { .. }
             | Inner::NoMemory { .. }
             | Inner::NotPassedOn { .. }
@@ -122,8 +170,32 @@ impl Error {
     #[must_use]
     pub fn raw_os_error(&self) -> Option<i32> {
         match &*self.0 {
-            Inner::Sys { errno, .. } | Inner::Write { errno, .. } => Some(errno.0),
+            Inner::Sys { errno, .. } | Inner::Write { errno, .. } | Inner::Type { errno, .. } => {
+                Some(errno.0)
+            }
+            Inner::Update { cause, .. } => cause.raw_os_error(),
             _ => None,
+        }
+    }
+
+    /// Why the kernel declared a partition invalid, in its own words:
+    /// [`Limits::cpuset_partition`](crate::Limits::cpuset_partition).
+    #[must_use]
+    pub fn partition_reason(&self) -> Option<&str> {
+        match &*self.0 {
+            Inner::Partition { reason, .. } => Some(reason),
+            Inner::Update { cause, .. } => cause.partition_reason(),
+            _ => None,
+        }
+    }
+
+    /// The files a failed [`Cgroup::update`](crate::Cgroup::update) had written and written back; and why others could
+    /// not be written back, and have the new value. Both empty for other errors.
+    #[must_use]
+    pub fn undone(&self) -> (&[PathBuf], &[Error]) {
+        match &*self.0 {
+            Inner::Update { undone, stuck, .. } => (undone, stuck),
+            _ => (&[], &[]),
         }
     }
 
@@ -190,6 +262,66 @@ impl Error {
         Self::new(Inner::NoController { limit, controller })
     }
 
+    pub(crate) fn unsayable(limit: &'static str, reason: &'static str) -> Self {
+        Self::new(Inner::Unsayable { limit, reason })
+    }
+
+    pub(crate) fn device(path: &Path, reason: String) -> Self {
+        let path = path.to_owned();
+        Self::new(Inner::Device { path, reason })
+    }
+
+    pub(crate) fn partition(path: PathBuf, asked: &str, reason: &str) -> Self {
+        let (asked, reason) = (asked.to_owned(), reason.to_owned());
+        Self::new(Inner::Partition {
+            path,
+            asked,
+            reason,
+        })
+    }
+
+    pub(crate) fn not_enabled(limit: &'static str, controller: &'static str, path: &Path) -> Self {
+        let path = path.to_owned();
+        Self::new(Inner::NotEnabled {
+            limit,
+            controller,
+            path,
+        })
+    }
+
+    pub(crate) fn update(
+        path: &Path,
+        cause: Error,
+        undone: Vec<PathBuf>,
+        stuck: Vec<Error>,
+    ) -> Self {
+        let path = path.to_owned();
+        Self::new(Inner::Update {
+            path,
+            cause,
+            undone,
+            stuck,
+        })
+    }
+
+    pub(crate) fn kernel_thread(path: PathBuf, pid: u32) -> Self {
+        Self::new(Inner::KernelThread { path, pid })
+    }
+
+    pub(crate) fn of_type(
+        op: String,
+        path: PathBuf,
+        kind: String,
+        errno: rustix::io::Errno,
+    ) -> Self {
+        Self::new(Inner::Type {
+            op,
+            path,
+            kind,
+            errno: Errno(errno.raw_os_error()),
+        })
+    }
+
     pub(crate) fn no_file(limit: &'static str, path: PathBuf) -> Self {
         Self::new(Inner::NoFile { limit, path })
     }
@@ -237,6 +369,46 @@ impl Error {
 
     fn new(inner: Inner) -> Self {
         Error(Box::new(inner))
+    }
+}
+
+/// The first kernel with a controller that is young.
+fn since(controller: &str) -> &'static str {
+    match controller {
+        "dmem" => "; Linux 6.14 is the first that can have it",
+        "misc" => "; Linux 5.13 is the first that can have it",
+        _ => "",
+    }
+}
+
+fn type_remedy(kind: &str) -> &'static str {
+    match kind {
+        "domain invalid" => "; make it threaded, or choose one outside of the threaded subtree",
+        "threaded" => "; only threads of processes in its domain can be moved there",
+        "domain" => {
+            "; its parent has to be able to hold threads: no controllers of domains enabled there"
+        }
+        _ => "",
+    }
+}
+
+/// The end of the line about an update that failed.
+struct Undoing<'a>(&'a [PathBuf], &'a [Error]);
+
+impl fmt::Display for Undoing<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, path) in self.0.iter().enumerate() {
+            let file = path.file_name().unwrap_or_default().to_string_lossy();
+            write!(
+                f,
+                "{}{file}",
+                if at == 0 { "; written back: " } else { ", " }
+            )?;
+        }
+        for error in self.1 {
+            write!(f, "; not written back: {error}")?;
+        }
+        Ok(())
     }
 }
 

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::apply::{self, Skipped};
 use crate::cgroup::Cgroup;
 use crate::controller::{Controller, Version};
 use crate::error::{Error, Result};
@@ -13,6 +14,8 @@ use crate::member::Member;
 use crate::mount::{Mount, Parent};
 use crate::mountinfo::{self, Membership, Mounted};
 use crate::name::CgroupName;
+use crate::place::Place;
+use crate::threads;
 
 /// The cgroup hierarchies that this process can see, held by fds. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -151,40 +154,74 @@ impl Hierarchy {
         limits: &Limits,
     ) -> Result<Cgroup> {
         limits.validate()?;
+        let mut skipped = Vec::new();
         let mut places = Vec::new();
-        for (mount, needed) in self.plan(limits)? {
-            places.push((mount, mount.parent(parent, &needed)?, needed));
+        for mut place in self.plan(limits, &mut skipped)? {
+            let dir = place.parent(parent, limits, &mut skipped)?;
+            places.push((place, dir));
         }
         let mut cgroup: Option<Cgroup> = None;
-        for (mount, parent, needed) in places {
-            let member = Member::make(mount.version, &parent, name)?;
-            let cgroup = match &mut cgroup {
+        for (place, dir) in places {
+            let member = Member::make(place.mount.version, &dir, name)?;
+            let member = match &mut cgroup {
                 Some(cgroup) => cgroup.push(member),
                 None => cgroup.insert(Cgroup::made(member)).main(),
             };
-            for controller in needed {
-                cgroup.apply(&limits.settings(controller, mount.version))?;
+            skipped.extend(place.apply(member, limits)?);
+        }
+        let mut cgroup = cgroup.ok_or_else(Error::no_hierarchy)?;
+        cgroup.leave_out(skipped);
+        Ok(cgroup)
+    }
+
+    /// For [`Hierarchy::create_threaded_in`]. The child becomes threaded before it has limits: that makes the parent a
+    /// domain that may have processes and pass controllers on.
+    pub(crate) fn create_threaded(
+        &self,
+        parent: &Path,
+        name: &CgroupName,
+        limits: &Limits,
+    ) -> Result<Cgroup> {
+        limits.validate()?;
+        let mount = self.v2.as_ref().ok_or_else(|| {
+            Error::unsayable("cgroup.type", "threaded cgroups take a cgroup v2 mount")
+        })?;
+        let dir = mount.below_root(parent)?;
+        let member = Member::make(Version::V2, &dir, name)?;
+        let mut cgroup = Cgroup::made(member);
+        threads::set_threaded(cgroup.main())?;
+        let needed = limits.controllers();
+        let mut skipped = Vec::new();
+        for (controller, limit) in needed {
+            match level::enable_threaded(&dir, controller, limit) {
+                Ok(()) => {
+                    let settings = limits.render(controller, Version::V2).settings;
+                    let left = cgroup.main().apply(&settings, limits.is_best_effort())?;
+                    skipped.extend(left);
+                }
+                Err(error) => apply::skip(limits, &mut skipped, limit, error, None)?,
             }
         }
-        cgroup.ok_or_else(Error::no_hierarchy)
+        cgroup.leave_out(skipped);
+        Ok(cgroup)
     }
 
     /// Which hierarchies a cgroup with these limits has to be in, v2 first, and with which controllers.
-    fn plan(&self, limits: &Limits) -> Result<Vec<(&Arc<Mount>, Vec<Controller>)>> {
+    fn plan(&self, limits: &Limits, skipped: &mut Vec<Skipped>) -> Result<Vec<Place<'_>>> {
         let needed = limits.controllers();
         let offered = self.offered_by_v2(&needed)?;
-        let mut plan: Vec<(&Arc<Mount>, Vec<Controller>)> = Vec::new();
-        if let Some(v2) = &self.v2 {
-            plan.push((v2, Vec::new()));
-        }
+        let mut plan: Vec<_> = self.v2.iter().map(Place::new).collect();
         for (controller, limit) in needed {
             let v2 = self.v2.as_ref().filter(|_| offered.contains(&controller));
-            let mount = v2
-                .or_else(|| self.with(controller))
-                .ok_or_else(|| Error::no_controller(limit, controller.name()))?;
-            match plan.iter_mut().find(|(used, _)| Arc::ptr_eq(used, mount)) {
-                Some((_, controllers)) => controllers.push(controller),
-                None => plan.push((mount, vec![controller])),
+            let Some(mount) = v2.or_else(|| self.with(controller)) else {
+                let error = Error::no_controller(limit, controller.name());
+                apply::skip(limits, skipped, limit, error, None)?;
+                continue;
+            };
+            let rendering = limits.render(controller, mount.version);
+            let settings = apply::sayable(limits, rendering, skipped, None)?;
+            if !settings.is_empty() {
+                Place::of(&mut plan, mount).add(controller, settings);
             }
         }
         self.plan_for_kill(&mut plan);
@@ -192,14 +229,13 @@ impl Hierarchy {
     }
 
     /// Without v2 the freezer helps to kill, and a cgroup without limits has to be somewhere.
-    fn plan_for_kill<'a>(&'a self, plan: &mut Vec<(&'a Arc<Mount>, Vec<Controller>)>) {
+    fn plan_for_kill<'a>(&'a self, plan: &mut Vec<Place<'a>>) {
         if self.v2.is_some() {
             return;
         }
-        let fallback = self.with(Controller::Freezer).or(self.v1.first());
-        let missing =
-            fallback.filter(|mount| !plan.iter().any(|(used, _)| Arc::ptr_eq(used, mount)));
-        plan.extend(missing.map(|mount| (mount, Vec::new())));
+        if let Some(mount) = self.with(Controller::Freezer).or(self.v1.first()) {
+            Place::of(plan, mount);
+        }
     }
 
     /// What v2 has, as far as it matters: what its top passes on already it has for certain.

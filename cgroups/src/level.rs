@@ -114,6 +114,29 @@ pub(crate) fn enable(dir: &Dir, kind: Kind, needed: &[Controller]) -> Result<()>
     }
 }
 
+/// Makes threaded children of `dir` have the controller, whatever processes `dir` has.
+pub(crate) fn enable_threaded(
+    dir: &Dir,
+    controller: Controller,
+    limit: &'static str,
+) -> Result<()> {
+    use Controller::{Cpu, Cpuset, Pids};
+    if !matches!(controller, Cpu | Cpuset | Pids) {
+        let reason = "its controller does not tell threads of one process apart";
+        return Err(Error::unsayable(limit, reason));
+    }
+    let file = "cgroup.subtree_control";
+    if controllers(&dir.read_required(file)?).contains(&controller) {
+        return Ok(());
+    }
+    if !controllers(&dir.read_required("cgroup.controllers")?).contains(&controller) {
+        return Err(Error::not_passed_on(dir.path(), controller.to_string()));
+    }
+    let value = format!("+{controller}");
+    dir.write(file, &value)
+        .map_err(|errno| Error::write(dir.file_path(file), &value, errno))
+}
+
 /// The controllers of a list, those that this crate knows.
 pub(crate) fn controllers(text: &str) -> Vec<Controller> {
     text.split_whitespace()

@@ -52,8 +52,10 @@
 //! [`Hierarchy::find`], by the prefix of its names, and taken up by [`Hierarchy::open`]. Controllers stay enabled.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod apply;
 mod cgroup;
 mod controller;
+mod device;
 mod dir;
 mod entry;
 mod error;
@@ -65,13 +67,17 @@ mod member;
 mod mount;
 mod mountinfo;
 mod name;
+mod place;
 mod stat;
+mod threads;
 
+pub use apply::Skipped;
 pub use cgroup::Cgroup;
+pub use device::Device;
 pub use entry::Entry;
 pub use error::{Error, ErrorKind, Result};
 pub use hierarchy::{Hierarchy, Mode};
-pub use limits::Limits;
+pub use limits::{CpuSet, HugePage, IoMax, Limits, Max, Partition};
 pub use name::CgroupName;
 
 #[cfg(doctest)]

@@ -62,6 +62,11 @@ impl Mount {
         }
     }
 
+    /// An existing cgroup, by its path from the top of the hierarchy.
+    pub(crate) fn below_root(&self, path: &Path) -> Result<Arc<Dir>> {
+        self.root.open(&relative(path)?).map(Arc::new)
+    }
+
     /// The path below the mount, if it is below it.
     pub(crate) fn below<'a>(&self, path: &'a Path) -> Option<&'a Path> {
         path.strip_prefix(self.root.path()).ok()

@@ -38,7 +38,7 @@ impl Mounted {
                 membership
                     .controllers
                     .iter()
-                    .any(|name| name == ours.name())
+                    .any(|name| name == ours.v1_name())
             }),
         })?;
         let below = membership.path.strip_prefix(&self.root).ok()?;
