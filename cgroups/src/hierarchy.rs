@@ -238,19 +238,20 @@ impl Hierarchy {
         }
     }
 
-    /// What v2 has, as far as it matters: what its top passes on already it has for certain.
+    /// What v2 has, as far as it matters: not what a v1 hierarchy has, for a controller is in one alone; and what its top
+    /// passes on already it has for certain.
     fn offered_by_v2(&self, needed: &[(Controller, &str)]) -> Result<Vec<Controller>> {
-        let mut offered = Vec::new();
-        let Some(v2) = self.v2.as_ref().filter(|_| !needed.is_empty()) else {
-            return Ok(offered);
+        let asked = needed.iter().map(|(controller, _)| *controller);
+        let asked: Vec<_> = asked.filter(|one| self.with(*one).is_none()).collect();
+        let Some(v2) = self.v2.as_ref().filter(|_| !asked.is_empty()) else {
+            return Ok(Vec::new());
         };
-        for file in ["cgroup.subtree_control", "cgroup.controllers"] {
-            offered = level::controllers(&v2.root.read_required(file)?);
-            if needed.iter().all(|(one, _)| offered.contains(one)) {
-                break;
-            }
+        let enabled = level::controllers(&v2.root.read_subtree_control()?);
+        if asked.iter().all(|one| enabled.contains(one)) {
+            return Ok(enabled);
         }
-        Ok(offered)
+        let offered = v2.root.read_required("cgroup.controllers")?;
+        Ok(level::controllers(&offered))
     }
 
     fn with(&self, controller: Controller) -> Option<&Arc<Mount>> {

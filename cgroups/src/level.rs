@@ -65,7 +65,7 @@ impl Level {
     pub(crate) fn read(dir: &Dir, kind: Kind, needed: &[Controller]) -> Result<Self> {
         let enabled = match needed {
             [] => Vec::new(),
-            _ => controllers(&dir.read_required("cgroup.subtree_control")?),
+            _ => controllers(&dir.read_subtree_control()?),
         };
         let rest = if lacking(needed, &enabled).is_empty() {
             None
