@@ -57,6 +57,7 @@ mod controller;
 mod dir;
 mod entry;
 mod error;
+mod freeze;
 mod hierarchy;
 mod kill;
 mod level;
@@ -65,7 +66,12 @@ mod member;
 mod mount;
 mod mountinfo;
 mod name;
+mod peak;
+mod pressure;
 mod stat;
+mod stats;
+mod wait;
+mod watch;
 
 pub use cgroup::Cgroup;
 pub use entry::Entry;
@@ -73,6 +79,13 @@ pub use error::{Error, ErrorKind, Result};
 pub use hierarchy::{Hierarchy, Mode};
 pub use limits::Limits;
 pub use name::CgroupName;
+pub use peak::Peak;
+pub use pressure::{Pressure, PressureTrigger, Resource, Share, Stall};
+pub use stats::{
+    CpuTime, DeviceIo, HugetlbUse, IoCount, MemoryEvents, MemoryStat, MemoryUse, PidsUse, Sample,
+    Stats, SwapUse, Throttling,
+};
+pub use watch::{PidsEvents, State, Watch, Watched};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
