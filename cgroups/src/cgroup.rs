@@ -36,6 +36,8 @@ pub struct Cgroup {
 
 /// How long [`Cgroup::remove`] waits for processes to end.
 const REMOVE_WITHIN: Duration = Duration::from_secs(5);
+/// Where a caller's time is too long for the clock.
+const LONGEST: Duration = Duration::from_secs(1 << 32);
 /// How long a drop waits for processes that were killed.
 const DROP_WITHIN: Duration = Duration::from_secs(1);
 
@@ -183,9 +185,17 @@ impl Cgroup {
     /// # Errors
     /// `Busy` if processes remain, `PermissionDenied`. The first error is told; the other hierarchies are done all the
     /// same. What could not be removed stays.
-    pub fn remove(mut self) -> Result<()> {
-        self.armed = false;
+    pub fn remove(self) -> Result<()> {
         self.remove_within(REMOVE_WITHIN)
+    }
+
+    /// As [`Cgroup::remove`], but waits up to `time` in all. With no time it tries once.
+    ///
+    /// # Errors
+    /// As [`Cgroup::remove`].
+    pub fn remove_within(mut self, time: Duration) -> Result<()> {
+        self.armed = false;
+        self.remove_all(time)
     }
 
     /// Keeps the cgroup and gives its directories, [`Cgroup::path`] first, for
@@ -199,11 +209,13 @@ impl Cgroup {
         iter::once(&self.main).chain(&self.others)
     }
 
-    fn remove_within(&self, time: Duration) -> Result<()> {
+    fn remove_all(&self, time: Duration) -> Result<()> {
         let start = Instant::now();
         let mut first = Ok(());
         for member in self.members() {
-            let removed = member.remove(start, start + time);
+            // Without a deadline where the clock cannot say it.
+            let deadline = start.checked_add(time).unwrap_or(start + LONGEST);
+            let removed = member.remove(start, deadline);
             first = first.and(removed);
         }
         first
@@ -244,7 +256,7 @@ impl Drop for Cgroup {
         } else {
             Duration::ZERO
         };
-        let _removed = self.remove_within(time).is_ok();
+        let _removed = self.remove_all(time).is_ok();
     }
 }
 

@@ -134,6 +134,23 @@ enum Inner {
     Remaining { path: PathBuf, waited: Duration },
     #[error("kill {}: processes appeared faster than they could be killed for {waited:?}", path.display())]
     Unkilled { path: PathBuf, waited: Duration },
+    #[error("{}: the cgroup is gone", path.display())]
+    Gone { path: PathBuf },
+    #[error("{op} {}: {reason}", path.display())]
+    Lacks {
+        op: &'static str,
+        path: PathBuf,
+        reason: &'static str,
+    },
+    #[error("write {value:?} to {}: {errno}; {reason}", path.display())]
+    Explained {
+        path: PathBuf,
+        value: String,
+        errno: Errno,
+        reason: &'static str,
+    },
+    #[error("freeze {}: a process in it had not stopped after {waited:?}, so it was thawed again; one that waits for a device stops only then", path.display())]
+    Unfrozen { path: PathBuf, waited: Duration },
 }
 
 impl Error {
@@ -141,8 +158,13 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match &*self.0 {
-            Inner::Sys { errno, .. } | Inner::Write { errno, .. } => errno.kind(),
             Inner::Update { cause, .. } => cause.kind(),
+            Inner::Sys { errno, .. }
+            | Inner::Write { errno, .. }
+            | Inner::Explained { errno, .. } => errno.kind(),
+            Inner::Gone { .. } => ErrorKind::NotFound,
+            Inner::Lacks { .. } => ErrorKind::Unsupported,
+            Inner::Unfrozen { .. } => ErrorKind::Busy,
             Inner::Parse { .. } => ErrorKind::Malformed,
             Inner::Limit { .. }
             | Inner::Name { .. }
@@ -170,10 +192,11 @@ impl Error {
     #[must_use]
     pub fn raw_os_error(&self) -> Option<i32> {
         match &*self.0 {
-            Inner::Sys { errno, .. } | Inner::Write { errno, .. } | Inner::Type { errno, .. } => {
-                Some(errno.0)
-            }
             Inner::Update { cause, .. } => cause.raw_os_error(),
+            Inner::Sys { errno, .. }
+            | Inner::Write { errno, .. }
+            | Inner::Type { errno, .. }
+            | Inner::Explained { errno, .. } => Some(errno.0),
             _ => None,
         }
     }
@@ -362,6 +385,39 @@ impl Error {
 
     pub(crate) fn unkilled(path: &Path, waited: Duration) -> Self {
         Self::new(Inner::Unkilled {
+            path: path.to_owned(),
+            waited,
+        })
+    }
+
+    pub(crate) fn gone(path: &Path) -> Self {
+        Self::new(Inner::Gone {
+            path: path.to_owned(),
+        })
+    }
+
+    /// What the machine cannot do with this file or cgroup, and why.
+    pub(crate) fn lacks(op: &'static str, path: PathBuf, reason: &'static str) -> Self {
+        Self::new(Inner::Lacks { op, path, reason })
+    }
+
+    /// A write whose errno says too little.
+    pub(crate) fn explained(
+        path: &Path,
+        value: &str,
+        errno: rustix::io::Errno,
+        reason: &'static str,
+    ) -> Self {
+        Self::new(Inner::Explained {
+            path: path.to_owned(),
+            value: value.to_owned(),
+            errno: Errno(errno.raw_os_error()),
+            reason,
+        })
+    }
+
+    pub(crate) fn unfrozen(path: &Path, waited: Duration) -> Self {
+        Self::new(Inner::Unfrozen {
             path: path.to_owned(),
             waited,
         })

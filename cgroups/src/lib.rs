@@ -59,6 +59,7 @@ mod device;
 mod dir;
 mod entry;
 mod error;
+mod freeze;
 mod hierarchy;
 mod kill;
 mod level;
@@ -67,9 +68,14 @@ mod member;
 mod mount;
 mod mountinfo;
 mod name;
+mod peak;
 mod place;
+mod pressure;
 mod stat;
+mod stats;
 mod threads;
+mod wait;
+mod watch;
 
 pub use apply::Skipped;
 pub use cgroup::Cgroup;
@@ -79,6 +85,13 @@ pub use error::{Error, ErrorKind, Result};
 pub use hierarchy::{Hierarchy, Mode};
 pub use limits::{CpuSet, HugePage, IoMax, Limits, Max, Partition};
 pub use name::CgroupName;
+pub use peak::Peak;
+pub use pressure::{Pressure, PressureTrigger, Resource, Share, Stall};
+pub use stats::{
+    CpuTime, DeviceIo, HugetlbUse, IoCount, MemoryEvents, MemoryStat, MemoryUse, PidsUse, Sample,
+    Stats, SwapUse, Throttling,
+};
+pub use watch::{PidsEvents, State, Watch, Watched};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
