@@ -162,6 +162,9 @@ impl Cgroup {
     /// freezing and signalling each. Does not wait for them to be gone. No process is success, and so is a cgroup that
     /// is gone.
     ///
+    /// Make a new cgroup for what is to run afterwards: since some version between 6.1 and 6.18 the kernel also kills
+    /// each process that is later started into this one by `CLONE_INTO_CGROUP`.
+    ///
     /// # Errors
     /// `PermissionDenied`; `Busy` if a kernel without freezer lets processes fork faster than they are killed.
     pub fn kill(&self) -> Result<()> {
