@@ -68,6 +68,7 @@ mod mount;
 mod mountinfo;
 mod name;
 mod place;
+mod reclaim;
 mod stat;
 mod threads;
 
@@ -79,6 +80,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use hierarchy::{Hierarchy, Mode};
 pub use limits::{CpuSet, HugePage, IoMax, Limits, Max, Partition};
 pub use name::CgroupName;
+pub use reclaim::Reclaimed;
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
