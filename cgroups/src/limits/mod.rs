@@ -11,6 +11,8 @@ mod misc;
 mod pids;
 mod rdma;
 mod setting;
+#[cfg(test)]
+mod table;
 mod unified;
 
 pub use cpuset::{CpuSet, Partition};
