@@ -14,7 +14,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use cofferdam_cgroups::{
-    Cgroup, CpuSet, Device, ErrorKind, HugePage, IoMax, Limits, Max, Partition,
+    Cgroup, CpuSet, Device, ErrorKind, HugePage, IoCostModel, IoCostQos, IoMax, Limits, Max,
+    Partition,
 };
 use cofferdam_testkit::{Need, have};
 use support::{Scene, alone, argument, eventually, is_unified, this_test, unified};
@@ -659,6 +660,58 @@ fn io_limits_of_a_device_are_read_back_changed_and_taken_away() {
     let free = free.riops(Max::Unlimited).wiops(Max::Unlimited);
     cgroup.update(&Limits::new().io_max(device, free)).unwrap();
     assert_eq!(read(file), "");
+    cgroup.remove().unwrap();
+}
+
+#[test]
+fn a_device_has_weights_when_its_costs_are_counted() {
+    if !have(&[Need::Root, Need::Cgroup2]) {
+        return;
+    }
+    let scene = Scene::new();
+    let hierarchy = &scene.hierarchy;
+    let absent = Device::number(999, 9);
+    let error = hierarchy.io_cost_qos(absent, &IoCostQos::new().enable(true));
+    let error = error.unwrap_err();
+    if error.kind() == ErrorKind::Unsupported {
+        // No such file, as on a hybrid machine.
+        assert!(error.to_string().contains("io.cost.qos"), "{error}");
+        return;
+    }
+    assert_eq!(error.raw_os_error(), Some(ENODEV), "{error}");
+    let Some((device, Some(_))) = device() else {
+        return;
+    };
+    let qos = IoCostQos::new().enable(true).read(95.0, ms(5));
+    hierarchy.io_cost_qos(device, &qos).unwrap();
+    hierarchy
+        .io_cost_model(device, &IoCostModel::new().read(1 << 30, 90_000, 80_000))
+        .unwrap();
+    let cgroup = scene.create(Limits::new().io_weight_of(device, 300));
+    is(&cgroup, "io.weight", &format!("default 100\n{device} 300"));
+    cgroup.remove().unwrap();
+    let off = IoCostQos::new().enable(false);
+    hierarchy.io_cost_qos(device, &off).unwrap();
+}
+
+#[test]
+fn on_a_hybrid_machine_each_limit_goes_where_its_controller_is() {
+    if is_unified() || !have(&[Need::Root, Need::Cgroup1Controller("memory")]) {
+        return;
+    }
+    if !unified(&["hugetlb"]) {
+        return;
+    }
+    let scene = Scene::new();
+    let limits = Limits::new().memory_max(64 * MIB);
+    let cgroup = scene.create(limits.hugetlb_max(HugePage::MB2, 4 * MIB));
+    assert_eq!(cgroup.paths().count(), 2);
+    is(&cgroup, "hugetlb.2MB.max", "4194304");
+    is(&cgroup, "memory.limit_in_bytes", "67108864");
+    let other = Limits::new().hugetlb_max(HugePage::MB2, 2 * MIB);
+    cgroup.update(&other.memory_max(32 * MIB)).unwrap();
+    is(&cgroup, "hugetlb.2MB.max", "2097152");
+    is(&cgroup, "memory.limit_in_bytes", "33554432");
     cgroup.remove().unwrap();
 }
 
