@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs;
 use std::path::Path;
+use std::str::FromStr;
 
 use rustix::fs::FileType;
 use rustix::io::Errno;
@@ -83,6 +84,18 @@ impl Device {
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.major, self.minor)
+    }
+}
+
+impl FromStr for Device {
+    type Err = Error;
+
+    /// Parses `major:minor`.
+    ///
+    /// # Errors
+    /// `InvalidInput` for anything else.
+    fn from_str(text: &str) -> Result<Self> {
+        parse(text).ok_or_else(|| Error::device(Path::new(text), "is not major:minor".to_owned()))
     }
 }
 
