@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use crate::cgroup::Cgroup;
@@ -89,7 +90,7 @@ impl Cgroup {
     fn with(&self, controller: Controller) -> Result<Option<&Member>> {
         for member in self.members() {
             let has = match member.version {
-                Version::V1 => member.dir.read(controller.v1_file())?.is_some(),
+                Version::V1 => has_file(&member.dir, controller.v1_file())?,
                 Version::V2 => {
                     let offered = member.dir.read_required("cgroup.controllers")?;
                     level::controllers(&offered).contains(&controller)
@@ -100,6 +101,15 @@ impl Cgroup {
             }
         }
         Ok(None)
+    }
+}
+
+fn has_file(dir: &Dir, file: &str) -> Result<bool> {
+    // Some of them cannot be read.
+    match dir.open_file(file, OFlags::PATH) {
+        Ok(_) => Ok(true),
+        Err(Errno::NOENT) => Ok(false),
+        Err(errno) => Err(Error::sys("open", &dir.file_path(file), errno)),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs;
 use std::path::Path;
+use std::str::FromStr;
 
 use rustix::fs::FileType;
 use rustix::io::Errno;
@@ -49,7 +50,7 @@ impl Device {
         if device.major == 0 {
             return Err(Error::device(path, no_device(path)));
         }
-        device.whole()
+        device.whole(Path::new("/sys/dev/block"))
     }
 
     /// Its major number.
@@ -65,13 +66,13 @@ impl Device {
     }
 
     /// The disk of a partition; another device is itself.
-    fn whole(self) -> Result<Self> {
-        let sys = format!("/sys/dev/block/{self}");
-        if !Path::new(&sys).join("partition").exists() {
+    fn whole(self, devices: &Path) -> Result<Self> {
+        let sys = devices.join(self.to_string());
+        if !sys.join("partition").exists() {
             return Ok(self);
         }
         // The kernel follows the symlink before the `..`.
-        let file = Path::new(&sys).join("../dev");
+        let file = sys.join("../dev");
         let text = fs::read_to_string(&file).map_err(|error| {
             let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
             Error::sys("read", &file, errno)
@@ -83,6 +84,18 @@ impl Device {
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.major, self.minor)
+    }
+}
+
+impl FromStr for Device {
+    type Err = Error;
+
+    /// Parses `major:minor`.
+    ///
+    /// # Errors
+    /// `InvalidInput` for anything else.
+    fn from_str(text: &str) -> Result<Self> {
+        parse(text).ok_or_else(|| Error::device(Path::new(text), "is not major:minor".to_owned()))
     }
 }
 
@@ -121,6 +134,24 @@ mod tests {
         for bad in ["", "8", "8:", "a:b", "8:0:1"] {
             assert_eq!(parse(bad), None);
         }
+    }
+
+    #[test]
+    fn a_partition_is_its_disk_and_a_disk_itself() {
+        let name = format!("cofferdam-device-{}", std::process::id());
+        let top = std::env::temp_dir().join(name);
+        let (links, disk) = (top.join("dev"), top.join("devices/sda"));
+        fs::create_dir_all(disk.join("sda1")).unwrap();
+        fs::create_dir_all(&links).unwrap();
+        fs::write(disk.join("dev"), "8:0\n").unwrap();
+        fs::write(disk.join("sda1/partition"), "1\n").unwrap();
+        std::os::unix::fs::symlink("../devices/sda", links.join("8:0")).unwrap();
+        std::os::unix::fs::symlink("../devices/sda/sda1", links.join("8:1")).unwrap();
+        let whole = |minor| Device::number(8, minor).whole(&links).unwrap();
+        let found = [whole(0), whole(1), whole(9)];
+        fs::remove_dir_all(&top).unwrap();
+        let disk = Device::number(8, 0);
+        assert_eq!(found, [disk, disk, Device::number(8, 9)]);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::apply::{self, Skipped};
 use crate::cgroup::Cgroup;
 use crate::controller::{Controller, Version};
+use crate::dir::Dir;
 use crate::error::{Error, Result};
 use crate::level;
 use crate::limits::Limits;
@@ -14,7 +15,7 @@ use crate::member::Member;
 use crate::mount::{Mount, Parent};
 use crate::mountinfo::{self, Membership, Mounted};
 use crate::name::CgroupName;
-use crate::place::Place;
+use crate::site::Site;
 use crate::threads;
 
 /// The cgroup hierarchies that this process can see, held by fds. Cheap to clone.
@@ -155,19 +156,19 @@ impl Hierarchy {
     ) -> Result<Cgroup> {
         limits.validate()?;
         let mut skipped = Vec::new();
-        let mut places = Vec::new();
-        for mut place in self.plan(limits, &mut skipped)? {
-            let dir = place.parent(parent, limits, &mut skipped)?;
-            places.push((place, dir));
+        let mut sites = Vec::new();
+        for mut site in self.plan(limits, &mut skipped)? {
+            let dir = site.parent(parent, limits, &mut skipped)?;
+            sites.push((site, dir));
         }
         let mut cgroup: Option<Cgroup> = None;
-        for (place, dir) in places {
-            let member = Member::make(place.mount.version, &dir, name)?;
+        for (site, dir) in sites {
+            let member = Member::make(site.mount.version, &dir, name)?;
             let member = match &mut cgroup {
                 Some(cgroup) => cgroup.push(member),
                 None => cgroup.insert(Cgroup::made(member)).main(),
             };
-            skipped.extend(place.apply(member, limits)?);
+            skipped.extend(site.apply(member, limits)?);
         }
         let mut cgroup = cgroup.ok_or_else(Error::no_hierarchy)?;
         cgroup.leave_out(skipped);
@@ -207,10 +208,10 @@ impl Hierarchy {
     }
 
     /// Which hierarchies a cgroup with these limits has to be in, v2 first, and with which controllers.
-    fn plan(&self, limits: &Limits, skipped: &mut Vec<Skipped>) -> Result<Vec<Place<'_>>> {
+    fn plan(&self, limits: &Limits, skipped: &mut Vec<Skipped>) -> Result<Vec<Site<'_>>> {
         let needed = limits.controllers();
         let offered = self.offered_by_v2(&needed)?;
-        let mut plan: Vec<_> = self.v2.iter().map(Place::new).collect();
+        let mut plan: Vec<_> = self.v2.iter().map(Site::new).collect();
         for (controller, limit) in needed {
             let v2 = self.v2.as_ref().filter(|_| offered.contains(&controller));
             let Some(mount) = v2.or_else(|| self.with(controller)) else {
@@ -221,7 +222,7 @@ impl Hierarchy {
             let rendering = limits.render(controller, mount.version);
             let settings = apply::sayable(limits, rendering, skipped, None)?;
             if !settings.is_empty() {
-                Place::of(&mut plan, mount).add(controller, settings);
+                Site::of(&mut plan, mount).add(controller, settings);
             }
         }
         self.plan_for_kill(&mut plan);
@@ -229,12 +230,12 @@ impl Hierarchy {
     }
 
     /// Without v2 the freezer helps to kill, and a cgroup without limits has to be somewhere.
-    fn plan_for_kill<'a>(&'a self, plan: &mut Vec<Place<'a>>) {
+    fn plan_for_kill<'a>(&'a self, plan: &mut Vec<Site<'a>>) {
         if self.v2.is_some() {
             return;
         }
         if let Some(mount) = self.with(Controller::Freezer).or(self.v1.first()) {
-            Place::of(plan, mount);
+            Site::of(plan, mount);
         }
     }
 
@@ -258,6 +259,10 @@ impl Hierarchy {
         self.v1
             .iter()
             .find(|mount| mount.controllers.contains(&controller))
+    }
+
+    pub(crate) fn v2_root(&self) -> Option<&Dir> {
+        self.v2.as_ref().map(|mount| &*mount.root)
     }
 
     fn mounts(&self) -> impl Iterator<Item = &Arc<Mount>> {

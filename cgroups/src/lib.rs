@@ -32,11 +32,13 @@
 //!
 //! cgroup v2 with Linux 5.14 for all of it. What older kernels lack is tried, not guessed from a version:
 //! `cgroup.kill` (5.14) is replaced by freezing and signalling by pidfd, openat2(2) (5.6) by an openat(2) for each
-//! component. `CLONE_INTO_CGROUP` is Linux 5.7.
+//! component. `CLONE_INTO_CGROUP` is Linux 5.7. A limit whose file the kernel has not is [`ErrorKind::Unsupported`]; its
+//! method says which kernel is the first.
 //!
 //! On a machine where v1 hierarchies have the controllers ([`Mode::Hybrid`], [`Mode::V1`]) the same limits are written
 //! there, into one directory for each hierarchy used; kill and [`Entry::dir`] use the v2 directory where there is one.
-//! A limit whose controller no hierarchy has is [`ErrorKind::Unsupported`].
+//! A limit whose controller no hierarchy has, and one that v1 cannot say, is [`ErrorKind::Unsupported`].
+//! [`Limits::best_effort`] leaves such limits out and lists them.
 //!
 //! # What it changes on the host
 //!
@@ -61,6 +63,7 @@ mod entry;
 mod error;
 mod freeze;
 mod hierarchy;
+mod io_cost;
 mod kill;
 mod level;
 mod limits;
@@ -69,8 +72,9 @@ mod mount;
 mod mountinfo;
 mod name;
 mod peak;
-mod place;
 mod pressure;
+mod reclaim;
+mod site;
 mod stat;
 mod stats;
 mod threads;
@@ -83,10 +87,12 @@ pub use device::Device;
 pub use entry::Entry;
 pub use error::{Error, ErrorKind, Result};
 pub use hierarchy::{Hierarchy, Mode};
+pub use io_cost::{IoCostModel, IoCostQos};
 pub use limits::{CpuSet, HugePage, IoMax, Limits, Max, Partition};
 pub use name::CgroupName;
 pub use peak::Peak;
 pub use pressure::{Pressure, PressureTrigger, Resource, Share, Stall};
+pub use reclaim::Reclaimed;
 pub use stats::{
     CpuTime, DeviceIo, HugetlbUse, IoCount, MemoryEvents, MemoryStat, MemoryUse, PidsUse, Sample,
     Stats, SwapUse, Throttling,

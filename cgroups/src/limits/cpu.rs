@@ -8,6 +8,8 @@ use crate::controller::Version;
 use crate::error::{Error, Result};
 
 #[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub(super) struct Cpu {
     time: Option<Time>,
     burst: Option<Duration>,
@@ -18,6 +20,8 @@ pub(super) struct Cpu {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 enum Time {
     Max {
         quota: Max<Duration>,
@@ -27,6 +31,8 @@ enum Time {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 enum Weight {
     Own(u16),
     Nice(i8),

@@ -26,6 +26,8 @@ pub struct CpuSet {
 
 /// Whether the CPUs of a cgroup are a scheduling domain of their own: `cpuset.cpus.partition`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Partition {
     /// Part of the domain of the cgroup above.
@@ -37,6 +39,8 @@ pub enum Partition {
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub(super) struct Cpuset {
     cpus: Option<CpuSet>,
     mems: Option<CpuSet>,

@@ -21,6 +21,8 @@ use crate::error::{Error, Result};
 pub struct HugePage(u64);
 
 #[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub(super) struct Hugetlb {
     max: Vec<(HugePage, Max<u64>)>,
     rsvd_max: Vec<(HugePage, Max<u64>)>,

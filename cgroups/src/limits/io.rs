@@ -10,6 +10,8 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 
 #[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub(super) struct Io {
     max: Vec<(Device, IoMax)>,
     weight: Option<Weight>,
@@ -18,6 +20,8 @@ pub(super) struct Io {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 enum Weight {
     Own(u16),
     /// The `blkio.weight` of v1.
@@ -26,6 +30,8 @@ enum Weight {
 
 /// Limits for one block device, for [`Limits::io_max`]. What is not given stays as it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 #[must_use]
 pub struct IoMax {
     rbps: Option<Max<u64>>,

@@ -6,6 +6,8 @@ use crate::controller::Version;
 use crate::error::{Error, Result};
 
 #[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub(super) struct Memory {
     max: Option<Max<u64>>,
     high: Option<Max<u64>>,
@@ -19,6 +21,8 @@ pub(super) struct Memory {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 enum Swap {
     Max(Max<u64>),
     /// Of memory and swap together.

@@ -5,6 +5,8 @@ use super::{Limits, Max, check_word, put};
 use crate::error::Result;
 
 #[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub(super) struct Misc {
     max: Vec<(String, Max<u64>)>,
 }

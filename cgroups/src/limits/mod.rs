@@ -10,7 +10,11 @@ mod memory;
 mod misc;
 mod pids;
 mod rdma;
+#[cfg(feature = "serde")]
+mod serial;
 mod setting;
+#[cfg(test)]
+mod table;
 mod unified;
 
 pub use cpuset::{CpuSet, Partition};
@@ -37,6 +41,8 @@ use crate::error::{Error, Result};
 /// the limit, before anything is changed. [`Limits::settings_v2`] and [`Limits::settings_v1`] tell what would be
 /// written.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 #[must_use]
 pub struct Limits {
     memory: memory::Memory,

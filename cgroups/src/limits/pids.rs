@@ -5,6 +5,8 @@ use super::{Limits, Max};
 use crate::error::{Error, Result};
 
 #[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub(super) struct Pids {
     max: Option<Max<u32>>,
 }

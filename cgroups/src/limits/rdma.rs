@@ -5,11 +5,15 @@ use super::{Limits, Max, check_word, put};
 use crate::error::Result;
 
 #[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub(super) struct Rdma {
     max: Vec<(String, Handles)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 struct Handles {
     hca_handle: Max<u32>,
     hca_object: Max<u32>,

@@ -6,6 +6,8 @@ use crate::controller::{Controller, Version};
 use crate::error::{Error, Result};
 
 #[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub(super) struct Unified {
     files: Vec<(String, String)>,
 }

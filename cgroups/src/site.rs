@@ -10,26 +10,24 @@ use crate::limits::{Limits, Setting};
 use crate::member::Member;
 use crate::mount::{Mount, Parent};
 
-pub(crate) struct Place<'a> {
+pub(crate) struct Site<'a> {
     pub(crate) mount: &'a Arc<Mount>,
     controllers: Vec<(Controller, Vec<Setting>)>,
 }
 
-impl<'a> Place<'a> {
+impl<'a> Site<'a> {
     pub(crate) fn new(mount: &'a Arc<Mount>) -> Self {
-        Place {
+        Site {
             mount,
             controllers: Vec::new(),
         }
     }
 
-    /// The place of a plan that is in this hierarchy, put in if there is none.
-    pub(crate) fn of<'p>(plan: &'p mut Vec<Place<'a>>, mount: &'a Arc<Mount>) -> &'p mut Self {
-        let found = plan
-            .iter()
-            .position(|place| Arc::ptr_eq(place.mount, mount));
+    /// The site of a plan that is in this hierarchy, put in if there is none.
+    pub(crate) fn of<'p>(plan: &'p mut Vec<Site<'a>>, mount: &'a Arc<Mount>) -> &'p mut Self {
+        let found = plan.iter().position(|site| Arc::ptr_eq(site.mount, mount));
         let at = found.unwrap_or_else(|| {
-            plan.push(Place::new(mount));
+            plan.push(Site::new(mount));
             plan.len() - 1
         });
         &mut plan[at]
