@@ -181,7 +181,7 @@ impl Cgroup {
         self.paths().map(Path::to_owned).collect()
     }
 
-    fn members(&self) -> impl Iterator<Item = &Member> {
+    pub(crate) fn members(&self) -> impl Iterator<Item = &Member> {
         iter::once(&self.main).chain(&self.others)
     }
 

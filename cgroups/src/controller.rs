@@ -6,6 +6,8 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Controller {
     Cpu,
+    /// Of v1 only.
+    Devices,
     /// Of v1 only, and without limits: it holds processes still while they are killed.
     Freezer,
     Memory,
@@ -13,8 +15,9 @@ pub(crate) enum Controller {
 }
 
 impl Controller {
-    const ALL: [Controller; 4] = [
+    const ALL: [Controller; 5] = [
         Controller::Cpu,
+        Controller::Devices,
         Controller::Freezer,
         Controller::Memory,
         Controller::Pids,
@@ -27,6 +30,7 @@ impl Controller {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Controller::Cpu => "cpu",
+            Controller::Devices => "devices",
             Controller::Freezer => "freezer",
             Controller::Memory => "memory",
             Controller::Pids => "pids",

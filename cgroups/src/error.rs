@@ -89,6 +89,19 @@ enum Inner {
         level.display()
     )]
     Threaded { level: PathBuf, kind: String },
+    #[error("{op} {}: {errno}{}", path.display(), errno.bpf_remedy())]
+    Bpf {
+        op: &'static str,
+        path: PathBuf,
+        errno: Errno,
+    },
+    #[error(
+        "limit devices: this machine has neither device programs for cgroup v2 (Linux 4.15 with CONFIG_CGROUP_BPF) nor a \
+         v1 hierarchy with the devices controller"
+    )]
+    NoDevices,
+    #[error("limit devices: rule {rule}: {reason}")]
+    NoDeviceRule { rule: String, reason: &'static str },
     #[error("remove {}: processes are still in it after {waited:?}", path.display())]
     Remaining { path: PathBuf, waited: Duration },
     #[error("kill {}: processes appeared faster than they could be killed for {waited:?}", path.display())]
@@ -100,7 +113,9 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match &*self.0 {
-            Inner::Sys { errno, .. } | Inner::Write { errno, .. } => errno.kind(),
+            Inner::Sys { errno, .. } | Inner::Write { errno, .. } | Inner::Bpf { errno, .. } => {
+                errno.kind()
+            }
             Inner::Parse { .. } => ErrorKind::Malformed,
             Inner::Limit { .. } | Inner::Name { .. } | Inner::Path { .. } => {
                 ErrorKind::InvalidInput
@@ -110,6 +125,8 @@ impl Error {
             | Inner::NoController { .. }
             | Inner::NoFile { .. }
             | Inner::NoMemory { .. }
+            | Inner::NoDevices
+            | Inner::NoDeviceRule { .. }
             | Inner::NotPassedOn { .. }
             | Inner::Threaded { .. } => ErrorKind::Unsupported,
             Inner::Populated { .. } | Inner::Remaining { .. } | Inner::Unkilled { .. } => {
@@ -122,7 +139,9 @@ impl Error {
     #[must_use]
     pub fn raw_os_error(&self) -> Option<i32> {
         match &*self.0 {
-            Inner::Sys { errno, .. } | Inner::Write { errno, .. } => Some(errno.0),
+            Inner::Sys { errno, .. } | Inner::Write { errno, .. } | Inner::Bpf { errno, .. } => {
+                Some(errno.0)
+            }
             _ => None,
         }
     }
@@ -221,6 +240,25 @@ impl Error {
         })
     }
 
+    pub(crate) fn bpf(op: &'static str, path: &Path, errno: rustix::io::Errno) -> Self {
+        Self::new(Inner::Bpf {
+            op,
+            path: path.to_owned(),
+            errno: Errno(errno.raw_os_error()),
+        })
+    }
+
+    pub(crate) fn no_devices() -> Self {
+        Self::new(Inner::NoDevices)
+    }
+
+    pub(crate) fn no_device_rule(rule: impl fmt::Display, reason: &'static str) -> Self {
+        Self::new(Inner::NoDeviceRule {
+            rule: rule.to_string(),
+            reason,
+        })
+    }
+
     pub(crate) fn remaining(path: &Path, waited: Duration) -> Self {
         Self::new(Inner::Remaining {
             path: path.to_owned(),
@@ -285,6 +323,14 @@ impl Errno {
             }
             _ => "",
         }
+    }
+
+    /// What bpf(2) asks for.
+    fn bpf_remedy(self) -> &'static str {
+        if self.kind() == ErrorKind::PermissionDenied {
+            return "; it needs CAP_BPF and CAP_NET_ADMIN, or CAP_SYS_ADMIN, in the initial user namespace";
+        }
+        ""
     }
 
     /// Name and text of those that cgroupfs gives.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::cgroup::Cgroup;
 use crate::controller::{Controller, Version};
+use crate::devices::Filter;
 use crate::error::{Error, Result};
 use crate::level;
 use crate::limits::Limits;
@@ -152,7 +153,9 @@ impl Hierarchy {
     ) -> Result<Cgroup> {
         limits.validate()?;
         let mut places = Vec::new();
-        for (mount, needed) in self.plan(limits)? {
+        let mut plan = self.plan(limits)?;
+        let devices = self.plan_for_devices(limits, &mut plan)?;
+        for (mount, needed) in plan {
             places.push((mount, mount.parent(parent, &needed)?, needed));
         }
         let mut cgroup: Option<Cgroup> = None;
@@ -162,8 +165,12 @@ impl Hierarchy {
                 Some(cgroup) => cgroup.push(member),
                 None => cgroup.insert(Cgroup::made(member)).main(),
             };
-            for controller in needed {
-                cgroup.apply(&limits.settings(controller, mount.version))?;
+            for controller in &needed {
+                cgroup.apply(&limits.settings(*controller, mount.version))?;
+            }
+            let here = mount.version == Version::V2 || needed.contains(&Controller::Devices);
+            if let Some(devices) = devices.as_ref().filter(|_| here) {
+                devices.apply_to(mount.version, &cgroup.dir)?;
             }
         }
         cgroup.ok_or_else(Error::no_hierarchy)
@@ -200,6 +207,27 @@ impl Hierarchy {
         let missing =
             fallback.filter(|mount| !plan.iter().any(|(used, _)| Arc::ptr_eq(used, mount)));
         plan.extend(missing.map(|mount| (mount, Vec::new())));
+    }
+
+    /// Makes a device policy ready, and adds the v1 hierarchy if it is what has to apply it.
+    fn plan_for_devices<'a>(
+        &'a self,
+        limits: &Limits,
+        plan: &mut Vec<(&'a Arc<Mount>, Vec<Controller>)>,
+    ) -> Result<Option<Filter>> {
+        let Some(devices) = limits.device_policy() else {
+            return Ok(None);
+        };
+        let v2 = self.v2.as_ref().map(|mount| mount.root.path());
+        let v1 = self.with(Controller::Devices);
+        let filter = Filter::prepare(devices, v2, v1.is_some())?;
+        if let (true, Some(v1)) = (filter.is_for(Version::V1), v1) {
+            match plan.iter_mut().find(|(used, _)| Arc::ptr_eq(used, v1)) {
+                Some((_, controllers)) => controllers.push(Controller::Devices),
+                None => plan.push((v1, vec![Controller::Devices])),
+            }
+        }
+        Ok(Some(filter))
     }
 
     /// What v2 has, as far as it matters: what its top passes on already it has for certain.

@@ -54,6 +54,7 @@
 
 mod cgroup;
 mod controller;
+mod devices;
 mod dir;
 mod entry;
 mod error;
@@ -66,8 +67,10 @@ mod mount;
 mod mountinfo;
 mod name;
 mod stat;
+mod sys;
 
 pub use cgroup::Cgroup;
+pub use devices::{DeviceAccess, DeviceKind, DeviceRule, Devices};
 pub use entry::Entry;
 pub use error::{Error, ErrorKind, Result};
 pub use hierarchy::{Hierarchy, Mode};

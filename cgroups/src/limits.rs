@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::controller::{Controller, Version};
+use crate::devices::Devices;
 use crate::error::{Error, Result};
 
 /// What the processes of a cgroup may use together. The default is no limit at all.
@@ -20,6 +21,7 @@ pub struct Limits {
     memory_max: Option<u64>,
     pids_max: Option<u32>,
     cpu: Option<Cpu>,
+    devices: Option<Devices>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -95,12 +97,19 @@ impl Limits {
         self
     }
 
+    /// Allows the devices of a policy only. It holds before any process can be in the cgroup, and fails closed: see
+    /// [`Devices`].
+    pub fn devices(mut self, devices: Devices) -> Self {
+        self.devices = Some(devices);
+        self
+    }
+
     /// Checks every value. [`Hierarchy::create`](crate::Hierarchy::create) does it before its first change.
     ///
     /// # Errors
     /// `InvalidInput` naming the limit:
     /// memory below 64 KiB (a page, on some machines) or above `i64::MAX`; pids 0 or above 4194304; a CPU number that is
-    /// not a number or not within 0.01..=8192; a quota below 1 ms or a period outside of 1 ms..=1 s.
+    /// not a number or not within 0.01..=8192; a quota below 1 ms or a period outside of 1 ms..=1 s; devices as [`Devices::validate`].
     pub fn validate(&self) -> Result<()> {
         if let Some(bytes) = self.memory_max {
             check_memory(bytes)?;
@@ -108,11 +117,19 @@ impl Limits {
         if let Some(n) = self.pids_max {
             check_pids(n)?;
         }
+        if let Some(devices) = &self.devices {
+            devices.validate()?;
+        }
         match self.cpu {
             Some(Cpu::Max { quota, period }) => check_cpu_max(quota, period),
             Some(Cpu::Cpus(cpus)) => check_cpus(cpus),
             None => Ok(()),
         }
+    }
+
+    /// These are no controller's on v2.
+    pub(crate) fn device_policy(&self) -> Option<&Devices> {
+        self.devices.as_ref()
     }
 
     /// The controllers these limits need, each with the name of its limit.
@@ -138,7 +155,7 @@ impl Limits {
             Controller::Memory => self.memory_settings(version),
             Controller::Pids => self.pids_settings(),
             Controller::Cpu => self.cpu_settings(version),
-            Controller::Freezer => Vec::new(),
+            Controller::Devices | Controller::Freezer => Vec::new(),
         }
     }
 
