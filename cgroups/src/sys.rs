@@ -38,7 +38,7 @@ const MOST_PROGRAMS: usize = 64;
 
 /// Loads a program.
 pub(crate) fn prog_load(program: &[Insn]) -> Result<OwnedFd> {
-    let count = u32::try_from(program.len()).map_err(|_| Errno::TOOBIG)?;
+    let count = u32::try_from(program.len()).ok().ok_or(Errno::TOOBIG)?;
     let licence = c"MIT";
     let mut attributes = Attributes::default();
     attributes[0] = pair(TYPE_CGROUP_DEVICE, count);
@@ -125,7 +125,7 @@ pub(crate) fn prog_is_ours(program: BorrowedFd<'_>) -> Result<bool> {
 unsafe fn call_for_fd(command: libc::c_int, attributes: &mut Attributes) -> Result<OwnedFd> {
     // SAFETY: as the caller promises.
     let fd = unsafe { call(command, attributes) }?;
-    let fd = i32::try_from(fd).map_err(|_| Errno::BADF)?;
+    let fd = i32::try_from(fd).ok().ok_or(Errno::BADF)?;
     // SAFETY: the kernel has just given it to this call, as the caller promises.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
@@ -169,5 +169,5 @@ fn word(bytes: &[u8]) -> u64 {
 }
 
 fn number(fd: BorrowedFd<'_>) -> u32 {
-    fd.as_raw_fd().cast_unsigned()
+    fd.as_raw_fd() as u32
 }

@@ -99,7 +99,7 @@ fn conditions(rule: &DeviceRule) -> impl Iterator<Item = (u8, i32)> {
         DeviceKind::Char => Some(CHAR),
     };
     // Of at most 12 and 20 bits, by validation.
-    let number = |n: Option<u32>| n.map(u32::cast_signed);
+    let number = |n: Option<u32>| n.map(|n| n as i32);
     [
         (TYPE, kind),
         (MAJOR, number(rule.major())),
@@ -196,7 +196,7 @@ mod tests {
     /// is read before it is written, the end is an exit.
     fn run(program: &Program, kind: i32, major: u32, minor: u32, access: u8) -> bool {
         let context = [
-            u64::from(access) << 16 | u64::from(kind.cast_unsigned()),
+            u64::from(access) << 16 | u64::from(kind as u32),
             u64::from(major),
             u64::from(minor),
         ];
@@ -204,7 +204,7 @@ mod tests {
         let mut at = 0;
         loop {
             let insn = program.0[at];
-            let (to, value) = (insn.to(), i64::from(insn.value).cast_unsigned());
+            let (to, value) = (insn.to(), i64::from(insn.value) as u64);
             at += 1;
             match insn.code {
                 LOAD_WORD => {
