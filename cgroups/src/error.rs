@@ -25,8 +25,10 @@ pub enum ErrorKind {
     NotFound,
     /// A cgroup of this name exists in one of the hierarchies.
     AlreadyExists,
-    /// Processes are in the way.
+    /// Processes or cgroups are in the way.
     Busy,
+    /// A cgroup above takes no more inside it: `cgroup.max.depth` or `cgroup.max.descendants`.
+    LimitReached,
     /// The caller's value cannot be used.
     InvalidInput,
     /// The kernel said something this crate does not understand.
@@ -100,6 +102,24 @@ enum Inner {
          v1 hierarchy with the devices controller"
     )]
     NoDevices,
+    #[error("{error}{more}")]
+    Explained { error: Error, more: String },
+    #[error("{}: is no cgroup filesystem", path.display())]
+    NoCgroup { path: PathBuf },
+    #[error("this machine has no cgroup v2 mount that this process can see")]
+    NoV2,
+    #[error(
+        "own cgroup {}: lies outside of what this process can see, as its cgroup namespace or its cgroup2 mount begins \
+         elsewhere; mount cgroup2 anew in this namespace",
+        path.display()
+    )]
+    OutOfSight { path: PathBuf },
+    #[error("delegate {}: is of a v1 hierarchy, which cannot be delegated; create it without limits of v1 controllers", path.display())]
+    NotDelegable { path: PathBuf },
+    #[error("divide {}: it has {who}; move them, or have them moved", path.display())]
+    Occupied { path: PathBuf, who: String },
+    #[error("undo the division above {}: it would lose its limits; remove it first", path.display())]
+    InTheWay { path: PathBuf },
     #[error("limit devices: rule {rule}: {reason}")]
     NoDeviceRule { rule: String, reason: &'static str },
     #[error("remove {}: processes are still in it after {waited:?}", path.display())]
@@ -108,11 +128,19 @@ enum Inner {
     Unkilled { path: PathBuf, waited: Duration },
 }
 
+const EAGAIN: i32 = rustix::io::Errno::AGAIN.raw_os_error();
+
 impl Error {
     /// What sort of failure it is.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match &*self.0 {
+            Inner::Explained { error, .. } => error.kind(),
+            Inner::Sys {
+                op: "mkdir",
+                errno: Errno(EAGAIN),
+                ..
+            } => ErrorKind::LimitReached,
             Inner::Sys { errno, .. } | Inner::Write { errno, .. } | Inner::Bpf { errno, .. } => {
                 errno.kind()
             }
@@ -125,13 +153,19 @@ impl Error {
             | Inner::NoController { .. }
             | Inner::NoFile { .. }
             | Inner::NoMemory { .. }
+            | Inner::NoCgroup { .. }
+            | Inner::NoV2
+            | Inner::OutOfSight { .. }
+            | Inner::NotDelegable { .. }
             | Inner::NoDevices
             | Inner::NoDeviceRule { .. }
             | Inner::NotPassedOn { .. }
             | Inner::Threaded { .. } => ErrorKind::Unsupported,
-            Inner::Populated { .. } | Inner::Remaining { .. } | Inner::Unkilled { .. } => {
-                ErrorKind::Busy
-            }
+            Inner::Populated { .. }
+            | Inner::Occupied { .. }
+            | Inner::InTheWay { .. }
+            | Inner::Remaining { .. }
+            | Inner::Unkilled { .. } => ErrorKind::Busy,
         }
     }
 
@@ -142,6 +176,7 @@ impl Error {
             Inner::Sys { errno, .. } | Inner::Write { errno, .. } | Inner::Bpf { errno, .. } => {
                 Some(errno.0)
             }
+            Inner::Explained { error, .. } => error.raw_os_error(),
             _ => None,
         }
     }
@@ -240,6 +275,58 @@ impl Error {
         })
     }
 
+    /// The path a system call failed on.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        match &*self.0 {
+            Inner::Sys { path, .. } | Inner::Write { path, .. } => Some(path),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn is_not_passed_on(&self) -> bool {
+        matches!(&*self.0, Inner::NotPassedOn { .. })
+    }
+
+    /// The same error with more after it.
+    pub(crate) fn explained(self, more: String) -> Self {
+        Self::new(Inner::Explained { error: self, more })
+    }
+
+    pub(crate) fn no_cgroup(path: &Path) -> Self {
+        Self::new(Inner::NoCgroup {
+            path: path.to_owned(),
+        })
+    }
+
+    pub(crate) fn no_v2() -> Self {
+        Self::new(Inner::NoV2)
+    }
+
+    pub(crate) fn out_of_sight(path: &Path) -> Self {
+        Self::new(Inner::OutOfSight {
+            path: path.to_owned(),
+        })
+    }
+
+    pub(crate) fn not_delegable(path: &Path) -> Self {
+        Self::new(Inner::NotDelegable {
+            path: path.to_owned(),
+        })
+    }
+
+    pub(crate) fn occupied(path: &Path, who: &str) -> Self {
+        Self::new(Inner::Occupied {
+            path: path.to_owned(),
+            who: who.to_owned(),
+        })
+    }
+
+    pub(crate) fn in_the_way(path: &Path) -> Self {
+        Self::new(Inner::InTheWay {
+            path: path.to_owned(),
+        })
+    }
+
     pub(crate) fn bpf(op: &'static str, path: &Path, errno: rustix::io::Errno) -> Self {
         Self::new(Inner::Bpf {
             op,
@@ -286,6 +373,7 @@ impl From<Error> for io::Error {
             ErrorKind::NotFound => io::ErrorKind::NotFound,
             ErrorKind::AlreadyExists => io::ErrorKind::AlreadyExists,
             ErrorKind::Busy => io::ErrorKind::ResourceBusy,
+            ErrorKind::LimitReached => io::ErrorKind::QuotaExceeded,
             ErrorKind::InvalidInput => io::ErrorKind::InvalidInput,
             ErrorKind::Malformed => io::ErrorKind::InvalidData,
             ErrorKind::Os => error.raw_os_error().map_or(io::ErrorKind::Other, |errno| {

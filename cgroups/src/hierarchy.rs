@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::cgroup::Cgroup;
 use crate::controller::{Controller, Version};
 use crate::devices::Filter;
+use crate::dir::Dir;
 use crate::error::{Error, Result};
 use crate::level;
 use crate::limits::Limits;
@@ -18,8 +19,8 @@ use crate::name::CgroupName;
 /// The cgroup hierarchies that this process can see, held by fds. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Hierarchy {
-    v2: Option<Arc<Mount>>,
-    v1: Vec<Arc<Mount>>,
+    pub(crate) v2: Option<Arc<Mount>>,
+    pub(crate) v1: Vec<Arc<Mount>>,
 }
 
 /// How the machine's cgroups are set up.
@@ -95,6 +96,7 @@ impl Hierarchy {
     /// After an error no directory is left.
     pub fn create(&self, name: &CgroupName, limits: &Limits) -> Result<Cgroup> {
         self.create_below(Parent::Own, name, limits)
+            .map_err(|error| self.explained(error))
     }
 
     /// As [`Hierarchy::create`], as child of the cgroup `parent`, for callers who know better.
@@ -113,6 +115,7 @@ impl Hierarchy {
         limits: &Limits,
     ) -> Result<Cgroup> {
         self.create_below(Parent::Given(parent.as_ref()), name, limits)
+            .map_err(|error| self.explained(error))
     }
 
     /// A handle to cgroups that exist: the directories that [`Cgroup::persist`] or [`Hierarchy::find`] gave, the v2 one
@@ -177,7 +180,7 @@ impl Hierarchy {
     }
 
     /// Which hierarchies a cgroup with these limits has to be in, v2 first, and with which controllers.
-    fn plan(&self, limits: &Limits) -> Result<Vec<(&Arc<Mount>, Vec<Controller>)>> {
+    pub(crate) fn plan(&self, limits: &Limits) -> Result<Vec<(&Arc<Mount>, Vec<Controller>)>> {
         let needed = limits.controllers();
         let offered = self.offered_by_v2(&needed)?;
         let mut plan: Vec<(&Arc<Mount>, Vec<Controller>)> = Vec::new();
@@ -251,8 +254,16 @@ impl Hierarchy {
             .find(|mount| mount.controllers.contains(&controller))
     }
 
-    fn mounts(&self) -> impl Iterator<Item = &Arc<Mount>> {
+    pub(crate) fn mounts(&self) -> impl Iterator<Item = &Arc<Mount>> {
         self.v2.iter().chain(&self.v1)
+    }
+
+    /// The same with this v2 cgroup for its own.
+    pub(crate) fn with_own(&self, own: &Arc<Dir>) -> Self {
+        let mut hierarchy = self.clone();
+        let v2 = self.v2.as_ref();
+        hierarchy.v2 = v2.map(|mount| Arc::new(mount.with_own(own)));
+        hierarchy
     }
 
     fn member(&self, path: &Path) -> Result<Member> {
@@ -267,7 +278,7 @@ impl Hierarchy {
     }
 }
 
-fn read(path: &str) -> Result<Vec<u8>> {
+pub(crate) fn read(path: &str) -> Result<Vec<u8>> {
     fs::read(path).map_err(|error| {
         let errno = rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO);
         Error::sys("read", Path::new(path), errno)

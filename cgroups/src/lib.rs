@@ -54,6 +54,7 @@
 
 mod cgroup;
 mod controller;
+mod delegate;
 mod devices;
 mod dir;
 mod entry;
@@ -66,7 +67,9 @@ mod member;
 mod mount;
 mod mountinfo;
 mod name;
+mod place;
 mod stat;
+mod subtree;
 mod sys;
 
 pub use cgroup::Cgroup;
@@ -76,6 +79,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use hierarchy::{Hierarchy, Mode};
 pub use limits::Limits;
 pub use name::CgroupName;
+pub use subtree::{Others, OwnSubtree};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

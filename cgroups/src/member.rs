@@ -16,6 +16,7 @@ use crate::dir::{self, Dir};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{IfAbsent, Setting};
 use crate::name::CgroupName;
+use crate::place;
 use crate::stat;
 
 #[derive(Debug)]
@@ -134,10 +135,7 @@ impl Member {
                 Ok(()) => return Ok(()),
                 // A task between fork and its first run cannot be moved yet (runc waits as long).
                 Err(Errno::INVAL) if tries > 0 => thread::sleep(Duration::from_millis(30)),
-                Err(errno) => {
-                    let path = self.dir.file_path("cgroup.procs");
-                    return Err(Error::write(path, &value, errno));
-                }
+                Err(errno) => return Err(place::not_moved(&self.dir, &value, errno)),
             }
             tries -= 1;
         }
