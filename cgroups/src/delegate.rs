@@ -15,7 +15,9 @@ const LIST: &str = "/sys/kernel/cgroup/delegate";
 /// What every kernel's list has.
 const ALWAYS: [&str; 3] = ["cgroup.procs", "cgroup.threads", "cgroup.subtree_control"];
 /// How the files end that hold what the level above grants: the user of a cgroup is never given these.
-const LIMITS: [&str; 9] = [
+const LIMITS: [&str; 11] = [
+    "depth",
+    "descendants",
     "max",
     "high",
     "low",
