@@ -260,7 +260,7 @@ mod tests {
         agree(&Devices::allow_all());
         agree(&Devices::docker_default());
         let mut state = 0x9e37_79b9_7f4a_7c15;
-        for _ in 0..400 {
+        for _ in 0..100 {
             let mut devices = pick(&mut state, &[Devices::deny_all, Devices::allow_all])();
             for _ in 0..pick(&mut state, &[1, 2, 5, 9]) {
                 let kinds = [DeviceKind::All, DeviceKind::Block, DeviceKind::Char];
