@@ -62,6 +62,11 @@ impl Cgroup {
                 return Err(undo(self.path().to_owned(), cause, written));
             }
         }
+        // Last, for the policy that it replaces cannot be read back.
+        let devices = limits.device_policy();
+        if let Some(Err(cause)) = devices.map(|devices| self.set_devices(devices)) {
+            return Err(undo(self.path().to_owned(), cause, written));
+        }
         Ok(skipped)
     }
 

@@ -49,6 +49,30 @@ impl Dir {
         Ok(Dir::new(fd, path))
     }
 
+    /// One that the caller opened.
+    pub(crate) fn of(fd: OwnedFd, path: PathBuf) -> Self {
+        Dir::new(fd, path)
+    }
+
+    /// Which interface it speaks, by fstatfs(2).
+    pub(crate) fn version(&self) -> Result<Version> {
+        let found =
+            rustix::fs::fstatfs(&self.fd).map_err(|errno| Error::sys("stat", &self.path, errno))?;
+        match found.f_type as u64 {
+            MAGIC_V1 => Ok(Version::V1),
+            MAGIC_V2 => Ok(Version::V2),
+            _ => Err(Error::no_cgroup(&self.path)),
+        }
+    }
+
+    /// Major and minor number: the same for every directory of one hierarchy.
+    pub(crate) fn device(&self) -> Result<(u32, u32)> {
+        let stat =
+            rustix::fs::fstat(&self.fd).map_err(|errno| Error::sys("stat", &self.path, errno))?;
+        let device = stat.st_dev;
+        Ok((rustix::fs::major(device), rustix::fs::minor(device)))
+    }
+
     /// Opens a directory below this one. `below` may be empty, for this one itself.
     pub(crate) fn open(&self, below: &Path) -> Result<Self> {
         let path = self.path.join(below);

@@ -25,8 +25,10 @@ pub enum ErrorKind {
     NotFound,
     /// A cgroup of this name exists in one of the hierarchies.
     AlreadyExists,
-    /// Processes are in the way.
+    /// Processes or cgroups are in the way.
     Busy,
+    /// A cgroup above takes no more inside it: `cgroup.max.depth` or `cgroup.max.descendants`.
+    LimitReached,
     /// The caller's value cannot be used.
     InvalidInput,
     /// The kernel said something this crate does not understand.
@@ -130,6 +132,37 @@ enum Inner {
         level.display()
     )]
     Threaded { level: PathBuf, kind: String },
+    #[error("{op} {}: {errno}{}", path.display(), errno.bpf_remedy())]
+    Bpf {
+        op: &'static str,
+        path: PathBuf,
+        errno: Errno,
+    },
+    #[error(
+        "limit devices: this machine has neither device programs for cgroup v2 (Linux 4.15 with CONFIG_CGROUP_BPF) nor a \
+         v1 hierarchy with the devices controller"
+    )]
+    NoDevices,
+    #[error("{error}{more}")]
+    Explained { error: Error, more: String },
+    #[error("{}: is no cgroup filesystem", path.display())]
+    NoCgroup { path: PathBuf },
+    #[error("this machine has no cgroup v2 mount that this process can see")]
+    NoV2,
+    #[error(
+        "own cgroup {}: lies outside of what this process can see, as its cgroup namespace or its cgroup2 mount begins \
+         elsewhere; mount cgroup2 anew in this namespace",
+        path.display()
+    )]
+    OutOfSight { path: PathBuf },
+    #[error("delegate {}: is of a v1 hierarchy, which cannot be delegated; create it without limits of v1 controllers", path.display())]
+    NotDelegable { path: PathBuf },
+    #[error("divide {}: it has {who}; move them, or have them moved", path.display())]
+    Occupied { path: PathBuf, who: String },
+    #[error("undo the division above {}: it would lose its limits; remove it first", path.display())]
+    InTheWay { path: PathBuf },
+    #[error("limit devices: rule {rule}: {reason}")]
+    NoDeviceRule { rule: String, reason: &'static str },
     #[error("remove {}: processes are still in it after {waited:?}", path.display())]
     Remaining { path: PathBuf, waited: Duration },
     #[error("kill {}: processes appeared faster than they could be killed for {waited:?}", path.display())]
@@ -143,7 +176,7 @@ enum Inner {
         reason: &'static str,
     },
     #[error("write {value:?} to {}: {errno}; {reason}", path.display())]
-    Explained {
+    WriteExplained {
         path: PathBuf,
         value: String,
         errno: Errno,
@@ -153,15 +186,24 @@ enum Inner {
     Unfrozen { path: PathBuf, waited: Duration },
 }
 
+const EAGAIN: i32 = rustix::io::Errno::AGAIN.raw_os_error();
+
 impl Error {
     /// What sort of failure it is.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match &*self.0 {
             Inner::Update { cause, .. } => cause.kind(),
+            Inner::Explained { error, .. } => error.kind(),
+            Inner::Sys {
+                op: "mkdir",
+                errno: Errno(EAGAIN),
+                ..
+            } => ErrorKind::LimitReached,
             Inner::Sys { errno, .. }
             | Inner::Write { errno, .. }
-            | Inner::Explained { errno, .. } => errno.kind(),
+            | Inner::Bpf { errno, .. }
+            | Inner::WriteExplained { errno, .. } => errno.kind(),
             Inner::Gone { .. } => ErrorKind::NotFound,
             Inner::Lacks { .. } => ErrorKind::Unsupported,
             Inner::Unfrozen { .. } => ErrorKind::Busy,
@@ -180,11 +222,19 @@ impl Error {
             | Inner::Type { .. }
             | Inner::NoFile { .. }
             | Inner::NoMemory { .. }
+            | Inner::NoCgroup { .. }
+            | Inner::NoV2
+            | Inner::OutOfSight { .. }
+            | Inner::NotDelegable { .. }
+            | Inner::NoDevices
+            | Inner::NoDeviceRule { .. }
             | Inner::NotPassedOn { .. }
             | Inner::Threaded { .. } => ErrorKind::Unsupported,
-            Inner::Populated { .. } | Inner::Remaining { .. } | Inner::Unkilled { .. } => {
-                ErrorKind::Busy
-            }
+            Inner::Populated { .. }
+            | Inner::Occupied { .. }
+            | Inner::InTheWay { .. }
+            | Inner::Remaining { .. }
+            | Inner::Unkilled { .. } => ErrorKind::Busy,
         }
     }
 
@@ -192,11 +242,14 @@ impl Error {
     #[must_use]
     pub fn raw_os_error(&self) -> Option<i32> {
         match &*self.0 {
+            Inner::Explained { error, .. } => error.raw_os_error(),
+            Inner::KernelThread { .. } => Some(rustix::io::Errno::INVAL.raw_os_error()),
             Inner::Update { cause, .. } => cause.raw_os_error(),
             Inner::Sys { errno, .. }
             | Inner::Write { errno, .. }
             | Inner::Type { errno, .. }
-            | Inner::Explained { errno, .. } => Some(errno.0),
+            | Inner::Bpf { errno, .. }
+            | Inner::WriteExplained { errno, .. } => Some(errno.0),
             _ => None,
         }
     }
@@ -376,6 +429,77 @@ impl Error {
         })
     }
 
+    /// The path a system call failed on.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        match &*self.0 {
+            Inner::Sys { path, .. } | Inner::Write { path, .. } => Some(path),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn is_not_passed_on(&self) -> bool {
+        matches!(&*self.0, Inner::NotPassedOn { .. })
+    }
+
+    /// The same error with more after it.
+    pub(crate) fn explained(self, more: String) -> Self {
+        Self::new(Inner::Explained { error: self, more })
+    }
+
+    pub(crate) fn no_cgroup(path: &Path) -> Self {
+        Self::new(Inner::NoCgroup {
+            path: path.to_owned(),
+        })
+    }
+
+    pub(crate) fn no_v2() -> Self {
+        Self::new(Inner::NoV2)
+    }
+
+    pub(crate) fn out_of_sight(path: &Path) -> Self {
+        Self::new(Inner::OutOfSight {
+            path: path.to_owned(),
+        })
+    }
+
+    pub(crate) fn not_delegable(path: &Path) -> Self {
+        Self::new(Inner::NotDelegable {
+            path: path.to_owned(),
+        })
+    }
+
+    pub(crate) fn occupied(path: &Path, who: &str) -> Self {
+        Self::new(Inner::Occupied {
+            path: path.to_owned(),
+            who: who.to_owned(),
+        })
+    }
+
+    pub(crate) fn in_the_way(path: &Path) -> Self {
+        Self::new(Inner::InTheWay {
+            path: path.to_owned(),
+        })
+    }
+
+    pub(crate) fn bpf(op: &'static str, path: &Path, errno: rustix::io::Errno) -> Self {
+        Self::new(Inner::Bpf {
+            op,
+            path: path.to_owned(),
+            errno: Errno(errno.raw_os_error()),
+        })
+    }
+
+    pub(crate) fn no_devices() -> Self {
+        Self::new(Inner::NoDevices)
+    }
+
+    pub(crate) fn no_device_rule(rule: impl fmt::Display, reason: &'static str) -> Self {
+        Self::new(Inner::NoDeviceRule {
+            rule: rule.to_string(),
+            reason,
+        })
+    }
+
     pub(crate) fn remaining(path: &Path, waited: Duration) -> Self {
         Self::new(Inner::Remaining {
             path: path.to_owned(),
@@ -402,13 +526,13 @@ impl Error {
     }
 
     /// A write whose errno says too little.
-    pub(crate) fn explained(
+    pub(crate) fn write_explained(
         path: &Path,
         value: &str,
         errno: rustix::io::Errno,
         reason: &'static str,
     ) -> Self {
-        Self::new(Inner::Explained {
+        Self::new(Inner::WriteExplained {
             path: path.to_owned(),
             value: value.to_owned(),
             errno: Errno(errno.raw_os_error()),
@@ -476,6 +600,7 @@ impl From<Error> for io::Error {
             ErrorKind::NotFound => io::ErrorKind::NotFound,
             ErrorKind::AlreadyExists => io::ErrorKind::AlreadyExists,
             ErrorKind::Busy => io::ErrorKind::ResourceBusy,
+            ErrorKind::LimitReached => io::ErrorKind::QuotaExceeded,
             ErrorKind::InvalidInput => io::ErrorKind::InvalidInput,
             ErrorKind::Malformed => io::ErrorKind::InvalidData,
             ErrorKind::Os => error.raw_os_error().map_or(io::ErrorKind::Other, |errno| {
@@ -513,6 +638,14 @@ impl Errno {
             }
             _ => "",
         }
+    }
+
+    /// What bpf(2) asks for.
+    fn bpf_remedy(self) -> &'static str {
+        if self.kind() == ErrorKind::PermissionDenied {
+            return "; it needs CAP_BPF and CAP_NET_ADMIN, or CAP_SYS_ADMIN, in the initial user namespace";
+        }
+        ""
     }
 
     /// Name and text of those that cgroupfs gives.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::apply::{self, Skipped};
 use crate::cgroup::Cgroup;
 use crate::controller::{Controller, Version};
+use crate::devices::Filter;
 use crate::dir::Dir;
 use crate::error::{Error, Result};
 use crate::level;
@@ -21,8 +22,8 @@ use crate::threads;
 /// The cgroup hierarchies that this process can see, held by fds. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Hierarchy {
-    v2: Option<Arc<Mount>>,
-    v1: Vec<Arc<Mount>>,
+    pub(crate) v2: Option<Arc<Mount>>,
+    pub(crate) v1: Vec<Arc<Mount>>,
 }
 
 /// How the machine's cgroups are set up.
@@ -98,6 +99,7 @@ impl Hierarchy {
     /// After an error no directory is left.
     pub fn create(&self, name: &CgroupName, limits: &Limits) -> Result<Cgroup> {
         self.create_below(Parent::Own, name, limits)
+            .map_err(|error| self.explained(error))
     }
 
     /// As [`Hierarchy::create`], as child of the cgroup `parent`, for callers who know better.
@@ -116,6 +118,7 @@ impl Hierarchy {
         limits: &Limits,
     ) -> Result<Cgroup> {
         self.create_below(Parent::Given(parent.as_ref()), name, limits)
+            .map_err(|error| self.explained(error))
     }
 
     /// A handle to cgroups that exist: the directories that [`Cgroup::persist`] or [`Hierarchy::find`] gave, the v2 one
@@ -157,7 +160,9 @@ impl Hierarchy {
         limits.validate()?;
         let mut skipped = Vec::new();
         let mut sites = Vec::new();
-        for mut site in self.plan(limits, &mut skipped)? {
+        let mut plan = self.plan(limits, &mut skipped)?;
+        let devices = self.plan_for_devices(limits, &mut plan)?;
+        for mut site in plan {
             let dir = site.parent(parent, limits, &mut skipped)?;
             sites.push((site, dir));
         }
@@ -169,6 +174,12 @@ impl Hierarchy {
                 None => cgroup.insert(Cgroup::made(member)).main(),
             };
             skipped.extend(site.apply(member, limits)?);
+            let version = site.mount.version;
+            let has =
+                version == Version::V2 || site.mount.controllers.contains(&Controller::Devices);
+            if let Some(devices) = devices.as_ref().filter(|_| has) {
+                devices.apply_to(version, &member.dir)?;
+            }
         }
         let mut cgroup = cgroup.ok_or_else(Error::no_hierarchy)?;
         cgroup.leave_out(skipped);
@@ -191,6 +202,10 @@ impl Hierarchy {
         let member = Member::make(Version::V2, &dir, name)?;
         let mut cgroup = Cgroup::made(member);
         threads::set_threaded(cgroup.main())?;
+        if let Some(devices) = limits.device_policy() {
+            Filter::prepare(devices, Some(dir.path()), false)?
+                .apply_to(Version::V2, &cgroup.main().dir)?;
+        }
         let needed = limits.controllers();
         let mut skipped = Vec::new();
         for (controller, limit) in needed {
@@ -208,7 +223,11 @@ impl Hierarchy {
     }
 
     /// Which hierarchies a cgroup with these limits has to be in, v2 first, and with which controllers.
-    fn plan(&self, limits: &Limits, skipped: &mut Vec<Skipped>) -> Result<Vec<Site<'_>>> {
+    pub(crate) fn plan(
+        &self,
+        limits: &Limits,
+        skipped: &mut Vec<Skipped>,
+    ) -> Result<Vec<Site<'_>>> {
         let needed = limits.controllers();
         let offered = self.offered_by_v2(&needed)?;
         let mut plan: Vec<_> = self.v2.iter().map(Site::new).collect();
@@ -239,6 +258,24 @@ impl Hierarchy {
         }
     }
 
+    /// Makes a device policy ready, and adds the v1 hierarchy if it is what has to apply it.
+    fn plan_for_devices<'a>(
+        &'a self,
+        limits: &Limits,
+        plan: &mut Vec<Site<'a>>,
+    ) -> Result<Option<Filter>> {
+        let Some(devices) = limits.device_policy() else {
+            return Ok(None);
+        };
+        let v2 = self.v2.as_ref().map(|mount| mount.root.path());
+        let v1 = self.with(Controller::Devices);
+        let filter = Filter::prepare(devices, v2, v1.is_some())?;
+        if let (true, Some(v1)) = (filter.is_for(Version::V1), v1) {
+            Site::of(plan, v1);
+        }
+        Ok(Some(filter))
+    }
+
     /// What v2 has, as far as it matters: not what a v1 hierarchy has, for a controller is in one alone; and what its top
     /// passes on already it has for certain.
     fn offered_by_v2(&self, needed: &[(Controller, &str)]) -> Result<Vec<Controller>> {
@@ -265,8 +302,16 @@ impl Hierarchy {
         self.v2.as_ref().map(|mount| &*mount.root)
     }
 
-    fn mounts(&self) -> impl Iterator<Item = &Arc<Mount>> {
+    pub(crate) fn mounts(&self) -> impl Iterator<Item = &Arc<Mount>> {
         self.v2.iter().chain(&self.v1)
+    }
+
+    /// The same with this v2 cgroup for its own.
+    pub(crate) fn with_own(&self, own: &Arc<Dir>) -> Self {
+        let mut hierarchy = self.clone();
+        let v2 = self.v2.as_ref();
+        hierarchy.v2 = v2.map(|mount| Arc::new(mount.with_own(own)));
+        hierarchy
     }
 
     fn member(&self, path: &Path) -> Result<Member> {
@@ -281,7 +326,7 @@ impl Hierarchy {
     }
 }
 
-fn read(path: &str) -> Result<Vec<u8>> {
+pub(crate) fn read(path: &str) -> Result<Vec<u8>> {
     fs::read(path).map_err(|error| {
         let errno = rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO);
         Error::sys("read", Path::new(path), errno)

@@ -57,7 +57,9 @@
 mod apply;
 mod cgroup;
 mod controller;
+mod delegate;
 mod device;
+mod devices;
 mod dir;
 mod entry;
 mod error;
@@ -72,11 +74,14 @@ mod mount;
 mod mountinfo;
 mod name;
 mod peak;
+mod place;
 mod pressure;
 mod reclaim;
 mod site;
 mod stat;
 mod stats;
+mod subtree;
+mod sys;
 mod threads;
 mod wait;
 mod watch;
@@ -84,6 +89,7 @@ mod watch;
 pub use apply::Skipped;
 pub use cgroup::Cgroup;
 pub use device::Device;
+pub use devices::{DeviceAccess, DeviceKind, DeviceRule, Devices};
 pub use entry::Entry;
 pub use error::{Error, ErrorKind, Result};
 pub use hierarchy::{Hierarchy, Mode};
@@ -97,6 +103,7 @@ pub use stats::{
     CpuTime, DeviceIo, HugetlbUse, IoCount, MemoryEvents, MemoryStat, MemoryUse, PidsUse, Sample,
     Stats, SwapUse, Throttling,
 };
+pub use subtree::{Others, OwnSubtree};
 pub use watch::{PidsEvents, State, Watch, Watched};
 
 #[cfg(doctest)]

@@ -48,6 +48,31 @@ impl Mount {
         })
     }
 
+    /// A directory given by the caller, for a mount of its own.
+    pub(crate) fn at(
+        version: Version,
+        controllers: Vec<Controller>,
+        root: Arc<Dir>,
+    ) -> Result<Self> {
+        Ok(Mount {
+            whole: version == Version::V2 && Kind::read(&root)? == Kind::Root,
+            version,
+            controllers,
+            root,
+            own: None,
+        })
+    }
+
+    pub(crate) fn with_own(&self, own: &Arc<Dir>) -> Self {
+        Mount {
+            version: self.version,
+            controllers: self.controllers.clone(),
+            root: Arc::clone(&self.root),
+            own: Some(Arc::clone(own)),
+            whole: self.whole,
+        }
+    }
+
     /// The parent of a new cgroup that is to have the controllers, which are enabled there if it is v2.
     pub(crate) fn parent(&self, parent: Parent<'_>, needed: &[Controller]) -> Result<Arc<Dir>> {
         match (parent, self.version) {

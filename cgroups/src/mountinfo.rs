@@ -47,6 +47,13 @@ impl Mounted {
     }
 }
 
+impl Membership {
+    /// The path, if it is that of the v2 hierarchy.
+    pub(crate) fn in_v2(&self) -> Option<&Path> {
+        self.controllers.is_empty().then_some(&self.path)
+    }
+}
+
 /// The cgroup mounts in the text of a `mountinfo`.
 pub(crate) fn mounts(path: &Path, text: &[u8]) -> Result<Vec<Mounted>> {
     let mut found = Vec::new();

@@ -166,7 +166,7 @@ impl Cgroup {
         match rustix::io::retry_on_intr(|| rustix::io::write(file.fd(), text.as_bytes())) {
             Ok(_) => Ok(PressureTrigger { file }),
             Err(Errno::OPNOTSUPP) => Err(not_counted(member, resource)),
-            Err(Errno::INVAL) => Err(Error::explained(
+            Err(Errno::INVAL) => Err(Error::write_explained(
                 file.path(),
                 &text,
                 Errno::INVAL,

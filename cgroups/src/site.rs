@@ -79,7 +79,7 @@ impl<'a> Site<'a> {
         Ok(skipped)
     }
 
-    fn needed(&self) -> Vec<Controller> {
+    pub(crate) fn needed(&self) -> Vec<Controller> {
         let needed = self.controllers.iter().map(|(controller, _)| *controller);
         needed.collect()
     }

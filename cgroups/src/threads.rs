@@ -15,6 +15,7 @@ use crate::hierarchy::Hierarchy;
 use crate::limits::Limits;
 use crate::member::Member;
 use crate::name::CgroupName;
+use crate::place;
 
 /// `PF_KTHREAD` of the kernel's task flags.
 const KERNEL_THREAD: u64 = 0x0020_0000;
@@ -100,6 +101,9 @@ pub(crate) fn enter(dir: &Dir, file: &str, id: u32) -> Result<()> {
                 return Err(Error::kernel_thread(dir.path().to_owned(), id));
             }
             Err(Errno::INVAL) if tries > 0 => thread::sleep(PAUSE),
+            Err(errno) if file == "cgroup.procs" && errno != Errno::OPNOTSUPP => {
+                return Err(place::not_moved(dir, &value, errno));
+            }
             Err(errno) => {
                 let op = format!("write {value:?} to");
                 return Err(of_type(dir, op, file, &value, errno));

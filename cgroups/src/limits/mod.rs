@@ -24,6 +24,7 @@ pub use max::Max;
 pub(crate) use setting::{IfAbsent, Old, Rendering, Setting};
 
 use crate::controller::{Controller, Version};
+use crate::devices::Devices;
 use crate::error::{Error, Result};
 
 /// What the processes of a cgroup may use together. The default is no limit at all.
@@ -55,6 +56,7 @@ pub struct Limits {
     misc: misc::Misc,
     dmem: dmem::Dmem,
     unified: unified::Unified,
+    devices: Option<Devices>,
     best_effort: bool,
 }
 
@@ -72,6 +74,13 @@ impl Limits {
         self
     }
 
+    /// Allows the devices of a policy only. It holds before any process can be in the cgroup, and fails closed: see
+    /// [`Devices`].
+    pub fn devices(mut self, devices: Devices) -> Self {
+        self.devices = Some(devices);
+        self
+    }
+
     /// Checks every value. [`Hierarchy::create`](crate::Hierarchy::create) does it before its first change.
     ///
     /// # Errors
@@ -81,7 +90,7 @@ impl Limits {
     /// burst above the quota; a weight outside of 1..=10000, a nice value outside of -20..=19, a percentage outside of
     /// 0..=100; an OCI total of memory and swap below the memory or without it; an OCI block weight outside of 10..=1000;
     /// an [`IoMax`] with a 0 or with nothing in it; names of devices and resources with a space in them; a raw file that
-    /// is not one of a controller.
+    /// is not one of a controller; devices as by [`Devices::validate`].
     pub fn validate(&self) -> Result<()> {
         self.memory.validate()?;
         self.pids.validate()?;
@@ -91,6 +100,7 @@ impl Limits {
         self.rdma.validate()?;
         self.misc.validate()?;
         self.dmem.validate()?;
+        self.devices.as_ref().map_or(Ok(()), Devices::validate)?;
         self.unified.validate()
     }
 
@@ -110,6 +120,11 @@ impl Limits {
             Some(refused) => Err(Error::unsayable(refused.limit, refused.reason)),
             None => Ok(pairs(rendering.settings)),
         }
+    }
+
+    /// These are no controller's on v2.
+    pub(crate) fn device_policy(&self) -> Option<&Devices> {
+        self.devices.as_ref()
     }
 
     pub(crate) fn is_best_effort(&self) -> bool {

@@ -8,6 +8,7 @@ use serde::ser::{Serialize, Serializer};
 
 use super::{CpuSet, HugePage, Max};
 use crate::device::Device;
+use crate::devices::DeviceRule;
 
 impl<T: Serialize> Serialize for Max<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -55,7 +56,7 @@ macro_rules! as_text {
     )*};
 }
 
-as_text!(CpuSet, Device, HugePage);
+as_text!(CpuSet, Device, DeviceRule, HugePage);
 
 struct Text<T>(std::marker::PhantomData<T>);
 

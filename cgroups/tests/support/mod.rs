@@ -101,6 +101,7 @@ pub(crate) fn argument() -> Option<String> {
 const ARGUMENT: &str = "COFFERDAM_CGROUPS_ALONE";
 
 /// The name of the test it is called in. The thread has not got it where tests run one after the other.
+#[allow(unused_macros, reason = "not every test binary uses it")]
 macro_rules! this_test {
     () => {{
         fn here() {}
@@ -108,4 +109,5 @@ macro_rules! this_test {
         path.split("::").nth(1).unwrap()
     }};
 }
+#[allow(unused_imports, reason = "not every test binary uses it")]
 pub(crate) use this_test;
