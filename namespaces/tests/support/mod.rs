@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "not every test binary uses all of it")]
 #![allow(clippy::print_stdout, reason = "the payload's way to answer")]
 
+use std::fmt::Display;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,9 @@ pub(crate) const PAYLOAD: &str = "COFFERDAM_PAYLOAD";
 /// Has this binary run its test `payload` alone.
 pub(crate) const ONLY_PAYLOAD: [&str; 4] =
     ["--exact", "payload", "--nocapture", "--test-threads=1"];
+
+/// The capabilities that Docker gives, as a status file of procfs has them.
+pub(crate) const DOCKER: u64 = 0xa804_25fb;
 
 /// Runs `act` on what this process was asked for by [`inside`], prints the answer between markers and exits. Returns where it was
 /// asked for nothing.
@@ -143,6 +147,26 @@ pub(crate) fn field(status: &str, name: &str) -> String {
     let line = status.lines().find_map(|line| line.strip_prefix(&prefix));
     let line = line.unwrap_or_else(|| panic!("{name} in {status}"));
     line.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The fields of a stat file of procfs, numbered as in proc_pid_stat(5), but from 0.
+pub(crate) fn stat_of(whose: impl Display) -> Vec<String> {
+    let text = fs::read_to_string(format!("/proc/{whose}/stat")).unwrap();
+    let (start, rest) = text.rsplit_once(") ").unwrap();
+    let (pid, name) = start.split_once(" (").unwrap();
+    let fields = [pid, name].into_iter().chain(rest.trim_end().split(' '));
+    fields.map(str::to_owned).collect()
+}
+
+/// The children of this process, whichever thread made them.
+pub(crate) fn children() -> Vec<i32> {
+    let tasks = fs::read_dir("/proc/self/task").unwrap().flatten();
+    let lists = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+    lists
+        .collect::<String>()
+        .split_whitespace()
+        .map(|pid| pid.parse().unwrap())
+        .collect()
 }
 
 /// Mounts one, in the mount namespace of this thread.
