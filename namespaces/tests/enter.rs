@@ -13,24 +13,17 @@ use cofferdam_namespaces::{
     NetPool, RootFs, Session, Spawned,
 };
 use cofferdam_testkit::{Need, have};
-use support::{answer, inside, output, refused, rooted, until};
+use support::{answer, common, field, inside, output, refused, rooted, stat_of, until};
 
 #[test]
 fn payload() {
     answer(|verb, rest| match verb {
-        "read" => fs::read_to_string(rest).map_err(|error| error.to_string()),
         "link" => fs::read_link(rest)
             .map(|path| path.display().to_string())
             .map_err(|error| error.to_string()),
-        "sleep" => {
-            std::thread::sleep(Duration::from_secs(1000));
-            Ok(String::new())
-        }
-        "exit" => std::process::exit(rest.parse().unwrap()),
-        "abort" => std::process::abort(),
         "namespaces" => Ok(namespaces("self").join(" ")),
         "uptime" => fs::read_to_string("/proc/uptime").map_err(|error| error.to_string()),
-        other => Err(format!("no payload {other}")),
+        _ => common(verb, rest),
     });
 }
 
@@ -59,7 +52,7 @@ fn enter(command: Command, target: &Spawned) -> String {
     let mut child = command
         .enter(target)
         .unwrap_or_else(|error| panic!("{error}"));
-    support::said(&child.output().unwrap().stdout).unwrap()
+    support::answered(&child.output().unwrap().stdout)
 }
 
 #[test]
@@ -376,16 +369,15 @@ fn who_enters_has_no_groups_of_the_callers_though_they_cannot_be_dropped_inside(
         rustix::thread::set_thread_groups(&groups).unwrap();
         let groups = |child: &Spawned| {
             let status = fs::read_to_string(format!("/proc/{}/status", child.pid())).unwrap();
-            let line = status.lines().find(|line| line.starts_with("Groups:"));
-            line.unwrap().trim_end().to_owned()
+            field(&status, "Groups")
         };
         let child = inside("sleep").enter(&target).unwrap();
-        assert_eq!(groups(&child), "Groups:", "who enters");
+        assert_eq!(groups(&child), "", "who enters");
         let uts = target.as_fd().try_clone_to_owned().unwrap();
         let beside = Namespaces::default().join(Namespace::Uts, uts);
         let beside = inside("sleep").namespaces(beside).id_map(map.clone());
         let child = beside.spawn().unwrap();
-        assert_eq!(groups(&child), "Groups:", "who makes one beside");
+        assert_eq!(groups(&child), "", "who makes one beside");
     };
     std::thread::scope(|scope| scope.spawn(entering).join().unwrap());
 }
@@ -397,11 +389,8 @@ fn who_enters_can_be_in_the_callers_session_and_process_group() {
     }
     let target = container(rooted("sleep"));
     let of = |pid: u32| {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-        let (_, fields) = stat.rsplit_once(") ").unwrap();
-        // State, parent, process group, session.
-        let fields: Vec<_> = fields.split(' ').map(str::to_owned).collect();
-        [fields[2].clone(), fields[3].clone()]
+        let stat = stat_of(pid);
+        [stat[4].clone(), stat[5].clone()]
     };
     let start = |session| inside("sleep").session(session).enter(&target).unwrap();
     let child = start(Session::Inherit);

@@ -13,30 +13,14 @@ use std::time::Duration;
 
 use cofferdam_namespaces::{Clock, Command, IdMap, Mount, Namespace, Namespaces, User};
 use cofferdam_testkit::{Need, Snapshot, have};
-use support::{Done, inside, rooted};
+use support::{Done, answer, common, inside, rooted, stat_of, turns};
 
 #[global_allocator]
 static ALLOCATOR: sys::DiesInTheChild = sys::DiesInTheChild;
 
-/// An emulated machine takes a hundred times as long for each.
-fn starts() -> usize {
-    if std::env::var_os("COFFERDAM_VM").is_some() {
-        10
-    } else {
-        100
-    }
-}
-
 #[test]
 fn payload() {
-    support::answer(|verb, rest| match verb {
-        "exit" => std::process::exit(rest.parse().unwrap()),
-        "sleep" => {
-            std::thread::sleep(Duration::from_secs(1000));
-            Ok(String::new())
-        }
-        other => Err(format!("no payload {other}")),
-    });
+    answer(common);
 }
 
 /// All of this process and thread that a start could change.
@@ -98,21 +82,10 @@ fn state() -> Vec<(&'static str, String)> {
         ("dispositions", format!("{:?}", sys::dispositions())),
         ("limits", format!("{:?}", sys::limits())),
         ("environment", format!("{environment:?}")),
-        ("session and group", session_and_group()),
+        // By procfs: led from outside of this pid namespace they are 0, which no type of a pid has room for.
+        ("group and session", stat_of("thread-self")[4..6].join(" ")),
         ("mounts", read("/proc/thread-self/mounts")),
     ]
-}
-
-/// By procfs: led from outside of this pid namespace they are 0, which no type of a pid has room for.
-fn session_and_group() -> String {
-    let stat = fs::read_to_string("/proc/thread-self/stat").unwrap();
-    let (_, fields) = stat.rsplit_once(") ").unwrap();
-    fields
-        .split(' ')
-        .skip(2)
-        .take(2)
-        .collect::<Vec<_>>()
-        .join(" ")
 }
 
 /// A start of every kind, by name.
@@ -200,7 +173,7 @@ fn nothing_of_the_callers_process_changes_by_starts_of_any_kind() {
             }
         });
         for (name, command) in &kinds {
-            for _ in 0..starts() {
+            for _ in 0..turns(100, 10) {
                 start(command);
             }
             for ((what, was), (_, is)) in before.iter().zip(state()) {
