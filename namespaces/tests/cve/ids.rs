@@ -31,25 +31,7 @@ fn cve_2026_30892_a_user_that_is_not_understood_is_nobody_and_never_root() {
     if !have(&[Need::Namespaces]) {
         return;
     }
-    for text in [
-        "",
-        ":",
-        "1000:",
-        ":1000",
-        "-1",
-        "1000:-1",
-        "4294967295",
-        "1000:4294967295",
-        "4294967296",
-        "18446744073709551616",
-        "1000:1000:1",
-        "+0",
-        " 0",
-        "0 ",
-    ] {
-        let error = text.parse::<User>().expect_err(text);
-        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{text:?}: {error}");
-    }
+    // What cannot even be a name is refused where it is parsed, which has a test of its own.
     // What could be a name is one, in a root that knows none of them, or says nothing a number is made of.
     let root = Scratch::new("users");
     fs::create_dir(root.0.join("etc")).unwrap();
