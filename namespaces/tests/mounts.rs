@@ -18,8 +18,8 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 use rustix::mount::MountPropagationFlags;
 use support::{
-    Scratch, alone, answer, answered, common, inside, output, refused, rooted, tmpfs_on, turns,
-    until,
+    Scratch, alone, answer, answered, common, exchange, inside, output, refused, rooted, tmpfs_on,
+    turns, until,
 };
 
 /// Not a test of its own: what runs inside.
@@ -1061,9 +1061,7 @@ fn a_root_that_changes_all_the_time_never_leads_to_the_host() {
     let outcomes = std::thread::scope(|scope| {
         scope.spawn(|| {
             while !done.load(std::sync::atomic::Ordering::Relaxed) {
-                let flags = rustix::fs::RenameFlags::EXCHANGE;
-                let (one, other) = (root.join("a"), root.join("link"));
-                rustix::fs::renameat_with(CWD, one, CWD, other, flags).unwrap();
+                exchange(&root.join("a"), &root.join("link"));
             }
         });
         let start = |_| {

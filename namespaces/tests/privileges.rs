@@ -18,8 +18,8 @@ use cofferdam_namespaces::{
 };
 use cofferdam_testkit::{Need, have, in_mount_namespace};
 use support::{
-    DOCKER, PAYLOAD, Scratch, answer, answered, common, field, inside, output, refused, rooted,
-    stat_of, tmpfs_on,
+    DOCKER, PAYLOAD, Scratch, answer, answered, common, field, inside, output, own_state, refused,
+    rooted, stat_of, tmpfs_on,
 };
 
 /// Not a test of its own: what runs inside.
@@ -573,32 +573,7 @@ fn nothing_of_the_callers_process_changes() {
     if !have(&[Need::Namespaces]) {
         return;
     }
-    let state = || {
-        let read = |path: &str| fs::read_to_string(path).unwrap();
-        let status = read("/proc/thread-self/status");
-        let fields = [
-            "Umask",
-            "CapInh",
-            "CapPrm",
-            "CapEff",
-            "CapBnd",
-            "CapAmb",
-            "NoNewPrivs",
-            "Seccomp",
-            "Cpus_allowed_list",
-            "Uid",
-            "Gid",
-        ];
-        let dumpable = rustix::process::dumpable_behavior().unwrap();
-        (
-            fields.map(|name| field(&status, name)),
-            read("/proc/self/oom_score_adj"),
-            read("/proc/self/limits"),
-            read("/proc/thread-self/personality"),
-            (stat("thread-self"), sys::io_priority()),
-            format!("{dumpable:?}"),
-        )
-    };
+    let state = || (own_state(), sys::io_priority());
     let command = || {
         rooted("umask")
             .ambient("kill".parse().unwrap())

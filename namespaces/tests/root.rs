@@ -17,7 +17,7 @@ use cofferdam_namespaces::{
 use cofferdam_testkit::{Need, have, in_mount_namespace, refuse_syscall};
 use support::{
     DOCKER, PAYLOAD, Scratch, alone, answer, caller, children, common, field, inside, output,
-    refused, rooted, tmpfs_on, until,
+    own_state, refused, rooted, tmpfs_on, until,
 };
 
 /// Not a test of its own: what runs inside.
@@ -777,33 +777,9 @@ fn nothing_of_the_callers_process_changes() {
     if !have(&[Need::Namespaces]) {
         return;
     }
-    let state = || {
-        let status = fs::read_to_string("/proc/thread-self/status").unwrap();
-        let fields = [
-            "Umask",
-            "SigBlk",
-            "SigIgn",
-            "SigCgt",
-            "CapEff",
-            "NoNewPrivs",
-            "Seccomp",
-        ];
-        let lines = status
-            .lines()
-            .filter(|line| fields.iter().any(|field| line.starts_with(field)));
-        let lines: Vec<_> = lines.map(str::to_owned).collect();
-        let read = |path: &str| fs::read_to_string(path).unwrap();
-        let dumpable = rustix::process::dumpable_behavior().unwrap();
-        (
-            lines,
-            read("/proc/self/oom_score_adj"),
-            std::env::current_dir().unwrap(),
-            format!("{dumpable:?}"),
-        )
-    };
-    let before = state();
+    let before = own_state();
     output(rooted("cwd"));
     output(rooted("cwd").id_map(IdMap::current_user()));
     refused(Command::new("/nowhere"));
-    assert_eq!(state(), before);
+    assert_eq!(own_state(), before);
 }

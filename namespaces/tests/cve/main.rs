@@ -52,7 +52,8 @@ use cofferdam_namespaces::{
 };
 use cofferdam_testkit::{Need, have, in_mount_namespace};
 use support::{
-    Done, Scratch, alone, answer, answered, common, inside, names, output, refused, rooted, turns,
+    Done, Scratch, alone, answer, answered, common, exchange, inside, names, output, refused,
+    rooted, turns,
 };
 
 #[test]
@@ -217,9 +218,7 @@ fn cve_2021_30465_a_root_that_is_changed_meanwhile_has_nothing_mounted_outside()
         scope.spawn(|| {
             let (a, link) = (root.0.join("a"), root.0.join("link"));
             while !done.load(Ordering::Relaxed) {
-                let flags = rustix::fs::RenameFlags::EXCHANGE;
-                rustix::fs::renameat_with(rustix::fs::CWD, &a, rustix::fs::CWD, &link, flags)
-                    .unwrap();
+                exchange(&a, &link);
             }
         });
         let (mut well, mut ill) = (0, 0);
@@ -397,11 +396,7 @@ fn cve_2024_23651_a_source_that_becomes_a_link_is_not_followed() {
     let mount = Mount::bind(&cache, "/mnt").nofollow();
     let command = rooted("read /mnt/file").mount(mount);
     assert_eq!(output(command.clone()), "of the cache");
-    let swap = || {
-        let flags = rustix::fs::RenameFlags::EXCHANGE;
-        rustix::fs::renameat_with(rustix::fs::CWD, &cache, rustix::fs::CWD, &link, flags).unwrap();
-    };
-    swap();
+    exchange(&cache, &link);
     let error = refused(command.clone()).to_string();
     assert!(error.contains("ELOOP"), "{error}");
     // And while it changes.
@@ -410,7 +405,7 @@ fn cve_2024_23651_a_source_that_becomes_a_link_is_not_followed() {
         let _done = Done(&done);
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
-                swap();
+                exchange(&cache, &link);
             }
         });
         let reads = (0..turns(200, 10)).filter_map(|_| command.spawn().ok());
@@ -627,10 +622,8 @@ fn cve_2019_18837_a_root_that_is_swapped_is_one_root_for_all_of_a_start() {
     let answers: Vec<_> = std::thread::scope(|scope| {
         let _done = Done(&done);
         scope.spawn(|| {
-            let flags = rustix::fs::RenameFlags::EXCHANGE;
             while !done.load(Ordering::Relaxed) {
-                let cwd = rustix::fs::CWD;
-                rustix::fs::renameat_with(cwd, &first, cwd, &second, flags).unwrap();
+                exchange(&first, &second);
             }
         });
         (0..turns(200, 10))

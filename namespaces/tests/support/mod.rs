@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use cofferdam_namespaces::{Command, Error, Mount, RootFs, Stdio};
+use rustix::fs::{CWD, RenameFlags};
 use rustix::mount::MountFlags;
 
 pub(crate) const PAYLOAD: &str = "COFFERDAM_PAYLOAD";
@@ -158,6 +159,50 @@ pub(crate) fn stat_of(whose: impl Display) -> Vec<String> {
     fields.map(str::to_owned).collect()
 }
 
+/// What a start could change of this process and thread, as procfs and the kernel tell it.
+pub(crate) fn own_state() -> Vec<(&'static str, String)> {
+    let read = |path: &str| fs::read_to_string(path).unwrap();
+    let status = read("/proc/thread-self/status");
+    let fields = [
+        "Umask",
+        "Uid",
+        "Gid",
+        "Groups",
+        "SigBlk",
+        "SigIgn",
+        "SigCgt",
+        "CapInh",
+        "CapPrm",
+        "CapEff",
+        "CapBnd",
+        "CapAmb",
+        "NoNewPrivs",
+        "Seccomp",
+        "CoreDumping",
+        "THP_enabled",
+        "Cpus_allowed",
+    ];
+    let lines = status
+        .lines()
+        .filter(|line| fields.iter().any(|field| line.starts_with(field)));
+    let stat = stat_of("thread-self");
+    vec![
+        ("status", lines.collect::<Vec<_>>().join("\n")),
+        // Led from outside of this pid namespace they are 0, which no type of a pid has room for.
+        ("group and session", stat[4..6].join(" ")),
+        ("nice value", stat[18].clone()),
+        ("real-time priority and policy", stat[39..41].join(" ")),
+        ("oom_score_adj", read("/proc/self/oom_score_adj")),
+        ("limits", read("/proc/self/limits")),
+        ("personality", read("/proc/thread-self/personality")),
+        (
+            "dumpable",
+            format!("{:?}", rustix::process::dumpable_behavior().unwrap()),
+        ),
+        ("cwd", format!("{:?}", std::env::current_dir().unwrap())),
+    ]
+}
+
 /// The children of this process, whichever thread made them.
 pub(crate) fn children() -> Vec<i32> {
     let tasks = fs::read_dir("/proc/self/task").unwrap().flatten();
@@ -173,6 +218,11 @@ pub(crate) fn children() -> Vec<i32> {
 pub(crate) fn tmpfs_on(path: impl AsRef<Path>) {
     let flags = MountFlags::empty();
     rustix::mount::mount("tmpfs", path.as_ref(), "tmpfs", flags, None).unwrap();
+}
+
+/// Each has the other's name then, and there is no moment without one of them.
+pub(crate) fn exchange(one: &Path, other: &Path) {
+    rustix::fs::renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE).unwrap();
 }
 
 /// A directory that is gone with the test, and that everybody may look into.

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use cofferdam_namespaces::{Clock, Command, IdMap, Mount, Namespace, Namespaces, User};
 use cofferdam_testkit::{Need, Snapshot, have};
-use support::{Done, answer, common, inside, rooted, stat_of, turns};
+use support::{Done, answer, common, inside, own_state, rooted, turns};
 
 #[global_allocator]
 static ALLOCATOR: sys::DiesInTheChild = sys::DiesInTheChild;
@@ -26,29 +26,6 @@ fn payload() {
 /// All of this process and thread that a start could change.
 fn state() -> Vec<(&'static str, String)> {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_else(|error| error.to_string());
-    let status = read("/proc/thread-self/status");
-    let fields = [
-        "Umask",
-        "Uid",
-        "Gid",
-        "Groups",
-        "SigBlk",
-        "SigIgn",
-        "SigCgt",
-        "CapInh",
-        "CapPrm",
-        "CapEff",
-        "CapBnd",
-        "CapAmb",
-        "NoNewPrivs",
-        "Seccomp",
-        "CoreDumping",
-        "THP_enabled",
-        "Cpus_allowed",
-    ];
-    let lines = status
-        .lines()
-        .filter(|line| fields.iter().any(|field| line.starts_with(field)));
     let namespaces = [
         "pid",
         "pid_for_children",
@@ -62,30 +39,18 @@ fn state() -> Vec<(&'static str, String)> {
     ]
     .map(|name| fs::read_link(format!("/proc/thread-self/ns/{name}")).ok());
     let environment: Vec<_> = std::env::vars_os().collect();
-    vec![
-        ("status", lines.collect::<Vec<_>>().join("\n")),
+    let mut state = own_state();
+    state.extend([
         ("namespaces", format!("{namespaces:?}")),
-        ("oom_score_adj", read("/proc/self/oom_score_adj")),
         ("coredump_filter", read("/proc/self/coredump_filter")),
         ("cgroup", read("/proc/self/cgroup")),
-        (
-            "sched",
-            format!("{:?}", rustix::process::getpriority_process(None)),
-        ),
-        (
-            "dumpable",
-            format!("{:?}", rustix::process::dumpable_behavior()),
-        ),
         ("THP", sys::thp_disable().to_string()),
-        ("cwd", format!("{:?}", std::env::current_dir())),
         ("root", format!("{:?}", fs::read_link("/proc/self/root"))),
         ("dispositions", format!("{:?}", sys::dispositions())),
-        ("limits", format!("{:?}", sys::limits())),
         ("environment", format!("{environment:?}")),
-        // By procfs: led from outside of this pid namespace they are 0, which no type of a pid has room for.
-        ("group and session", stat_of("thread-self")[4..6].join(" ")),
         ("mounts", read("/proc/thread-self/mounts")),
-    ]
+    ]);
+    state
 }
 
 /// A start of every kind, by name.
