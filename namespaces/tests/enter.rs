@@ -13,7 +13,9 @@ use cofferdam_namespaces::{
     NetPool, RootFs, Session, Spawned,
 };
 use cofferdam_testkit::{Need, have};
-use support::{answer, common, field, inside, output, refused, rooted, stat_of, until};
+use support::{
+    answer, common, field, inside, is_emulated, output, refused, rooted, stat_of, turns, until,
+};
 
 #[test]
 fn payload() {
@@ -338,16 +340,12 @@ fn who_enters_shows_a_tracer_no_way_to_the_host() {
     let mut looked = String::new();
     // It has seen some of them before they were the program.
     // On an emulated machine a shell is too slow to see any: there only what it should not see counts.
-    let (emulated, turns) = match std::env::var_os("COFFERDAM_VM") {
-        Some(_) => (true, 10),
-        None => (false, 100),
-    };
     while looked.lines().count() < 10 {
-        if emulated && start.elapsed() > Duration::from_secs(20) {
+        if is_emulated() && start.elapsed() > Duration::from_secs(20) {
             break;
         }
         assert!(start.elapsed() < Duration::from_secs(300), "it is slow");
-        for _ in 0..turns {
+        for _ in 0..turns(100, 10) {
             let mut child = entering.enter(&target).unwrap();
             child.wait().unwrap();
         }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use cofferdam_namespaces::{Command, ErrorKind, IdMap, RootFs, User};
 use cofferdam_testkit::{Need, have};
 
-use crate::support::{Scratch, output, refused, rooted};
+use crate::support::{Scratch, is_emulated, output, refused, rooted};
 
 /// The payload: what setgroups(2) says to one that would give up its groups.
 pub(crate) fn drop_groups() -> String {
@@ -84,8 +84,7 @@ fn cve_2019_14271_names_are_looked_up_without_code_or_patience_of_the_callers() 
         start.elapsed()
     };
     // The best of some, as others are busy too; an emulated machine is given ten times as long.
-    let emulated = std::env::var_os("COFFERDAM_VM").is_some();
-    let limit = Duration::from_millis(if emulated { 1000 } else { 100 });
+    let limit = Duration::from_millis(if is_emulated() { 1000 } else { 100 });
     let best = (0..10).map(took).min().unwrap();
     assert!(best < limit, "{best:?}");
     // No library of the root's is loaded for a name: there are none, and it is found.

@@ -77,7 +77,7 @@ pub(crate) fn rooted(what: &str) -> Command {
     inside(what).root(RootFs::directory("/")).hostname("box")
 }
 
-/// The same in a root with nothing of its own: what this binary needs is bound into it, and itself at `/test`.
+/// As [`inside`], in a root with nothing of its own: what this binary needs is bound into it, and itself at `/test`.
 pub(crate) fn alone(what: &str, root: RootFs) -> Command {
     let mut command = inside(what)
         .program("/test")
@@ -134,12 +134,14 @@ pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// How many times a test does something: an emulated machine takes a hundred times as long for each.
+/// Whether the machine may be an emulated one, which takes a hundred times as long.
+pub(crate) fn is_emulated() -> bool {
+    std::env::var_os("COFFERDAM_VM").is_some()
+}
+
+/// How many times a test does something.
 pub(crate) fn turns(many: usize, emulated: usize) -> usize {
-    match std::env::var_os("COFFERDAM_VM") {
-        Some(_) => emulated,
-        None => many,
-    }
+    if is_emulated() { emulated } else { many }
 }
 
 /// The value of a line of a status file of procfs, its words one space apart.
