@@ -7,7 +7,6 @@ use std::sync::Arc;
 use crate::apply::{self, Skipped};
 use crate::cgroup::Cgroup;
 use crate::controller::{Controller, Version};
-use crate::dir::Dir;
 use crate::error::{Error, Result};
 use crate::level;
 use crate::limits::Limits;
@@ -16,12 +15,11 @@ use crate::mount::{Mount, Parent};
 use crate::mountinfo::{self, Membership, Mounted};
 use crate::name::CgroupName;
 use crate::site::Site;
-use crate::threads;
 
 /// The cgroup hierarchies that this process can see, held by fds. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Hierarchy {
-    v2: Option<Arc<Mount>>,
+    pub(crate) v2: Option<Arc<Mount>>,
     v1: Vec<Arc<Mount>>,
 }
 
@@ -157,8 +155,8 @@ impl Hierarchy {
         limits.validate()?;
         let mut skipped = Vec::new();
         let mut sites = Vec::new();
-        for mut site in self.plan(limits, &mut skipped)? {
-            let dir = site.parent(parent, limits, &mut skipped)?;
+        for site in self.plan(limits, &mut skipped)? {
+            let dir = site.parent(parent)?;
             sites.push((site, dir));
         }
         let mut cgroup: Option<Cgroup> = None;
@@ -171,38 +169,6 @@ impl Hierarchy {
             skipped.extend(site.apply(member, limits)?);
         }
         let mut cgroup = cgroup.ok_or_else(Error::no_hierarchy)?;
-        cgroup.leave_out(skipped);
-        Ok(cgroup)
-    }
-
-    /// For [`Hierarchy::create_threaded_in`]. The child becomes threaded before it has limits: that makes the parent a
-    /// domain that may have processes and pass controllers on.
-    pub(crate) fn create_threaded(
-        &self,
-        parent: &Path,
-        name: &CgroupName,
-        limits: &Limits,
-    ) -> Result<Cgroup> {
-        limits.validate()?;
-        let mount = self.v2.as_ref().ok_or_else(|| {
-            Error::unsayable("cgroup.type", "threaded cgroups take a cgroup v2 mount")
-        })?;
-        let dir = mount.below_root(parent)?;
-        let member = Member::make(Version::V2, &dir, name)?;
-        let mut cgroup = Cgroup::made(member);
-        threads::set_threaded(cgroup.main())?;
-        let needed = limits.controllers();
-        let mut skipped = Vec::new();
-        for (controller, limit) in needed {
-            match level::enable_threaded(&dir, controller, limit) {
-                Ok(()) => {
-                    let settings = limits.render(controller, Version::V2).settings;
-                    let left = cgroup.main().apply(&settings, limits.is_best_effort())?;
-                    skipped.extend(left);
-                }
-                Err(error) => apply::skip(limits, &mut skipped, limit, error, None)?,
-            }
-        }
         cgroup.leave_out(skipped);
         Ok(cgroup)
     }
@@ -258,10 +224,6 @@ impl Hierarchy {
         self.v1
             .iter()
             .find(|mount| mount.controllers.contains(&controller))
-    }
-
-    pub(crate) fn v2_root(&self) -> Option<&Dir> {
-        self.v2.as_ref().map(|mount| &*mount.root)
     }
 
     fn mounts(&self) -> impl Iterator<Item = &Arc<Mount>> {

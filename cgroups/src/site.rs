@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::apply::{self, Skipped};
+use crate::apply::Skipped;
 use crate::controller::{Controller, Version};
 use crate::dir::Dir;
-use crate::error::{ErrorKind, Result};
+use crate::error::Result;
 use crate::limits::{Limits, Setting};
 use crate::member::Member;
 use crate::mount::{Mount, Parent};
@@ -37,33 +37,10 @@ impl<'a> Site<'a> {
         self.controllers.push((controller, settings));
     }
 
-    /// The parent of the new cgroup, with the controllers enabled. Best effort leaves out those that no level above
-    /// passes on.
-    pub(crate) fn parent(
-        &mut self,
-        parent: Parent<'_>,
-        limits: &Limits,
-        skipped: &mut Vec<Skipped>,
-    ) -> Result<Arc<Dir>> {
-        match self.mount.parent(parent, &self.needed()) {
-            Err(error)
-                if limits.is_best_effort()
-                    && error.kind() == ErrorKind::Unsupported
-                    && !self.controllers.is_empty() => {}
-            done => return done,
-        }
-        // Which of them it was.
-        for (controller, settings) in std::mem::take(&mut self.controllers) {
-            match self.mount.parent(parent, &[controller]) {
-                Ok(_) => self.controllers.push((controller, settings)),
-                Err(error) => {
-                    let limit = settings.first().map_or("", |setting| setting.limit);
-                    let path = Some(self.mount.root.path().to_owned());
-                    apply::skip(limits, skipped, limit, error, path)?;
-                }
-            }
-        }
-        self.mount.parent(parent, &self.needed())
+    /// The parent of the new cgroup, with the controllers enabled.
+    pub(crate) fn parent(&self, parent: Parent<'_>) -> Result<Arc<Dir>> {
+        let needed = self.controllers.iter().map(|(controller, _)| *controller);
+        self.mount.parent(parent, &needed.collect::<Vec<_>>())
     }
 
     /// Writes the limits into the directory made there.
@@ -77,10 +54,5 @@ impl<'a> Site<'a> {
             member.inherit_cpuset()?;
         }
         Ok(skipped)
-    }
-
-    fn needed(&self) -> Vec<Controller> {
-        let needed = self.controllers.iter().map(|(controller, _)| *controller);
-        needed.collect()
     }
 }
