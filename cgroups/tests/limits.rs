@@ -481,6 +481,29 @@ fn best_effort_tells_what_it_left_out() {
 }
 
 #[test]
+fn limits_read_back_are_those_given_and_can_be_given_again() {
+    if !have_controllers(&["cpu", "memory", "pids"]) {
+        return;
+    }
+    let scene = Scene::new();
+    let limits = Limits::new().memory_max(64 * MIB).memory_swap_max(MIB);
+    let limits = limits.pids_max(9).cpu_max(ms(20), ms(50));
+    let cgroup = scene.create(limits.clone());
+    let read = cgroup.limits().unwrap();
+    let written = read.settings_v2();
+    for setting in limits.settings_v2() {
+        assert!(written.contains(&setting), "{setting:?} in {written:?}");
+    }
+    assert!(cgroup.update(&read).unwrap().is_empty());
+    assert_eq!(cgroup.limits().unwrap(), read);
+    let paths: Vec<_> = cgroup.paths().map(Path::to_owned).collect();
+    let again = scene.hierarchy.open(&paths).unwrap();
+    cgroup.remove().unwrap();
+    let error = again.limits().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+}
+
+#[test]
 fn a_limit_below_what_is_in_use_kills() {
     if !unified(&["memory"]) {
         return;

@@ -10,6 +10,7 @@ mod memory;
 mod misc;
 mod pids;
 mod rdma;
+mod read;
 #[cfg(feature = "serde")]
 mod serial;
 mod setting;
@@ -21,6 +22,7 @@ pub use cpuset::{CpuSet, Partition};
 pub use hugetlb::HugePage;
 pub use io::IoMax;
 pub use max::Max;
+pub(crate) use read::Files;
 pub(crate) use setting::{IfAbsent, Old, Rendering, Setting};
 
 use crate::controller::{Controller, Version};
