@@ -339,6 +339,26 @@ fn limits_of_v1_are_what_the_kernel_reads_back() {
 }
 
 #[test]
+fn a_weight_of_v1_is_written_to_the_file_the_kernel_has() {
+    if is_unified() || !have(&[Need::Root, Need::Cgroup1Controller("blkio")]) {
+        return;
+    }
+    let scene = Scene::new();
+    let files = ["blkio.bfq.weight", "blkio.weight"];
+    let probe = scene.create(Limits::new().blkio_weight_oci(500).best_effort());
+    let found = files.into_iter().find_map(|file| text(&probe, file));
+    match probe.skipped() {
+        [] => assert_eq!(found.as_deref(), Some("500")),
+        [one] => assert!(
+            one.limit == "blkio_weight_oci" && found.is_none(),
+            "{one:?}"
+        ),
+        more => panic!("{more:?}"),
+    }
+    probe.remove().unwrap();
+}
+
+#[test]
 fn a_v1_cpuset_takes_a_process_whatever_was_given() {
     if is_unified() || !have(&[Need::Root, Need::Cgroup1Controller("cpuset")]) {
         return;
