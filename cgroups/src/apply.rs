@@ -10,7 +10,7 @@ use crate::controller::{Controller, Version};
 use crate::dir::Dir;
 use crate::error::{Error, ErrorKind, Result};
 use crate::level;
-use crate::limits::{IfAbsent, Limits, Old, Rendering, Setting};
+use crate::limits::{Files, IfAbsent, Limits, Old, Rendering, Setting};
 use crate::member::Member;
 
 /// A limit that [`Limits::best_effort`] left out.
@@ -68,6 +68,26 @@ impl Cgroup {
             return Err(undo(self.path().to_owned(), cause, written));
         }
         Ok(skipped)
+    }
+
+    /// Reads back what limits the kernel has for it: all that its controllers have a file for, [`Max::Unlimited`]
+    /// where there is none. The kernel rounds bytes to whole pages. On v1 the weight is in shares.
+    ///
+    /// # Errors
+    /// `PermissionDenied`; `Malformed` if the kernel's text is not understood; `NotFound` if it is gone.
+    ///
+    /// [`Max::Unlimited`]: crate::Max::Unlimited
+    pub fn limits(&self) -> Result<Limits> {
+        self.main().dir.read_required("cgroup.procs")?;
+        let mut limits = Limits::new();
+        for member in self.members() {
+            let files = Files {
+                path: member.dir.path(),
+                read: &|file| member.dir.read(file),
+            };
+            limits = limits.with_those_of(&files, member.version)?;
+        }
+        Ok(limits)
     }
 
     /// What goes where.

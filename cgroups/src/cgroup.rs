@@ -112,7 +112,8 @@ impl Cgroup {
     /// is faster.
     ///
     /// # Errors
-    /// `NotFound` if there is no such process (any more), `InvalidInput` for 0 and for kernel threads,
+    /// `NotFound` if there is no such process (any more), `InvalidInput` for 0 and for kernel threads, `Busy` if this
+    /// cgroup passes controllers on, `Unsupported` naming the `cgroup.type` if it can hold threads alone,
     /// `PermissionDenied` if the process or the cgroup above both is not the caller's. If a later hierarchy fails, the
     /// process stays in the earlier ones.
     pub fn add(&self, pid: u32) -> Result<()> {

@@ -17,7 +17,6 @@ use crate::mount::{Mount, Parent};
 use crate::mountinfo::{self, Membership, Mounted};
 use crate::name::CgroupName;
 use crate::site::Site;
-use crate::threads;
 
 /// The cgroup hierarchies that this process can see, held by fds. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -186,42 +185,6 @@ impl Hierarchy {
         Ok(cgroup)
     }
 
-    /// For [`Hierarchy::create_threaded_in`]. The child becomes threaded before it has limits: that makes the parent a
-    /// domain that may have processes and pass controllers on.
-    pub(crate) fn create_threaded(
-        &self,
-        parent: &Path,
-        name: &CgroupName,
-        limits: &Limits,
-    ) -> Result<Cgroup> {
-        limits.validate()?;
-        let mount = self.v2.as_ref().ok_or_else(|| {
-            Error::unsayable("cgroup.type", "threaded cgroups take a cgroup v2 mount")
-        })?;
-        let dir = mount.below_root(parent)?;
-        let member = Member::make(Version::V2, &dir, name)?;
-        let mut cgroup = Cgroup::made(member);
-        threads::set_threaded(cgroup.main())?;
-        if let Some(devices) = limits.device_policy() {
-            Filter::prepare(devices, Some(dir.path()), false)?
-                .apply_to(Version::V2, &cgroup.main().dir)?;
-        }
-        let needed = limits.controllers();
-        let mut skipped = Vec::new();
-        for (controller, limit) in needed {
-            match level::enable_threaded(&dir, controller, limit) {
-                Ok(()) => {
-                    let settings = limits.render(controller, Version::V2).settings;
-                    let left = cgroup.main().apply(&settings, limits.is_best_effort())?;
-                    skipped.extend(left);
-                }
-                Err(error) => apply::skip(limits, &mut skipped, limit, error, None)?,
-            }
-        }
-        cgroup.leave_out(skipped);
-        Ok(cgroup)
-    }
-
     /// Which hierarchies a cgroup with these limits has to be in, v2 first, and with which controllers.
     pub(crate) fn plan(
         &self,
@@ -296,10 +259,6 @@ impl Hierarchy {
         self.v1
             .iter()
             .find(|mount| mount.controllers.contains(&controller))
-    }
-
-    pub(crate) fn v2_root(&self) -> Option<&Dir> {
-        self.v2.as_ref().map(|mount| &*mount.root)
     }
 
     pub(crate) fn mounts(&self) -> impl Iterator<Item = &Arc<Mount>> {

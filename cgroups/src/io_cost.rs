@@ -179,9 +179,8 @@ impl Hierarchy {
     }
 
     fn write_to_root(&self, what: &'static str, file: &str, line: &str) -> Result<()> {
-        let root = self
-            .v2_root()
-            .ok_or_else(|| Error::no_controller(what, Controller::Io.name()))?;
+        let v2 = self.v2.as_ref().map(|mount| &mount.root);
+        let root = v2.ok_or_else(|| Error::no_controller(what, Controller::Io.name()))?;
         match root.write(file, line) {
             Ok(()) => Ok(()),
             Err(rustix::io::Errno::NOENT) => Err(Error::no_file(what, root.file_path(file))),

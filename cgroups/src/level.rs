@@ -115,16 +115,7 @@ pub(crate) fn enable(dir: &Dir, kind: Kind, needed: &[Controller]) -> Result<()>
 }
 
 /// Makes threaded children of `dir` have the controller, whatever processes `dir` has.
-pub(crate) fn enable_threaded(
-    dir: &Dir,
-    controller: Controller,
-    limit: &'static str,
-) -> Result<()> {
-    use Controller::{Cpu, Cpuset, Pids};
-    if !matches!(controller, Cpu | Cpuset | Pids) {
-        let reason = "its controller does not tell threads of one process apart";
-        return Err(Error::unsayable(limit, reason));
-    }
+pub(crate) fn enable_threaded(dir: &Dir, controller: Controller) -> Result<()> {
     let file = "cgroup.subtree_control";
     if controllers(&dir.read_required(file)?).contains(&controller) {
         return Ok(());

@@ -7,11 +7,14 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
+use crate::apply::{self, Skipped};
 use crate::cgroup::Cgroup;
-use crate::controller::Version;
+use crate::controller::{Controller, Version};
+use crate::devices::Filter;
 use crate::dir::Dir;
 use crate::error::{Error, Result};
 use crate::hierarchy::Hierarchy;
+use crate::level;
 use crate::limits::Limits;
 use crate::member::Member;
 use crate::name::CgroupName;
@@ -72,11 +75,56 @@ impl Hierarchy {
         name: &CgroupName,
         limits: &Limits,
     ) -> Result<Cgroup> {
-        self.create_threaded(parent.as_ref(), name, limits)
+        limits.validate()?;
+        let mut skipped = Vec::new();
+        let needed = tells_threads_apart(limits, &mut skipped)?;
+        let mount = self.v2.as_ref().ok_or_else(|| {
+            Error::unsayable("cgroup.type", "threaded cgroups take a cgroup v2 mount")
+        })?;
+        let dir = mount.below_root(parent.as_ref())?;
+        let mut cgroup = Cgroup::made(Member::make(Version::V2, &dir, name)?);
+        // Before the limits: it makes the parent a domain that may have processes and pass controllers on.
+        set_threaded(cgroup.main())?;
+        if let Some(devices) = limits.device_policy() {
+            Filter::prepare(devices, Some(dir.path()), false)?
+                .apply_to(Version::V2, &cgroup.main().dir)?;
+        }
+        for (controller, limit) in needed {
+            if let Err(error) = level::enable_threaded(&dir, controller) {
+                apply::skip(limits, &mut skipped, limit, error, None)?;
+                continue;
+            }
+            let settings = limits.render(controller, Version::V2).settings;
+            skipped.extend(cgroup.main().apply(&settings, limits.is_best_effort())?);
+        }
+        cgroup.leave_out(skipped);
+        Ok(cgroup)
     }
 }
 
-pub(crate) fn set_threaded(member: &Member) -> Result<()> {
+/// The controllers the limits need, all of those that threaded cgroups can have.
+fn tells_threads_apart(
+    limits: &Limits,
+    skipped: &mut Vec<Skipped>,
+) -> Result<Vec<(Controller, &'static str)>> {
+    let mut needed = limits.controllers();
+    for (controller, limit) in &needed {
+        if !is_threaded(*controller) {
+            let reason = "its controller does not tell threads of one process apart";
+            let error = Error::unsayable(limit, reason);
+            apply::skip(limits, skipped, limit, error, None)?;
+        }
+    }
+    needed.retain(|(controller, _)| is_threaded(*controller));
+    Ok(needed)
+}
+
+fn is_threaded(controller: Controller) -> bool {
+    use Controller::{Cpu, Cpuset, Pids};
+    matches!(controller, Cpu | Cpuset | Pids)
+}
+
+fn set_threaded(member: &Member) -> Result<()> {
     if member.version == Version::V1 {
         return Ok(());
     }

@@ -249,11 +249,14 @@ fn a_partition_that_the_kernel_declares_invalid_is_an_error_with_its_reason() {
     let error = scene.hierarchy.create_in(&parent, &scene.name(), &limits);
     let error = error.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
-    assert_eq!(
-        error.partition_reason(),
-        Some("Parent is not a partition root"),
-        "{error}"
-    );
+    let reason = error.partition_reason().unwrap();
+    // Since 6.7 the parent need not be a partition, if it has exclusive CPUs.
+    let reasons = [
+        "Parent is not a partition root",
+        "Invalid cpu list in cpuset.cpus.exclusive",
+    ];
+    assert!(reasons.contains(&reason), "{error}");
+    assert!(error.to_string().ends_with(reason), "{error}");
     // The same by an update: the partition is a member again.
     let inner =
         scene
@@ -333,6 +336,26 @@ fn limits_of_v1_are_what_the_kernel_reads_back() {
         assert!(error.to_string().contains("cgroup v1"), "{error}");
         assert!(scene.left().is_empty());
     }
+}
+
+#[test]
+fn a_weight_of_v1_is_written_to_the_file_the_kernel_has() {
+    if is_unified() || !have(&[Need::Root, Need::Cgroup1Controller("blkio")]) {
+        return;
+    }
+    let scene = Scene::new();
+    let files = ["blkio.bfq.weight", "blkio.weight"];
+    let probe = scene.create(Limits::new().blkio_weight_oci(500).best_effort());
+    let found = files.into_iter().find_map(|file| text(&probe, file));
+    match probe.skipped() {
+        [] => assert_eq!(found.as_deref(), Some("500")),
+        [one] => assert!(
+            one.limit == "blkio_weight_oci" && found.is_none(),
+            "{one:?}"
+        ),
+        more => panic!("{more:?}"),
+    }
+    probe.remove().unwrap();
 }
 
 #[test]
@@ -478,6 +501,29 @@ fn best_effort_tells_what_it_left_out() {
         .hierarchy
         .create(&scene.name(), &limits.best_effort().pids_max(0));
     assert_eq!(error.unwrap_err().kind(), ErrorKind::InvalidInput);
+}
+
+#[test]
+fn limits_read_back_are_those_given_and_can_be_given_again() {
+    if !have_controllers(&["cpu", "memory", "pids"]) {
+        return;
+    }
+    let scene = Scene::new();
+    let limits = Limits::new().memory_max(64 * MIB).memory_swap_max(MIB);
+    let limits = limits.pids_max(9).cpu_max(ms(20), ms(50));
+    let cgroup = scene.create(limits.clone());
+    let read = cgroup.limits().unwrap();
+    let written = read.settings_v2();
+    for setting in limits.settings_v2() {
+        assert!(written.contains(&setting), "{setting:?} in {written:?}");
+    }
+    assert!(cgroup.update(&read).unwrap().is_empty());
+    assert_eq!(cgroup.limits().unwrap(), read);
+    let paths: Vec<_> = cgroup.paths().map(Path::to_owned).collect();
+    let again = scene.hierarchy.open(&paths).unwrap();
+    cgroup.remove().unwrap();
+    let error = again.limits().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
 }
 
 #[test]

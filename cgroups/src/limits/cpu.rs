@@ -200,8 +200,9 @@ impl Cpu {
         Some(match self.time? {
             Time::Max { quota, period } => ("cpu_max", quota, period),
             Time::Cpus(cpus) => {
-                let quota = DEFAULT_PERIOD.mul_f64(cpus);
-                ("cpus", Max::Of(quota), DEFAULT_PERIOD)
+                let quota = Duration::try_from_secs_f64(DEFAULT_PERIOD.as_secs_f64() * cpus);
+                // One that is no time has no quota either; it is refused before it is written.
+                ("cpus", Max::Of(quota.unwrap_or_default()), DEFAULT_PERIOD)
             }
         })
     }

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 /// # Ok::<(), cofferdam_cgroups::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct HugePage(u64);
+pub struct HugePage(pub(super) u64);
 
 #[derive(Clone, Debug, Default, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]

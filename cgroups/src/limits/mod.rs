@@ -10,6 +10,7 @@ mod memory;
 mod misc;
 mod pids;
 mod rdma;
+mod read;
 #[cfg(feature = "serde")]
 mod serial;
 mod setting;
@@ -21,6 +22,7 @@ pub use cpuset::{CpuSet, Partition};
 pub use hugetlb::HugePage;
 pub use io::IoMax;
 pub use max::Max;
+pub(crate) use read::Files;
 pub(crate) use setting::{IfAbsent, Old, Rendering, Setting};
 
 use crate::controller::{Controller, Version};
@@ -104,13 +106,13 @@ impl Limits {
         self.unified.validate()
     }
 
-    /// What would be written to a v2 cgroup: file and text, in this order.
+    /// What would be written to a v2 cgroup: file and text, in this order. It does not check the values.
     #[must_use]
     pub fn settings_v2(&self) -> Vec<(String, String)> {
         pairs(self.all(Version::V2).settings)
     }
 
-    /// What would be written to the v1 cgroups: file and text, in this order.
+    /// What would be written to the v1 cgroups: file and text, in this order. It does not check the values.
     ///
     /// # Errors
     /// `Unsupported` naming the first limit that v1 cannot say.
@@ -301,6 +303,9 @@ mod tests {
             ("cpu_max", Limits::new().cpu_max(Duration::MAX, ms(100))),
         ];
         for (limit, limits) in table {
+            // To render it is no panic all the same.
+            assert!(!limits.settings_v2().is_empty());
+            assert!(limits.settings_v1().is_ok());
             let error = limits.validate().unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidInput);
             let text = error.to_string();

@@ -356,6 +356,8 @@ fn what_cannot_be_is_refused_by_name() {
     for (limit, limits) in table {
         // Best effort is no leave for nonsense.
         for limits in [limits.clone(), limits.best_effort()] {
+            // To render it is no panic all the same.
+            let _rendered = (limits.settings_v2(), limits.settings_v1().is_ok());
             let error = limits.validate().expect_err(limit);
             assert_eq!(error.kind(), ErrorKind::InvalidInput);
             let text = error.to_string();
