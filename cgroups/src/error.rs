@@ -120,6 +120,13 @@ enum Inner {
     Occupied { path: PathBuf, who: String },
     #[error("undo the division above {}: it would lose its limits; remove it first", path.display())]
     InTheWay { path: PathBuf },
+    #[cfg(feature = "systemd")]
+    #[error("systemd: {place}: {text}")]
+    Systemd {
+        place: String,
+        text: String,
+        kind: ErrorKind,
+    },
     #[error("limit devices: rule {rule}: {reason}")]
     NoDeviceRule { rule: String, reason: &'static str },
     #[error("remove {}: processes are still in it after {waited:?}", path.display())]
@@ -136,6 +143,8 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match &*self.0 {
             Inner::Explained { error, .. } => error.kind(),
+            #[cfg(feature = "systemd")]
+            Inner::Systemd { kind, .. } => *kind,
             Inner::Sys {
                 op: "mkdir",
                 errno: Errno(EAGAIN),
@@ -324,6 +333,15 @@ impl Error {
     pub(crate) fn in_the_way(path: &Path) -> Self {
         Self::new(Inner::InTheWay {
             path: path.to_owned(),
+        })
+    }
+
+    #[cfg(feature = "systemd")]
+    pub(crate) fn systemd(place: &str, text: &str, kind: ErrorKind) -> Self {
+        Self::new(Inner::Systemd {
+            place: place.to_owned(),
+            text: text.to_owned(),
+            kind,
         })
     }
 

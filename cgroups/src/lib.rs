@@ -71,6 +71,9 @@ mod place;
 mod stat;
 mod subtree;
 mod sys;
+#[cfg(feature = "systemd")]
+#[cfg_attr(docsrs, doc(cfg(feature = "systemd")))]
+pub mod systemd;
 
 pub use cgroup::Cgroup;
 pub use devices::{DeviceAccess, DeviceKind, DeviceRule, Devices};
