@@ -455,6 +455,8 @@ impl Errno {
             E::EXIST => ("EEXIST", "File exists"),
             E::XDEV => ("EXDEV", "Invalid cross-device link"),
             E::NODEV => ("ENODEV", "No such device"),
+            E::TIMEDOUT => ("ETIMEDOUT", "Connection timed out"),
+            E::CONNREFUSED => ("ECONNREFUSED", "Connection refused"),
             E::NOTDIR => ("ENOTDIR", "Not a directory"),
             E::INVAL => ("EINVAL", "Invalid argument"),
             E::NFILE => ("ENFILE", "Too many open files in system"),

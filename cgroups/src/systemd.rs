@@ -170,7 +170,7 @@ impl Scope {
         let call = manager("StartTransientUnit", options.arguments());
         let reply = connection.call(call)?;
         let job = path_in(&connection, &reply)?;
-        wait(&mut connection, &options.name, &job)?;
+        wait(&mut connection, &options.name, &job, Wanted::Up)?;
         let control_group = control_group(&mut connection, &options.name)?;
         Ok(Scope {
             bus: bus.clone(),
@@ -241,7 +241,7 @@ impl Scope {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error),
         };
-        wait(&mut connection, &self.name, &job)
+        wait(&mut connection, &self.name, &job, Wanted::Down)
     }
 }
 
@@ -273,7 +273,7 @@ fn manager(member: &str, arguments: Vec<Value>) -> Message {
 /// Asks for the signals about jobs, which is to be done before there is one.
 fn subscribe(connection: &mut Connection) -> Result<()> {
     if connection.is_broker() {
-        let rule = "type='signal',interface='org.freedesktop.systemd1.Manager',member='JobRemoved'";
+        let rule = "type='signal',sender='org.freedesktop.systemd1',interface='org.freedesktop.systemd1.Manager',member='JobRemoved'";
         let (path, name) = ("/org/freedesktop/DBus", "org.freedesktop.DBus");
         let call = Message::call(path, name, "AddMatch", vec![Value::text(rule)]);
         connection.call_to(name, call)?;
@@ -288,8 +288,15 @@ fn subscribe(connection: &mut Connection) -> Result<()> {
     }
 }
 
+/// Where a job takes a unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wanted {
+    Up,
+    Down,
+}
+
 /// Waits for the end of a job: for its signal, or for a state that shows it.
-fn wait(connection: &mut Connection, name: &str, job: &str) -> Result<()> {
+fn wait(connection: &mut Connection, name: &str, job: &str, wanted: Wanted) -> Result<()> {
     let deadline = connection.deadline();
     let mut ask = Instant::now() + PAUSE;
     loop {
@@ -309,7 +316,7 @@ fn wait(connection: &mut Connection, name: &str, job: &str) -> Result<()> {
             return Err(connection.error(&text, ErrorKind::Os));
         }
         if now >= ask {
-            if !has_job(connection, name)? {
+            if is_there(connection, name, wanted)? {
                 return Ok(());
             }
             ask = now + PAUSE;
@@ -328,16 +335,19 @@ fn removed<'a>(signal: &'a Message, job: &str) -> Option<&'a str> {
     }
 }
 
-/// Whether a unit is still on its way to where its job takes it.
-fn has_job(connection: &mut Connection, name: &str) -> Result<bool> {
+/// Whether a unit has got where its job takes it.
+fn is_there(connection: &mut Connection, name: &str, wanted: Wanted) -> Result<bool> {
     let path = match unit(connection, name) {
         Ok(path) => path,
-        // Stopped, and forgotten already.
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        // Stopped and forgotten; or not loaded yet.
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(wanted == Wanted::Down),
         Err(error) => return Err(error),
     };
     let state = get(connection, &path, UNIT, "ActiveState")?;
-    Ok(!["active", "inactive"].contains(&state.as_str()))
+    Ok(match wanted {
+        Wanted::Up => state == "active",
+        Wanted::Down => state == "inactive" || state == "failed",
+    })
 }
 
 fn control_group(connection: &mut Connection, name: &str) -> Result<PathBuf> {

@@ -1,12 +1,13 @@
 //! A D-Bus connection: one socket, one call at a time, each with a deadline.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
+use rustix::net::SendFlags;
 
 use super::wire::{self, Kind, Message, Value};
 use crate::error::{Error, ErrorKind, Result};
@@ -353,9 +354,21 @@ impl Connection {
         let left = self.deadline.saturating_duration_since(Instant::now());
         self.stream
             .set_write_timeout(Some(left.max(Duration::from_millis(1))))
-            .and_then(|()| self.stream.write_all(bytes))
+            .and_then(|()| send_all(&self.stream, bytes))
             .map_err(|error| io_error(&self.place, "write to", &error))
     }
+}
+
+/// Without SIGPIPE, which may end an embedder that has not asked for it.
+fn send_all(stream: &UnixStream, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match rustix::net::send(stream, bytes, SendFlags::NOSIGNAL) {
+            Ok(n) => bytes = bytes.get(n..).unwrap_or_default(),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn kind_of(name: &str) -> ErrorKind {
@@ -384,6 +397,10 @@ fn io_error(place: &str, op: &'static str, error: &io::Error) -> Error {
     } else {
         errno
     };
+    if matches!(errno, Errno::ACCESS | Errno::PERM) {
+        let text = format!("{op}: it is another user's");
+        return Error::systemd(place, &text, ErrorKind::PermissionDenied);
+    }
     Error::sys(op, Path::new(place), errno)
 }
 

@@ -474,7 +474,7 @@ impl<'a> Decoder<'a> {
     fn array(&mut self, element: &[u8], depth: u32) -> Result<Value, Fault> {
         let n = self.u32()? as usize;
         self.align(alignment(element.first().copied().unwrap_or(b'y')))?;
-        let end = self.at + n;
+        let end = self.at.saturating_add(n);
         if end > self.bytes.len() {
             return Err("is cut off");
         }
