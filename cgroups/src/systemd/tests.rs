@@ -175,6 +175,19 @@ fn a_scope_is_started_as_systemd_wants_it() {
     assert_eq!(properties[2], property("PIDs", pids));
 }
 
+/// As systemd 252 sent it through dbus-daemon.
+#[test]
+fn a_captured_signal_is_understood() {
+    let bytes = include_bytes!("../../tests/data/dbus-job-removed");
+    let signal = Message::decode(bytes).unwrap();
+    assert_eq!(signal.kind, Kind::Signal);
+    assert_eq!(
+        removed(&signal, "/org/freedesktop/systemd1/job/46"),
+        Some("done")
+    );
+    assert_eq!(removed(&signal, JOB), None);
+}
+
 #[test]
 fn without_a_signal_the_state_is_asked_for() {
     let (scope, server) = start(answers, 5000);
