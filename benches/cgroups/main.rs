@@ -6,8 +6,12 @@
 #![allow(clippy::unwrap_used, reason = "a bench that cannot go on has failed")]
 
 mod stats;
+mod sys;
 
 use std::time::Duration;
+
+#[global_allocator]
+static COUNTING: sys::Counting = sys::Counting;
 
 fn main() {
     let quick = std::env::args().any(|arg| arg == "--quick");
@@ -40,4 +44,9 @@ fn row(id: &str, who: &str, mut times: Vec<Duration>) {
     let micros = |at: usize| times[at].as_secs_f64() * 1e6;
     let (min, middle) = (micros(0), micros(times.len() / 2));
     println!("row {id} {who} min={min:.2} p50={middle:.2} unit=us");
+}
+
+/// A row of something that is counted once.
+fn count_row(id: &str, who: &str, count: u64) {
+    println!("row {id} {who} min={count} p50={count} unit=count");
 }
