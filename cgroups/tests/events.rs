@@ -125,7 +125,7 @@ fn a_trigger_tells_of_pressure_and_of_nothing_else() {
     assert!(!trigger.wait(ms(300)).unwrap());
     assert!(!trigger.wait(Duration::ZERO).unwrap());
     let mut children = spinners(&cgroup);
-    // Linux 6.1 was seen to tell nothing of steady pressure: then one more process makes it look.
+    // Linux 6.1 was once seen to tell nothing of steady pressure for 20 s: let it change now and then.
     let mut until = |told: &dyn Fn() -> bool| {
         while !told() {
             assert!(children.len() < 20, "no event under pressure");
