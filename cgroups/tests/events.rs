@@ -23,6 +23,7 @@ use cofferdam_cgroups::{Cgroup, ErrorKind, Limits, Resource, Share};
 use cofferdam_testkit::{Need, have};
 use controllers::have_controllers;
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use support::{Scene, eventually, is_unified};
 use sys::{Child, End, Payload};
 
@@ -169,6 +170,38 @@ fn a_window_that_needs_a_privilege_says_so() {
     }
     for window in [ms(499), ms(10_001)] {
         assert_eq!(made(window).unwrap_err().kind(), ErrorKind::InvalidInput);
+    }
+    cgroup.remove().unwrap();
+}
+
+#[test]
+fn a_trigger_without_the_privilege_says_which() {
+    if !have(&[Need::Root, Need::Cgroup2]) {
+        return;
+    }
+    let scene = Scene::new();
+    let cgroup = scene.create(Limits::new());
+    if !counted(&cgroup) {
+        return;
+    }
+    let made = |window| cgroup.pressure_trigger(Resource::Memory, Share::Some, ms(100), window);
+    // Privileges are of a thread, and this one ends.
+    let without = || {
+        let mut sets = capabilities(None).unwrap();
+        sets.effective.remove(CapabilitySet::SYS_RESOURCE);
+        set_capabilities(None, sets).unwrap();
+        (made(ms(1000)), made(ms(2000)))
+    };
+    let (one, two) = thread::scope(|scope| scope.spawn(without).join().unwrap());
+    let error = one.unwrap_err();
+    assert!(error.to_string().contains("CAP_SYS_RESOURCE"), "{error}");
+    match two {
+        Ok(_) => assert_eq!(error.kind(), ErrorKind::InvalidInput),
+        Err(two) => {
+            assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+            assert_eq!(two.kind(), ErrorKind::PermissionDenied);
+            assert!(two.to_string().contains("Linux 6.4"), "{two}");
+        }
     }
     cgroup.remove().unwrap();
 }
