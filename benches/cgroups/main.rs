@@ -5,12 +5,19 @@
 #![allow(clippy::print_stdout, reason = "this is what it is for")]
 #![allow(clippy::unwrap_used, reason = "a bench that cannot go on has failed")]
 
+/// An allocator that counts.
+mod counting {
+    pub(crate) mod sys;
+}
 mod create;
 mod start;
 mod stats;
 mod sys;
 
 use std::time::Duration;
+
+#[global_allocator]
+static COUNTING: counting::sys::Counting = counting::sys::Counting;
 
 fn main() {
     let quick = std::env::args().any(|arg| arg == "--quick");
@@ -45,4 +52,9 @@ fn row(id: &str, who: &str, mut times: Vec<Duration>) {
     let micros = |at: usize| times[at].as_secs_f64() * 1e6;
     let (min, middle) = (micros(0), micros(times.len() / 2));
     println!("row {id} {who} min={min:.2} p50={middle:.2} unit=us");
+}
+
+/// A row of something that is counted once.
+fn count_row(id: &str, who: &str, count: u64) {
+    println!("row {id} {who} min={count} p50={count} unit=count");
 }

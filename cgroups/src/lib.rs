@@ -23,6 +23,10 @@
 //! which costs 0.1 ms where moving a running process waits about 10 ms for an RCU grace period. On a hybrid machine the
 //! new process also writes `0` into a few fds.
 //!
+//! What a cgroup uses is read by [`Stats`], from files kept open; [`Cgroup::pressure`] says what its processes wait for.
+//! What the kernel tells by itself has an fd, for any event loop, and a `wait`: [`Watch`] for processes that come and go,
+//! freezes, OOM kills and failed forks, [`PressureTrigger`] for pressure.
+//!
 //! # Privileges
 //!
 //! Root in the initial user namespace; or write access to a delegated v2 cgroup, given to
@@ -39,6 +43,9 @@
 //! `cgroup.kill` (5.14) is replaced by freezing and signalling by pidfd, openat2(2) (5.6) by an openat(2) for each
 //! component. `CLONE_INTO_CGROUP` is Linux 5.7. A limit whose file the kernel has not is [`ErrorKind::Unsupported`]; its
 //! method says which kernel is the first.
+//!
+//! Statistics that a kernel does not have are `None`; what cannot be done without it is [`ErrorKind::Unsupported`] naming
+//! it: freezing (5.2), `memory.peak` (5.19), `pids.peak` and the switch for pressure (6.1), resetting a [`Peak`] (6.12).
 //!
 //! On a machine where v1 hierarchies have the controllers ([`Mode::Hybrid`], [`Mode::V1`]) the same limits are written
 //! there, into one directory for each hierarchy used; kill and [`Entry::dir`] use the v2 directory where there is one.

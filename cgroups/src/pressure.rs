@@ -161,6 +161,11 @@ impl Cgroup {
             Ok(Some(file)) => file,
             Ok(None) => return Err(not_counted(member, resource)),
             Err(error) if unsupported(&error) => return Err(not_counted(member, resource)),
+            Err(error) if error.raw_os_error() == Some(Errno::PERM.raw_os_error()) => {
+                let path = member.dir.file_path(resource.file());
+                let reason = "before Linux 6.4 it takes CAP_SYS_RESOURCE";
+                return Err(Error::explained(&path, &text, Errno::PERM, reason));
+            }
             Err(error) => return Err(error),
         };
         match rustix::io::retry_on_intr(|| rustix::io::write(file.fd(), text.as_bytes())) {

@@ -93,3 +93,59 @@ pub(crate) fn alive(dir: &Dir) -> Result<()> {
         Err(errno) => Err(Error::sys("open", &dir.file_path("cgroup.procs"), errno)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorKind;
+    use crate::stats::{Parse, Sample, Stats};
+    use std::os::unix::fs::FileExt;
+
+    /// A file without a name, with this text.
+    fn file(text: &[u8]) -> File {
+        let fd = rustix::fs::memfd_create("test", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        let fd = std::fs::File::from(fd);
+        fd.write_all_at(text, 0).unwrap();
+        File {
+            fd: fd.into(),
+            path: "/cgroup/file".into(),
+        }
+    }
+
+    #[test]
+    fn the_buffer_grows_for_a_file_that_is_longer() {
+        for length in [0, 1, 4095, 4096, 4097, 100_000] {
+            let text = vec![b'x'; length];
+            let mut buffer = vec![0; USUAL];
+            assert_eq!(file(&text).read(&mut buffer).unwrap(), text);
+            assert!(buffer.len() <= (2 * length).max(USUAL));
+        }
+    }
+
+    #[test]
+    fn a_file_without_an_end_is_an_error() {
+        let error = file(&vec![0; MOST + 1]).read(&mut Vec::new()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Os);
+        assert!(error.to_string().starts_with("read /cgroup/file: "));
+    }
+
+    #[test]
+    fn what_is_not_understood_is_named_by_file_and_line() {
+        let long = format!("usage_usec 5\nuser_usec {}\n", "9".repeat(500));
+        let parse: Parse = Sample::cpu_stat;
+        let mut stats = Stats {
+            dirs: Vec::new(),
+            files: vec![(file(long.as_bytes()), parse)],
+            buffer: Vec::new(),
+            memory_stat: None,
+            io_stat: None,
+            hugetlb: None,
+            pressure: [const { None }; 4],
+        };
+        let error = stats.sample().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Malformed);
+        let text = error.to_string();
+        assert!(text.starts_with("/cgroup/file: unexpected line \"user_usec 999"));
+        assert!(text.len() < 200, "{text}");
+    }
+}

@@ -8,12 +8,14 @@ macro_rules! fields {
         /// What the memory of a cgroup, with all cgroups inside it, is used for: `memory.stat`, from
         /// [`Stats::memory_stat`](crate::Stats::memory_stat).
         ///
+        /// The kernel adds up what its CPUs counted every two seconds, or when it is much: the numbers may be that late.
+        ///
         /// Bytes, where nothing else is said. What the kernel does not say is `None`. On v1 the `total_` lines are taken.
         #[derive(Clone, Debug, Default, PartialEq, Eq)]
         #[non_exhaustive]
         pub struct MemoryStat {
             $($(#[$doc])* pub $field: Option<u64>,)*
-            text: Vec<u8>,
+            text: String,
         }
 
         impl MemoryStat {
@@ -104,7 +106,7 @@ impl MemoryStat {
     /// The number of any line, by the kernel's own name for it: `thp_fault_alloc`, or on v1 `hierarchical_memory_limit`.
     #[must_use]
     pub fn raw(&self, key: &str) -> Option<u64> {
-        let mut lines = scan::keyed(&self.text).filter_map(Scanned::ok);
+        let mut lines = scan::keyed(self.text.as_bytes()).filter_map(Scanned::ok);
         let line = lines.find(|line| line.key == key.as_bytes())?;
         line.number().ok()
     }
@@ -117,7 +119,7 @@ impl MemoryStat {
                 *slot = Some(line.number()?);
             }
         }
-        stat.text = text.to_vec();
+        stat.text = String::from_utf8_lossy(text).into_owned();
         Ok(stat)
     }
 }

@@ -132,6 +132,7 @@ const FACTS: [&[Source]; 6] = [
             ("memory.usage_in_bytes", Sample::memory_current),
             ("memory.max_usage_in_bytes", Sample::memory_peak),
             ("memory.failcnt", Sample::memory_failcnt),
+            ("memory.memsw.failcnt", Sample::memory_failcnt),
             ("memory.oom_control", Sample::memory_events),
         ]),
     ],

@@ -68,7 +68,7 @@ pub struct MemoryUse {
 
 /// How often what happened for lack of memory, with cgroups inside it: `memory.events`.
 ///
-/// v1 has `max` (`memory.failcnt`) and `oom_kill` (of `memory.oom_control`), without those of cgroups inside it.
+/// v1 has `max` (`memory.failcnt`, with that of `memory.memsw`) and `oom_kill` (of `memory.oom_control`), without those of cgroups inside it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MemoryEvents {
@@ -184,8 +184,10 @@ impl Sample {
         self.memory().events.scan(text)
     }
 
+    /// Of v1: that of memory, or that of memory and swap together, whichever limit was in the way.
     pub(crate) fn memory_failcnt<'t>(&mut self, text: &'t [u8]) -> Scanned<'t> {
-        self.memory().events.max = Some(scan::single(text)?);
+        let max = &mut self.memory().events.max;
+        *max = Some(max.unwrap_or(0).saturating_add(scan::single(text)?));
         Ok(())
     }
 
