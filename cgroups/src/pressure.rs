@@ -164,7 +164,7 @@ impl Cgroup {
             Err(error) if error.raw_os_error() == Some(Errno::PERM.raw_os_error()) => {
                 let path = member.dir.file_path(resource.file());
                 let reason = "before Linux 6.4 it takes CAP_SYS_RESOURCE";
-                return Err(Error::explained(&path, &text, Errno::PERM, reason));
+                return Err(Error::write_explained(&path, &text, Errno::PERM, reason));
             }
             Err(error) => return Err(error),
         };
