@@ -113,7 +113,8 @@ impl Cgroup {
     ///
     /// # Errors
     /// `NotFound` if there is no such process (any more), `InvalidInput` for 0 and for kernel threads,
-    /// `PermissionDenied` if the process or the cgroup above both is not the caller's. If a later hierarchy fails, the
+    /// `PermissionDenied` if the process or the cgroup above both is not the caller's, `Busy` if it passes controllers on
+    /// to cgroups inside it, `Unsupported` if its `cgroup.type` takes no processes. If a later hierarchy fails, the
     /// process stays in the earlier ones.
     pub fn add(&self, pid: u32) -> Result<()> {
         if pid == 0 {

@@ -161,6 +161,13 @@ enum Inner {
     Occupied { path: PathBuf, who: String },
     #[error("undo the division above {}: it would lose its limits; remove it first", path.display())]
     InTheWay { path: PathBuf },
+    #[cfg(feature = "systemd")]
+    #[error("systemd: {place}: {text}")]
+    Systemd {
+        place: String,
+        text: String,
+        kind: ErrorKind,
+    },
     #[error("limit devices: rule {rule}: {reason}")]
     NoDeviceRule { rule: String, reason: &'static str },
     #[error("remove {}: processes are still in it after {waited:?}", path.display())]
@@ -195,6 +202,8 @@ impl Error {
         match &*self.0 {
             Inner::Update { cause, .. } => cause.kind(),
             Inner::Explained { error, .. } => error.kind(),
+            #[cfg(feature = "systemd")]
+            Inner::Systemd { kind, .. } => *kind,
             Inner::Sys {
                 op: "mkdir",
                 errno: Errno(EAGAIN),
@@ -481,6 +490,15 @@ impl Error {
         })
     }
 
+    #[cfg(feature = "systemd")]
+    pub(crate) fn systemd(place: &str, text: &str, kind: ErrorKind) -> Self {
+        Self::new(Inner::Systemd {
+            place: place.to_owned(),
+            text: text.to_owned(),
+            kind,
+        })
+    }
+
     pub(crate) fn bpf(op: &'static str, path: &Path, errno: rustix::io::Errno) -> Self {
         Self::new(Inner::Bpf {
             op,
@@ -664,6 +682,8 @@ impl Errno {
             E::EXIST => ("EEXIST", "File exists"),
             E::XDEV => ("EXDEV", "Invalid cross-device link"),
             E::NODEV => ("ENODEV", "No such device"),
+            E::TIMEDOUT => ("ETIMEDOUT", "Connection timed out"),
+            E::CONNREFUSED => ("ECONNREFUSED", "Connection refused"),
             E::NOTDIR => ("ENOTDIR", "Not a directory"),
             E::INVAL => ("EINVAL", "Invalid argument"),
             E::NFILE => ("ENFILE", "Too many open files in system"),

@@ -95,7 +95,7 @@ impl Hierarchy {
     /// # Errors
     /// `InvalidInput` for a limit that cannot be, `Unsupported` naming the limit for one the machine cannot apply: both
     /// before any change. `AlreadyExists` if the name is taken in any of the hierarchies used. `PermissionDenied`
-    /// naming the path. `Busy` naming the level that has processes, if neither place can pass the controllers on.
+    /// naming the path. `LimitReached` naming the bound of a level above. `Busy` naming the level that has processes, if neither place can pass the controllers on.
     /// After an error no directory is left.
     pub fn create(&self, name: &CgroupName, limits: &Limits) -> Result<Cgroup> {
         self.create_below(Parent::Own, name, limits)

@@ -28,6 +28,11 @@
 //! Root in the initial user namespace; or write access to a delegated v2 cgroup, given to
 //! [`Hierarchy::create_in`]. Who lacks it gets [`ErrorKind::PermissionDenied`] with the path.
 //!
+//! What an ordinary user needs is a cgroup that was given to it: by [`Cgroup::delegate_to`], by a unit of systemd with
+//! `Delegate=yes` (with the feature `systemd` a scope can be asked for), or by a container with a writable mount. A
+//! process that is in it itself divides it first: [`Hierarchy::own_subtree`]. [`Devices`] need capabilities in the initial
+//! user namespace.
+//!
 //! # Kernel support
 //!
 //! cgroup v2 with Linux 5.14 for all of it. What older kernels lack is tried, not guessed from a version:
@@ -44,8 +49,9 @@
 //!
 //! It makes one directory, below the caller's own cgroup or at the top of the hierarchy
 //! ([`Hierarchy::create`] says when), on a hybrid machine one in each hierarchy used. In v2 it enables the controllers
-//! that the limits need in `cgroup.subtree_control` of the levels above, where they are not yet. Nothing else: no mount,
-//! no process but those given.
+//! that the limits need in `cgroup.subtree_control` of the levels above, where they are not yet. A device policy is a
+//! program attached to the cgroup, which goes with it. Only [`Hierarchy::own_subtree`] moves processes that were not
+//! given, and [`Cgroup::delegate_to`] changes owners. Nothing else: no mount.
 //!
 //! # Cleanup
 //!
@@ -84,6 +90,9 @@ mod stat;
 mod stats;
 mod subtree;
 mod sys;
+#[cfg(feature = "systemd")]
+#[cfg_attr(docsrs, doc(cfg(feature = "systemd")))]
+pub mod systemd;
 mod threads;
 mod wait;
 mod watch;

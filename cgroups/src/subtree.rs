@@ -132,7 +132,7 @@ impl OwnSubtree {
     }
 
     /// Undoes it: disables the controllers that were enabled since, moves the processes of the leaf back, those that
-    /// came since too, and removes the leaf.
+    /// came since too, and removes the leaf. At the root of the tree there is nothing to undo: controllers stay enabled.
     ///
     /// # Errors
     /// `Busy` naming a cgroup made since that is still there: it would lose its limits. Then nothing changes.
@@ -149,19 +149,19 @@ impl OwnSubtree {
     }
 
     fn take_back(&self) -> Result<()> {
-        let leaf = self.leaf.as_ref();
+        // What the root passes on others may have come to rely on.
+        let Some(leaf) = &self.leaf else {
+            return Ok(());
+        };
         let mut since = self.own.children()?;
         since.retain(|name| {
-            let ours = leaf.is_some_and(|leaf| leaf.dir.path().file_name() == Some(name));
+            let ours = leaf.dir.path().file_name() == Some(name);
             !ours && !self.children.contains(name)
         });
         if let Some(child) = since.first() {
             return Err(Error::in_the_way(&self.own.path().join(child)));
         }
         self.disable()?;
-        let Some(leaf) = leaf else {
-            return Ok(());
-        };
         move_all(&leaf.dir, &self.own)?;
         let now = Instant::now();
         leaf.remove(now, now)
