@@ -23,7 +23,7 @@ const MAGIC_V2: u64 = 0x6367_7270;
 pub(crate) struct Dir {
     fd: OwnedFd,
     path: PathBuf,
-    /// `cgroup.subtree_control`, once it was read: who makes one cgroup in here makes more.
+    /// `cgroup.subtree_control`, once it was read: whoever makes one cgroup in here makes more.
     subtree_control: OnceLock<OwnedFd>,
 }
 
@@ -135,6 +135,11 @@ impl Dir {
     pub(crate) fn read_required(&self, file: &str) -> Result<String> {
         self.read(file)?
             .ok_or_else(|| Error::sys("read", &self.file_path(file), Errno::NOENT))
+    }
+
+    /// Opens what [`Dir::read_subtree_control`] reads; where that fails it will say so.
+    pub(crate) fn keep_subtree_control(&self) {
+        let _read = self.read_subtree_control().is_ok();
     }
 
     /// Reads what it passes on to its children.
