@@ -286,7 +286,7 @@ fn read_pieces(fd: BorrowedFd<'_>) -> rustix::io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-fn write_all(fd: BorrowedFd<'_>, value: &str) -> rustix::io::Result<()> {
+pub(crate) fn write_all(fd: BorrowedFd<'_>, value: &str) -> rustix::io::Result<()> {
     let written = rustix::io::retry_on_intr(|| rustix::io::write(fd, value.as_bytes()))?;
     // The kernel takes such a value whole or not at all.
     if written == value.len() {
