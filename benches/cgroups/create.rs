@@ -2,6 +2,8 @@
 //!
 //! Two kinds of rows. Back to back, the kernel is still ready for the next move of a process and each is cheap; 50 ms apart
 //! (`@50ms`) each move waits for RCU, as it does in a program that does something else in between.
+//!
+//! On a hybrid machine ours and the floor make four directories, one of them in v2 to kill by; cgroups-rs makes three.
 
 use std::fs;
 use std::os::fd::OwnedFd;

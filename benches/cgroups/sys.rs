@@ -28,7 +28,7 @@ impl Sleeper {
     }
 
     pub(crate) fn pid(&self) -> u32 {
-        self.0 as u32
+        u32::try_from(self.0).unwrap()
     }
 }
 

@@ -23,7 +23,7 @@ const MAGIC_V2: u64 = 0x6367_7270;
 pub(crate) struct Dir {
     fd: OwnedFd,
     path: PathBuf,
-    /// `cgroup.subtree_control`, once it was read: who makes one cgroup in here makes more.
+    /// `cgroup.subtree_control`, once it was read: whoever makes one cgroup in here makes more.
     subtree_control: OnceLock<OwnedFd>,
 }
 
@@ -135,6 +135,11 @@ impl Dir {
     pub(crate) fn read_required(&self, file: &str) -> Result<String> {
         self.read(file)?
             .ok_or_else(|| Error::sys("read", &self.file_path(file), Errno::NOENT))
+    }
+
+    /// Opens what [`Dir::read_subtree_control`] reads; where that fails it will say so.
+    pub(crate) fn keep_subtree_control(&self) {
+        let _read = self.read_subtree_control().is_ok();
     }
 
     /// Reads what it passes on to its children.
@@ -281,7 +286,7 @@ fn read_pieces(fd: BorrowedFd<'_>) -> rustix::io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-fn write_all(fd: BorrowedFd<'_>, value: &str) -> rustix::io::Result<()> {
+pub(crate) fn write_all(fd: BorrowedFd<'_>, value: &str) -> rustix::io::Result<()> {
     let written = rustix::io::retry_on_intr(|| rustix::io::write(fd, value.as_bytes()))?;
     // The kernel takes such a value whole or not at all.
     if written == value.len() {

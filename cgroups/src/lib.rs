@@ -70,6 +70,8 @@
 mod apply;
 mod cgroup;
 mod controller;
+#[cfg(any(feature = "oci", feature = "cgroups-rs"))]
+mod convert;
 mod delegate;
 mod device;
 mod devices;

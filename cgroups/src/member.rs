@@ -131,7 +131,13 @@ impl Member {
 
     /// Moves a process, all its threads, into it.
     pub(crate) fn add(&self, pid: u32) -> Result<()> {
-        threads::enter(&self.dir, "cgroup.procs", pid)
+        let file = "cgroup.procs";
+        match &self.procs {
+            Some(procs) => threads::enter_by(&self.dir, file, pid, |value| {
+                dir::write_all(procs.as_fd(), value)
+            }),
+            None => threads::enter(&self.dir, file, pid),
+        }
     }
 
     /// Removes it and all inside it, waiting for its processes to end.

@@ -38,6 +38,11 @@ impl Mount {
             // The own cgroup may be removed, or hidden by another mount.
             Some(own) => root.open(&own).ok().map(Arc::new),
         };
+        if mounted.version == Version::V2 {
+            // Opened now, so that work with the hierarchy leaves no more fds than it began with.
+            let parents = [Some(&root), own.as_ref()].into_iter().flatten();
+            parents.for_each(|parent| parent.keep_subtree_control());
+        }
         let whole = mounted.version == Version::V2 && Kind::read(&root)? == Kind::Root;
         Ok(Mount {
             whole,

@@ -29,6 +29,12 @@ enum Swap {
     Total(Max<u64>),
     /// A number that is no total.
     Nonsense(i64),
+    /// As it is, whatever the limit of memory.
+    #[cfg_attr(
+        not(any(feature = "oci", feature = "cgroups-rs")),
+        allow(dead_code, reason = "only what is converted asks for it")
+    )]
+    Untouched,
 }
 
 /// The largest usual page: less than that rounds down to no memory at all.
@@ -90,6 +96,13 @@ impl Limits {
                 Err(_) => Swap::Nonsense(total),
             }),
         };
+        self
+    }
+
+    /// Leaves swap as it is, though memory is limited: the kernel's default is no limit.
+    #[cfg(any(feature = "oci", feature = "cgroups-rs"))]
+    pub(crate) fn memory_swap_untouched(mut self) -> Self {
+        self.memory.swap = Some(Swap::Untouched);
         self
     }
 
@@ -181,7 +194,7 @@ impl Memory {
                 let swap = total.map(|total| total.saturating_sub(memory));
                 out.write(Setting::new("memory_swap_oci", file, swap));
             }
-            (Some(Swap::Nonsense(_)), _) | (None, None) => {}
+            (Some(Swap::Nonsense(_) | Swap::Untouched), _) | (None, None) => {}
             (None, Some(max)) => {
                 let swap = max.map(|_| 0);
                 out.write(Setting::new("memory_max", file, swap).skip_if_absent());
@@ -224,7 +237,7 @@ impl Memory {
             (Some(Swap::Total(total)), _) => {
                 out.write(Setting::new("memory_swap_oci", file, total.or("-1")));
             }
-            (Some(Swap::Nonsense(_)), _) | (None, None) => {}
+            (Some(Swap::Nonsense(_) | Swap::Untouched), _) | (None, None) => {}
             (None, Some(max)) => {
                 out.write(Setting::new("memory_max", file, max.or("-1")).skip_if_absent());
             }
