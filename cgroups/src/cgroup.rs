@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
+use crate::apply::Skipped;
 use crate::controller::Version;
 use crate::entry::Entry;
 use crate::error::{Error, Result};
@@ -30,10 +31,13 @@ pub struct Cgroup {
     others: Vec<Member>,
     armed: bool,
     killed: AtomicBool,
+    skipped: Vec<Skipped>,
 }
 
 /// How long [`Cgroup::remove`] waits for processes to end.
 const REMOVE_WITHIN: Duration = Duration::from_secs(5);
+/// Where a caller's time is too long for the clock.
+const LONGEST: Duration = Duration::from_secs(1 << 32);
 /// How long a drop waits for processes that were killed.
 const DROP_WITHIN: Duration = Duration::from_secs(1);
 
@@ -52,6 +56,7 @@ impl Cgroup {
             others: Vec::new(),
             armed: false,
             killed: AtomicBool::new(false),
+            skipped: Vec::new(),
         }
     }
 
@@ -63,6 +68,17 @@ impl Cgroup {
 
     pub(crate) fn main(&self) -> &Member {
         &self.main
+    }
+
+    pub(crate) fn leave_out(&mut self, skipped: Vec<Skipped>) {
+        self.skipped = skipped;
+    }
+
+    /// What [`Limits::best_effort`](crate::Limits::best_effort) left out when it was made. Empty without that, and for
+    /// a cgroup that was opened.
+    #[must_use]
+    pub fn skipped(&self) -> &[Skipped] {
+        &self.skipped
     }
 
     /// Its directory: the v2 one if the machine has v2.
@@ -96,7 +112,8 @@ impl Cgroup {
     /// is faster.
     ///
     /// # Errors
-    /// `NotFound` if there is no such process (any more), `InvalidInput` for 0 and for kernel threads,
+    /// `NotFound` if there is no such process (any more), `InvalidInput` for 0 and for kernel threads, `Busy` if this
+    /// cgroup passes controllers on, `Unsupported` naming the `cgroup.type` if it can hold threads alone,
     /// `PermissionDenied` if the process or the cgroup above both is not the caller's. If a later hierarchy fails, the
     /// process stays in the earlier ones.
     pub fn add(&self, pid: u32) -> Result<()> {
@@ -146,6 +163,9 @@ impl Cgroup {
     /// freezing and signalling each. Does not wait for them to be gone. No process is success, and so is a cgroup that
     /// is gone.
     ///
+    /// Make a new cgroup for what is to run afterwards: since some version between 6.1 and 6.18 the kernel also kills
+    /// each process that is later started into this one by `CLONE_INTO_CGROUP`.
+    ///
     /// # Errors
     /// `PermissionDenied`; `Busy` if a kernel without freezer lets processes fork faster than they are killed.
     pub fn kill(&self) -> Result<()> {
@@ -169,9 +189,17 @@ impl Cgroup {
     /// # Errors
     /// `Busy` if processes remain, `PermissionDenied`. The first error is told; the other hierarchies are done all the
     /// same. What could not be removed stays.
-    pub fn remove(mut self) -> Result<()> {
-        self.armed = false;
+    pub fn remove(self) -> Result<()> {
         self.remove_within(REMOVE_WITHIN)
+    }
+
+    /// As [`Cgroup::remove`], but waits up to `time` in all. With no time it tries once.
+    ///
+    /// # Errors
+    /// As [`Cgroup::remove`].
+    pub fn remove_within(mut self, time: Duration) -> Result<()> {
+        self.armed = false;
+        self.remove_all(time)
     }
 
     /// Keeps the cgroup and gives its directories, [`Cgroup::path`] first, for
@@ -181,15 +209,17 @@ impl Cgroup {
         self.paths().map(Path::to_owned).collect()
     }
 
-    fn members(&self) -> impl Iterator<Item = &Member> {
+    pub(crate) fn members(&self) -> impl Iterator<Item = &Member> {
         iter::once(&self.main).chain(&self.others)
     }
 
-    fn remove_within(&self, time: Duration) -> Result<()> {
+    fn remove_all(&self, time: Duration) -> Result<()> {
         let start = Instant::now();
         let mut first = Ok(());
         for member in self.members() {
-            let removed = member.remove(start, start + time);
+            // Without a deadline where the clock cannot say it.
+            let deadline = start.checked_add(time).unwrap_or(start + LONGEST);
+            let removed = member.remove(start, deadline);
             first = first.and(removed);
         }
         first
@@ -230,7 +260,7 @@ impl Drop for Cgroup {
         } else {
             Duration::ZERO
         };
-        let _removed = self.remove_within(time).is_ok();
+        let _removed = self.remove_all(time).is_ok();
     }
 }
 

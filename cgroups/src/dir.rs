@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::OnceLock;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags};
 use rustix::io::Errno;
@@ -22,9 +23,19 @@ const MAGIC_V2: u64 = 0x6367_7270;
 pub(crate) struct Dir {
     fd: OwnedFd,
     path: PathBuf,
+    /// `cgroup.subtree_control`, once it was read: whoever makes one cgroup in here makes more.
+    subtree_control: OnceLock<OwnedFd>,
 }
 
 impl Dir {
+    fn new(fd: OwnedFd, path: PathBuf) -> Self {
+        Dir {
+            fd,
+            path,
+            subtree_control: OnceLock::new(),
+        }
+    }
+
     /// Opens the top of a mount and checks that it is the one meant, not something mounted over it.
     pub(crate) fn open_mount(mounted: &Mounted) -> Result<Self> {
         let path = &mounted.target;
@@ -35,14 +46,38 @@ impl Dir {
             return Err(Error::not_cgroupfs(path));
         }
         let path = path.to_owned();
-        Ok(Dir { fd, path })
+        Ok(Dir::new(fd, path))
+    }
+
+    /// One that the caller opened.
+    pub(crate) fn of(fd: OwnedFd, path: PathBuf) -> Self {
+        Dir::new(fd, path)
+    }
+
+    /// Which interface it speaks, by fstatfs(2).
+    pub(crate) fn version(&self) -> Result<Version> {
+        let found =
+            rustix::fs::fstatfs(&self.fd).map_err(|errno| Error::sys("stat", &self.path, errno))?;
+        match found.f_type as u64 {
+            MAGIC_V1 => Ok(Version::V1),
+            MAGIC_V2 => Ok(Version::V2),
+            _ => Err(Error::no_cgroup(&self.path)),
+        }
+    }
+
+    /// Major and minor number: the same for every directory of one hierarchy.
+    pub(crate) fn device(&self) -> Result<(u32, u32)> {
+        let stat =
+            rustix::fs::fstat(&self.fd).map_err(|errno| Error::sys("stat", &self.path, errno))?;
+        let device = stat.st_dev;
+        Ok((rustix::fs::major(device), rustix::fs::minor(device)))
     }
 
     /// Opens a directory below this one. `below` may be empty, for this one itself.
     pub(crate) fn open(&self, below: &Path) -> Result<Self> {
         let path = self.path.join(below);
         match beneath(self.fd.as_fd(), below, DIRECTORY) {
-            Ok(fd) => Ok(Dir { fd, path }),
+            Ok(fd) => Ok(Dir::new(fd, path)),
             Err(errno) => Err(Error::sys("open", &path, errno)),
         }
     }
@@ -100,6 +135,30 @@ impl Dir {
     pub(crate) fn read_required(&self, file: &str) -> Result<String> {
         self.read(file)?
             .ok_or_else(|| Error::sys("read", &self.file_path(file), Errno::NOENT))
+    }
+
+    /// Opens what [`Dir::read_subtree_control`] reads; where that fails it will say so.
+    pub(crate) fn keep_subtree_control(&self) {
+        let _read = self.read_subtree_control().is_ok();
+    }
+
+    /// Reads what it passes on to its children.
+    pub(crate) fn read_subtree_control(&self) -> Result<String> {
+        let file = "cgroup.subtree_control";
+        let read = match self.subtree_control.get() {
+            Some(fd) => read_whole(fd.as_fd()),
+            None => self.open_file(file, OFlags::RDONLY).and_then(|fd| {
+                let text = read_whole(fd.as_fd());
+                // Another thread's is as good.
+                let _kept = self.subtree_control.set(fd).is_ok();
+                text
+            }),
+        };
+        read.map_err(|errno| match errno {
+            // Of a cgroup that is gone.
+            Errno::NODEV => Error::sys("read", &self.file_path(file), Errno::NOENT),
+            errno => Error::sys("read", &self.file_path(file), errno),
+        })
     }
 
     /// Writes a file in one write(2).
@@ -227,7 +286,7 @@ fn read_pieces(fd: BorrowedFd<'_>) -> rustix::io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-fn write_all(fd: BorrowedFd<'_>, value: &str) -> rustix::io::Result<()> {
+pub(crate) fn write_all(fd: BorrowedFd<'_>, value: &str) -> rustix::io::Result<()> {
     let written = rustix::io::retry_on_intr(|| rustix::io::write(fd, value.as_bytes()))?;
     // The kernel takes such a value whole or not at all.
     if written == value.len() {

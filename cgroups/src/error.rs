@@ -25,8 +25,10 @@ pub enum ErrorKind {
     NotFound,
     /// A cgroup of this name exists in one of the hierarchies.
     AlreadyExists,
-    /// Processes are in the way.
+    /// Processes or cgroups are in the way.
     Busy,
+    /// A cgroup above takes no more inside it: `cgroup.max.depth` or `cgroup.max.descendants`.
+    LimitReached,
     /// The caller's value cannot be used.
     InvalidInput,
     /// The kernel said something this crate does not understand.
@@ -65,10 +67,51 @@ enum Inner {
     Name { name: String, reason: &'static str },
     #[error("cgroup path {}: {reason}", path.display())]
     Path { path: PathBuf, reason: &'static str },
-    #[error("limit {limit}: no hierarchy of this machine has the {controller} controller")]
+    #[error(
+        "limit {limit}: no hierarchy of this machine has the {controller} controller{}",
+        since(controller)
+    )]
     NoController {
         limit: &'static str,
         controller: &'static str,
+    },
+    #[error("limit {limit}: {reason}")]
+    Unsayable {
+        limit: &'static str,
+        reason: &'static str,
+    },
+    #[error("device {}: {reason}", path.display())]
+    Device { path: PathBuf, reason: String },
+    #[error("write {asked:?} to {}: the kernel says {asked:?} is invalid: {reason}", path.display())]
+    Partition {
+        path: PathBuf,
+        asked: String,
+        reason: String,
+    },
+    #[error(
+        "limit {limit}: the {controller} controller is not enabled for {}; create it with such a limit",
+        path.display()
+    )]
+    NotEnabled {
+        limit: &'static str,
+        controller: &'static str,
+        path: PathBuf,
+    },
+    #[error("update {}: {cause}{}", path.display(), Undoing(undone, stuck))]
+    Update {
+        path: PathBuf,
+        cause: Error,
+        undone: Vec<PathBuf>,
+        stuck: Vec<Error>,
+    },
+    #[error("move {pid} to {}: it is a kernel thread, which has its place", path.display())]
+    KernelThread { path: PathBuf, pid: u32 },
+    #[error("{op} {}: {errno}; its cgroup.type is {kind:?}{}", path.display(), type_remedy(kind))]
+    Type {
+        op: String,
+        path: PathBuf,
+        kind: String,
+        errno: Errno,
     },
     #[error("limit {limit}: this kernel has no {}", path.display())]
     NoFile { limit: &'static str, path: PathBuf },
@@ -89,32 +132,118 @@ enum Inner {
         level.display()
     )]
     Threaded { level: PathBuf, kind: String },
+    #[error("{op} {}: {errno}{}", path.display(), errno.bpf_remedy())]
+    Bpf {
+        op: &'static str,
+        path: PathBuf,
+        errno: Errno,
+    },
+    #[error(
+        "limit devices: this machine has neither device programs for cgroup v2 (Linux 4.15 with CONFIG_CGROUP_BPF) nor a \
+         v1 hierarchy with the devices controller"
+    )]
+    NoDevices,
+    #[error("{error}{more}")]
+    Explained { error: Error, more: String },
+    #[error("{}: is no cgroup filesystem", path.display())]
+    NoCgroup { path: PathBuf },
+    #[error("this machine has no cgroup v2 mount that this process can see")]
+    NoV2,
+    #[error(
+        "own cgroup {}: lies outside of what this process can see, as its cgroup namespace or its cgroup2 mount begins \
+         elsewhere; mount cgroup2 anew in this namespace",
+        path.display()
+    )]
+    OutOfSight { path: PathBuf },
+    #[error("delegate {}: is of a v1 hierarchy, which cannot be delegated; create it without limits of v1 controllers", path.display())]
+    NotDelegable { path: PathBuf },
+    #[error("divide {}: it has {who}; move them, or have them moved", path.display())]
+    Occupied { path: PathBuf, who: String },
+    #[error("undo the division above {}: it would lose its limits; remove it first", path.display())]
+    InTheWay { path: PathBuf },
+    #[cfg(feature = "systemd")]
+    #[error("systemd: {place}: {text}")]
+    Systemd {
+        place: String,
+        text: String,
+        kind: ErrorKind,
+    },
+    #[error("limit devices: rule {rule}: {reason}")]
+    NoDeviceRule { rule: String, reason: &'static str },
     #[error("remove {}: processes are still in it after {waited:?}", path.display())]
     Remaining { path: PathBuf, waited: Duration },
     #[error("kill {}: processes appeared faster than they could be killed for {waited:?}", path.display())]
     Unkilled { path: PathBuf, waited: Duration },
+    #[error("{}: the cgroup is gone", path.display())]
+    Gone { path: PathBuf },
+    #[error("{op} {}: {reason}", path.display())]
+    Lacks {
+        op: &'static str,
+        path: PathBuf,
+        reason: &'static str,
+    },
+    #[error("write {value:?} to {}: {errno}; {reason}", path.display())]
+    WriteExplained {
+        path: PathBuf,
+        value: String,
+        errno: Errno,
+        reason: &'static str,
+    },
+    #[error("freeze {}: a process in it had not stopped after {waited:?}, so it was thawed again; one that waits for a device stops only then", path.display())]
+    Unfrozen { path: PathBuf, waited: Duration },
 }
+
+const EAGAIN: i32 = rustix::io::Errno::AGAIN.raw_os_error();
 
 impl Error {
     /// What sort of failure it is.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match &*self.0 {
-            Inner::Sys { errno, .. } | Inner::Write { errno, .. } => errno.kind(),
+            Inner::Update { cause, .. } => cause.kind(),
+            Inner::Explained { error, .. } => error.kind(),
+            #[cfg(feature = "systemd")]
+            Inner::Systemd { kind, .. } => *kind,
+            Inner::Sys {
+                op: "mkdir",
+                errno: Errno(EAGAIN),
+                ..
+            } => ErrorKind::LimitReached,
+            Inner::Sys { errno, .. }
+            | Inner::Write { errno, .. }
+            | Inner::Bpf { errno, .. }
+            | Inner::WriteExplained { errno, .. } => errno.kind(),
+            Inner::Gone { .. } => ErrorKind::NotFound,
+            Inner::Lacks { .. } => ErrorKind::Unsupported,
+            Inner::Unfrozen { .. } => ErrorKind::Busy,
             Inner::Parse { .. } => ErrorKind::Malformed,
-            Inner::Limit { .. } | Inner::Name { .. } | Inner::Path { .. } => {
-                ErrorKind::InvalidInput
-            }
+            Inner::Limit { .. }
+            | Inner::Name { .. }
+            | Inner::Path { .. }
+            | Inner::Device { .. }
+            | Inner::Partition { .. }
+            | Inner::KernelThread { .. } => ErrorKind::InvalidInput,
             Inner::NotCgroupfs { .. }
             | Inner::NoHierarchy
             | Inner::NoController { .. }
+            | Inner::Unsayable { .. }
+            | Inner::NotEnabled { .. }
+            | Inner::Type { .. }
             | Inner::NoFile { .. }
             | Inner::NoMemory { .. }
+            | Inner::NoCgroup { .. }
+            | Inner::NoV2
+            | Inner::OutOfSight { .. }
+            | Inner::NotDelegable { .. }
+            | Inner::NoDevices
+            | Inner::NoDeviceRule { .. }
             | Inner::NotPassedOn { .. }
             | Inner::Threaded { .. } => ErrorKind::Unsupported,
-            Inner::Populated { .. } | Inner::Remaining { .. } | Inner::Unkilled { .. } => {
-                ErrorKind::Busy
-            }
+            Inner::Populated { .. }
+            | Inner::Occupied { .. }
+            | Inner::InTheWay { .. }
+            | Inner::Remaining { .. }
+            | Inner::Unkilled { .. } => ErrorKind::Busy,
         }
     }
 
@@ -122,8 +251,36 @@ impl Error {
     #[must_use]
     pub fn raw_os_error(&self) -> Option<i32> {
         match &*self.0 {
-            Inner::Sys { errno, .. } | Inner::Write { errno, .. } => Some(errno.0),
+            Inner::Explained { error, .. } => error.raw_os_error(),
+            Inner::KernelThread { .. } => Some(rustix::io::Errno::INVAL.raw_os_error()),
+            Inner::Update { cause, .. } => cause.raw_os_error(),
+            Inner::Sys { errno, .. }
+            | Inner::Write { errno, .. }
+            | Inner::Type { errno, .. }
+            | Inner::Bpf { errno, .. }
+            | Inner::WriteExplained { errno, .. } => Some(errno.0),
             _ => None,
+        }
+    }
+
+    /// Why the kernel declared a partition invalid, in its own words:
+    /// [`Limits::cpuset_partition`](crate::Limits::cpuset_partition).
+    #[must_use]
+    pub fn partition_reason(&self) -> Option<&str> {
+        match &*self.0 {
+            Inner::Partition { reason, .. } => Some(reason),
+            Inner::Update { cause, .. } => cause.partition_reason(),
+            _ => None,
+        }
+    }
+
+    /// The files a failed [`Cgroup::update`](crate::Cgroup::update) had written and written back; and why others could
+    /// not be written back, and have the new value. Both empty for other errors.
+    #[must_use]
+    pub fn undone(&self) -> (&[PathBuf], &[Error]) {
+        match &*self.0 {
+            Inner::Update { undone, stuck, .. } => (undone, stuck),
+            _ => (&[], &[]),
         }
     }
 
@@ -190,6 +347,66 @@ impl Error {
         Self::new(Inner::NoController { limit, controller })
     }
 
+    pub(crate) fn unsayable(limit: &'static str, reason: &'static str) -> Self {
+        Self::new(Inner::Unsayable { limit, reason })
+    }
+
+    pub(crate) fn device(path: &Path, reason: String) -> Self {
+        let path = path.to_owned();
+        Self::new(Inner::Device { path, reason })
+    }
+
+    pub(crate) fn partition(path: PathBuf, asked: &str, reason: &str) -> Self {
+        let (asked, reason) = (asked.to_owned(), reason.to_owned());
+        Self::new(Inner::Partition {
+            path,
+            asked,
+            reason,
+        })
+    }
+
+    pub(crate) fn not_enabled(limit: &'static str, controller: &'static str, path: &Path) -> Self {
+        let path = path.to_owned();
+        Self::new(Inner::NotEnabled {
+            limit,
+            controller,
+            path,
+        })
+    }
+
+    pub(crate) fn update(
+        path: &Path,
+        cause: Error,
+        undone: Vec<PathBuf>,
+        stuck: Vec<Error>,
+    ) -> Self {
+        let path = path.to_owned();
+        Self::new(Inner::Update {
+            path,
+            cause,
+            undone,
+            stuck,
+        })
+    }
+
+    pub(crate) fn kernel_thread(path: PathBuf, pid: u32) -> Self {
+        Self::new(Inner::KernelThread { path, pid })
+    }
+
+    pub(crate) fn of_type(
+        op: String,
+        path: PathBuf,
+        kind: String,
+        errno: rustix::io::Errno,
+    ) -> Self {
+        Self::new(Inner::Type {
+            op,
+            path,
+            kind,
+            errno: Errno(errno.raw_os_error()),
+        })
+    }
+
     pub(crate) fn no_file(limit: &'static str, path: PathBuf) -> Self {
         Self::new(Inner::NoFile { limit, path })
     }
@@ -221,6 +438,86 @@ impl Error {
         })
     }
 
+    /// The path a system call failed on.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        match &*self.0 {
+            Inner::Sys { path, .. } | Inner::Write { path, .. } => Some(path),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn is_not_passed_on(&self) -> bool {
+        matches!(&*self.0, Inner::NotPassedOn { .. })
+    }
+
+    /// The same error with more after it.
+    pub(crate) fn explained(self, more: String) -> Self {
+        Self::new(Inner::Explained { error: self, more })
+    }
+
+    pub(crate) fn no_cgroup(path: &Path) -> Self {
+        Self::new(Inner::NoCgroup {
+            path: path.to_owned(),
+        })
+    }
+
+    pub(crate) fn no_v2() -> Self {
+        Self::new(Inner::NoV2)
+    }
+
+    pub(crate) fn out_of_sight(path: &Path) -> Self {
+        Self::new(Inner::OutOfSight {
+            path: path.to_owned(),
+        })
+    }
+
+    pub(crate) fn not_delegable(path: &Path) -> Self {
+        Self::new(Inner::NotDelegable {
+            path: path.to_owned(),
+        })
+    }
+
+    pub(crate) fn occupied(path: &Path, who: &str) -> Self {
+        Self::new(Inner::Occupied {
+            path: path.to_owned(),
+            who: who.to_owned(),
+        })
+    }
+
+    pub(crate) fn in_the_way(path: &Path) -> Self {
+        Self::new(Inner::InTheWay {
+            path: path.to_owned(),
+        })
+    }
+
+    #[cfg(feature = "systemd")]
+    pub(crate) fn systemd(place: &str, text: &str, kind: ErrorKind) -> Self {
+        Self::new(Inner::Systemd {
+            place: place.to_owned(),
+            text: text.to_owned(),
+            kind,
+        })
+    }
+
+    pub(crate) fn bpf(op: &'static str, path: &Path, errno: rustix::io::Errno) -> Self {
+        Self::new(Inner::Bpf {
+            op,
+            path: path.to_owned(),
+            errno: Errno(errno.raw_os_error()),
+        })
+    }
+
+    pub(crate) fn no_devices() -> Self {
+        Self::new(Inner::NoDevices)
+    }
+
+    pub(crate) fn no_device_rule(rule: impl fmt::Display, reason: &'static str) -> Self {
+        Self::new(Inner::NoDeviceRule {
+            rule: rule.to_string(),
+            reason,
+        })
+    }
+
     pub(crate) fn remaining(path: &Path, waited: Duration) -> Self {
         Self::new(Inner::Remaining {
             path: path.to_owned(),
@@ -235,8 +532,81 @@ impl Error {
         })
     }
 
+    pub(crate) fn gone(path: &Path) -> Self {
+        Self::new(Inner::Gone {
+            path: path.to_owned(),
+        })
+    }
+
+    /// What the machine cannot do with this file or cgroup, and why.
+    pub(crate) fn lacks(op: &'static str, path: PathBuf, reason: &'static str) -> Self {
+        Self::new(Inner::Lacks { op, path, reason })
+    }
+
+    /// A write whose errno says too little.
+    pub(crate) fn write_explained(
+        path: &Path,
+        value: &str,
+        errno: rustix::io::Errno,
+        reason: &'static str,
+    ) -> Self {
+        Self::new(Inner::WriteExplained {
+            path: path.to_owned(),
+            value: value.to_owned(),
+            errno: Errno(errno.raw_os_error()),
+            reason,
+        })
+    }
+
+    pub(crate) fn unfrozen(path: &Path, waited: Duration) -> Self {
+        Self::new(Inner::Unfrozen {
+            path: path.to_owned(),
+            waited,
+        })
+    }
+
     fn new(inner: Inner) -> Self {
         Error(Box::new(inner))
+    }
+}
+
+/// The first kernel with a controller that is young.
+fn since(controller: &str) -> &'static str {
+    match controller {
+        "dmem" => "; Linux 6.14 is the first that can have it",
+        "misc" => "; Linux 5.13 is the first that can have it",
+        _ => "",
+    }
+}
+
+fn type_remedy(kind: &str) -> &'static str {
+    match kind {
+        "domain invalid" => "; make it threaded, or choose one outside of the threaded subtree",
+        "threaded" => "; only threads of processes in its domain can be moved there",
+        "domain" => {
+            "; its parent has to be able to hold threads: no controllers of domains enabled there"
+        }
+        _ => "",
+    }
+}
+
+/// The end of the line about an update that failed.
+struct Undoing<'a>(&'a [PathBuf], &'a [Error]);
+
+impl fmt::Display for Undoing<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, path) in self.0.iter().enumerate() {
+            let file = path.file_name().unwrap_or_default().to_string_lossy();
+            write!(
+                f,
+                "{}{file}",
+                if at == 0 { "; written back: " } else { ", " }
+            )?;
+        }
+        for error in self.1 {
+            write!(f, "; not written back: {error}")?;
+        }
+        Ok(())
     }
 }
 
@@ -248,6 +618,7 @@ impl From<Error> for io::Error {
             ErrorKind::NotFound => io::ErrorKind::NotFound,
             ErrorKind::AlreadyExists => io::ErrorKind::AlreadyExists,
             ErrorKind::Busy => io::ErrorKind::ResourceBusy,
+            ErrorKind::LimitReached => io::ErrorKind::QuotaExceeded,
             ErrorKind::InvalidInput => io::ErrorKind::InvalidInput,
             ErrorKind::Malformed => io::ErrorKind::InvalidData,
             ErrorKind::Os => error.raw_os_error().map_or(io::ErrorKind::Other, |errno| {
@@ -287,6 +658,14 @@ impl Errno {
         }
     }
 
+    /// What bpf(2) asks for.
+    fn bpf_remedy(self) -> &'static str {
+        if self.kind() == ErrorKind::PermissionDenied {
+            return "; it needs CAP_BPF and CAP_NET_ADMIN, or CAP_SYS_ADMIN, in the initial user namespace";
+        }
+        ""
+    }
+
     /// Name and text of those that cgroupfs gives.
     fn known(self) -> Option<(&'static str, &'static str)> {
         use rustix::io::Errno as E;
@@ -303,6 +682,8 @@ impl Errno {
             E::EXIST => ("EEXIST", "File exists"),
             E::XDEV => ("EXDEV", "Invalid cross-device link"),
             E::NODEV => ("ENODEV", "No such device"),
+            E::TIMEDOUT => ("ETIMEDOUT", "Connection timed out"),
+            E::CONNREFUSED => ("ECONNREFUSED", "Connection refused"),
             E::NOTDIR => ("ENOTDIR", "Not a directory"),
             E::INVAL => ("EINVAL", "Invalid argument"),
             E::NFILE => ("ENFILE", "Too many open files in system"),

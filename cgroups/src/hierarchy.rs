@@ -4,8 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::apply::{self, Skipped};
 use crate::cgroup::Cgroup;
 use crate::controller::{Controller, Version};
+use crate::devices::Filter;
+use crate::dir::Dir;
 use crate::error::{Error, Result};
 use crate::level;
 use crate::limits::Limits;
@@ -13,12 +16,13 @@ use crate::member::Member;
 use crate::mount::{Mount, Parent};
 use crate::mountinfo::{self, Membership, Mounted};
 use crate::name::CgroupName;
+use crate::site::Site;
 
 /// The cgroup hierarchies that this process can see, held by fds. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Hierarchy {
-    v2: Option<Arc<Mount>>,
-    v1: Vec<Arc<Mount>>,
+    pub(crate) v2: Option<Arc<Mount>>,
+    pub(crate) v1: Vec<Arc<Mount>>,
 }
 
 /// How the machine's cgroups are set up.
@@ -90,10 +94,11 @@ impl Hierarchy {
     /// # Errors
     /// `InvalidInput` for a limit that cannot be, `Unsupported` naming the limit for one the machine cannot apply: both
     /// before any change. `AlreadyExists` if the name is taken in any of the hierarchies used. `PermissionDenied`
-    /// naming the path. `Busy` naming the level that has processes, if neither place can pass the controllers on.
+    /// naming the path. `LimitReached` naming the bound of a level above. `Busy` naming the level that has processes, if neither place can pass the controllers on.
     /// After an error no directory is left.
     pub fn create(&self, name: &CgroupName, limits: &Limits) -> Result<Cgroup> {
         self.create_below(Parent::Own, name, limits)
+            .map_err(|error| self.explained(error))
     }
 
     /// As [`Hierarchy::create`], as child of the cgroup `parent`, for callers who know better.
@@ -112,6 +117,7 @@ impl Hierarchy {
         limits: &Limits,
     ) -> Result<Cgroup> {
         self.create_below(Parent::Given(parent.as_ref()), name, limits)
+            .map_err(|error| self.explained(error))
     }
 
     /// A handle to cgroups that exist: the directories that [`Cgroup::persist`] or [`Hierarchy::find`] gave, the v2 one
@@ -151,40 +157,54 @@ impl Hierarchy {
         limits: &Limits,
     ) -> Result<Cgroup> {
         limits.validate()?;
-        let mut places = Vec::new();
-        for (mount, needed) in self.plan(limits)? {
-            places.push((mount, mount.parent(parent, &needed)?, needed));
+        let mut skipped = Vec::new();
+        let mut sites = Vec::new();
+        let mut plan = self.plan(limits, &mut skipped)?;
+        let devices = self.plan_for_devices(limits, &mut plan)?;
+        for mut site in plan {
+            let dir = site.parent(parent, limits, &mut skipped)?;
+            sites.push((site, dir));
         }
         let mut cgroup: Option<Cgroup> = None;
-        for (mount, parent, needed) in places {
-            let member = Member::make(mount.version, &parent, name)?;
-            let cgroup = match &mut cgroup {
+        for (site, dir) in sites {
+            let member = Member::make(site.mount.version, &dir, name)?;
+            let member = match &mut cgroup {
                 Some(cgroup) => cgroup.push(member),
                 None => cgroup.insert(Cgroup::made(member)).main(),
             };
-            for controller in needed {
-                cgroup.apply(&limits.settings(controller, mount.version))?;
+            skipped.extend(site.apply(member, limits)?);
+            let version = site.mount.version;
+            let has =
+                version == Version::V2 || site.mount.controllers.contains(&Controller::Devices);
+            if let Some(devices) = devices.as_ref().filter(|_| has) {
+                devices.apply_to(version, &member.dir)?;
             }
         }
-        cgroup.ok_or_else(Error::no_hierarchy)
+        let mut cgroup = cgroup.ok_or_else(Error::no_hierarchy)?;
+        cgroup.leave_out(skipped);
+        Ok(cgroup)
     }
 
     /// Which hierarchies a cgroup with these limits has to be in, v2 first, and with which controllers.
-    fn plan(&self, limits: &Limits) -> Result<Vec<(&Arc<Mount>, Vec<Controller>)>> {
+    pub(crate) fn plan(
+        &self,
+        limits: &Limits,
+        skipped: &mut Vec<Skipped>,
+    ) -> Result<Vec<Site<'_>>> {
         let needed = limits.controllers();
         let offered = self.offered_by_v2(&needed)?;
-        let mut plan: Vec<(&Arc<Mount>, Vec<Controller>)> = Vec::new();
-        if let Some(v2) = &self.v2 {
-            plan.push((v2, Vec::new()));
-        }
+        let mut plan: Vec<_> = self.v2.iter().map(Site::new).collect();
         for (controller, limit) in needed {
             let v2 = self.v2.as_ref().filter(|_| offered.contains(&controller));
-            let mount = v2
-                .or_else(|| self.with(controller))
-                .ok_or_else(|| Error::no_controller(limit, controller.name()))?;
-            match plan.iter_mut().find(|(used, _)| Arc::ptr_eq(used, mount)) {
-                Some((_, controllers)) => controllers.push(controller),
-                None => plan.push((mount, vec![controller])),
+            let Some(mount) = v2.or_else(|| self.with(controller)) else {
+                let error = Error::no_controller(limit, controller.name());
+                apply::skip(limits, skipped, limit, error, None)?;
+                continue;
+            };
+            let rendering = limits.render(controller, mount.version);
+            let settings = apply::sayable(limits, rendering, skipped, None)?;
+            if !settings.is_empty() {
+                Site::of(&mut plan, mount).add(controller, settings);
             }
         }
         self.plan_for_kill(&mut plan);
@@ -192,29 +212,47 @@ impl Hierarchy {
     }
 
     /// Without v2 the freezer helps to kill, and a cgroup without limits has to be somewhere.
-    fn plan_for_kill<'a>(&'a self, plan: &mut Vec<(&'a Arc<Mount>, Vec<Controller>)>) {
+    fn plan_for_kill<'a>(&'a self, plan: &mut Vec<Site<'a>>) {
         if self.v2.is_some() {
             return;
         }
-        let fallback = self.with(Controller::Freezer).or(self.v1.first());
-        let missing =
-            fallback.filter(|mount| !plan.iter().any(|(used, _)| Arc::ptr_eq(used, mount)));
-        plan.extend(missing.map(|mount| (mount, Vec::new())));
+        if let Some(mount) = self.with(Controller::Freezer).or(self.v1.first()) {
+            Site::of(plan, mount);
+        }
     }
 
-    /// What v2 has, as far as it matters: what its top passes on already it has for certain.
-    fn offered_by_v2(&self, needed: &[(Controller, &str)]) -> Result<Vec<Controller>> {
-        let mut offered = Vec::new();
-        let Some(v2) = self.v2.as_ref().filter(|_| !needed.is_empty()) else {
-            return Ok(offered);
+    /// Makes a device policy ready, and adds the v1 hierarchy if it is what has to apply it.
+    fn plan_for_devices<'a>(
+        &'a self,
+        limits: &Limits,
+        plan: &mut Vec<Site<'a>>,
+    ) -> Result<Option<Filter>> {
+        let Some(devices) = limits.device_policy() else {
+            return Ok(None);
         };
-        for file in ["cgroup.subtree_control", "cgroup.controllers"] {
-            offered = level::controllers(&v2.root.read_required(file)?);
-            if needed.iter().all(|(one, _)| offered.contains(one)) {
-                break;
-            }
+        let v2 = self.v2.as_ref().map(|mount| mount.root.path());
+        let v1 = self.with(Controller::Devices);
+        let filter = Filter::prepare(devices, v2, v1.is_some())?;
+        if let (true, Some(v1)) = (filter.is_for(Version::V1), v1) {
+            Site::of(plan, v1);
         }
-        Ok(offered)
+        Ok(Some(filter))
+    }
+
+    /// What v2 has, as far as it matters: not what a v1 hierarchy has, for a controller is in one alone; and what its top
+    /// passes on already it has for certain.
+    fn offered_by_v2(&self, needed: &[(Controller, &str)]) -> Result<Vec<Controller>> {
+        let asked = needed.iter().map(|(controller, _)| *controller);
+        let asked: Vec<_> = asked.filter(|one| self.with(*one).is_none()).collect();
+        let Some(v2) = self.v2.as_ref().filter(|_| !asked.is_empty()) else {
+            return Ok(Vec::new());
+        };
+        let enabled = level::controllers(&v2.root.read_subtree_control()?);
+        if asked.iter().all(|one| enabled.contains(one)) {
+            return Ok(enabled);
+        }
+        let offered = v2.root.read_required("cgroup.controllers")?;
+        Ok(level::controllers(&offered))
     }
 
     fn with(&self, controller: Controller) -> Option<&Arc<Mount>> {
@@ -223,8 +261,16 @@ impl Hierarchy {
             .find(|mount| mount.controllers.contains(&controller))
     }
 
-    fn mounts(&self) -> impl Iterator<Item = &Arc<Mount>> {
+    pub(crate) fn mounts(&self) -> impl Iterator<Item = &Arc<Mount>> {
         self.v2.iter().chain(&self.v1)
+    }
+
+    /// The same with this v2 cgroup for its own.
+    pub(crate) fn with_own(&self, own: &Arc<Dir>) -> Self {
+        let mut hierarchy = self.clone();
+        let v2 = self.v2.as_ref();
+        hierarchy.v2 = v2.map(|mount| Arc::new(mount.with_own(own)));
+        hierarchy
     }
 
     fn member(&self, path: &Path) -> Result<Member> {
@@ -239,7 +285,7 @@ impl Hierarchy {
     }
 }
 
-fn read(path: &str) -> Result<Vec<u8>> {
+pub(crate) fn read(path: &str) -> Result<Vec<u8>> {
     fs::read(path).map_err(|error| {
         let errno = rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO);
         Error::sys("read", Path::new(path), errno)

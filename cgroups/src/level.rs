@@ -65,7 +65,7 @@ impl Level {
     pub(crate) fn read(dir: &Dir, kind: Kind, needed: &[Controller]) -> Result<Self> {
         let enabled = match needed {
             [] => Vec::new(),
-            _ => controllers(&dir.read_required("cgroup.subtree_control")?),
+            _ => controllers(&dir.read_subtree_control()?),
         };
         let rest = if lacking(needed, &enabled).is_empty() {
             None
@@ -112,6 +112,20 @@ pub(crate) fn enable(dir: &Dir, kind: Kind, needed: &[Controller]) -> Result<()>
             .write("cgroup.subtree_control", &value)
             .map_err(|errno| Error::write(dir.file_path("cgroup.subtree_control"), &value, errno)),
     }
+}
+
+/// Makes threaded children of `dir` have the controller, whatever processes `dir` has.
+pub(crate) fn enable_threaded(dir: &Dir, controller: Controller) -> Result<()> {
+    let file = "cgroup.subtree_control";
+    if controllers(&dir.read_required(file)?).contains(&controller) {
+        return Ok(());
+    }
+    if !controllers(&dir.read_required("cgroup.controllers")?).contains(&controller) {
+        return Err(Error::not_passed_on(dir.path(), controller.to_string()));
+    }
+    let value = format!("+{controller}");
+    dir.write(file, &value)
+        .map_err(|errno| Error::write(dir.file_path(file), &value, errno))
 }
 
 /// The controllers of a list, those that this crate knows.

@@ -23,27 +23,42 @@
 //! which costs 0.1 ms where moving a running process waits about 10 ms for an RCU grace period. On a hybrid machine the
 //! new process also writes `0` into a few fds.
 //!
+//! What a cgroup uses is read by [`Stats`], from files kept open; [`Cgroup::pressure`] says what its processes wait for.
+//! What the kernel tells by itself has an fd, for any event loop, and a `wait`: [`Watch`] for processes that come and go,
+//! freezes, OOM kills and failed forks, [`PressureTrigger`] for pressure.
+//!
 //! # Privileges
 //!
 //! Root in the initial user namespace; or write access to a delegated v2 cgroup, given to
 //! [`Hierarchy::create_in`]. Who lacks it gets [`ErrorKind::PermissionDenied`] with the path.
 //!
+//! What an ordinary user needs is a cgroup that was given to it: by [`Cgroup::delegate_to`], by a unit of systemd with
+//! `Delegate=yes` (with the feature `systemd` a scope can be asked for), or by a container with a writable mount. A
+//! process that is in it itself divides it first: [`Hierarchy::own_subtree`]. [`Devices`] need capabilities in the initial
+//! user namespace.
+//!
 //! # Kernel support
 //!
 //! cgroup v2 with Linux 5.14 for all of it. What older kernels lack is tried, not guessed from a version:
 //! `cgroup.kill` (5.14) is replaced by freezing and signalling by pidfd, openat2(2) (5.6) by an openat(2) for each
-//! component. `CLONE_INTO_CGROUP` is Linux 5.7.
+//! component. `CLONE_INTO_CGROUP` is Linux 5.7. A limit whose file the kernel has not is [`ErrorKind::Unsupported`]; its
+//! method says which kernel is the first.
+//!
+//! Statistics that a kernel does not have are `None`; what cannot be done without it is [`ErrorKind::Unsupported`] naming
+//! it: freezing (5.2), `memory.peak` (5.19), `pids.peak` and the switch for pressure (6.1), resetting a [`Peak`] (6.12).
 //!
 //! On a machine where v1 hierarchies have the controllers ([`Mode::Hybrid`], [`Mode::V1`]) the same limits are written
 //! there, into one directory for each hierarchy used; kill and [`Entry::dir`] use the v2 directory where there is one.
-//! A limit whose controller no hierarchy has is [`ErrorKind::Unsupported`].
+//! A limit whose controller no hierarchy has, and one that v1 cannot say, is [`ErrorKind::Unsupported`].
+//! [`Limits::best_effort`] leaves such limits out and lists them.
 //!
 //! # What it changes on the host
 //!
 //! It makes one directory, below the caller's own cgroup or at the top of the hierarchy
 //! ([`Hierarchy::create`] says when), on a hybrid machine one in each hierarchy used. In v2 it enables the controllers
-//! that the limits need in `cgroup.subtree_control` of the levels above, where they are not yet. Nothing else: no mount,
-//! no process but those given.
+//! that the limits need in `cgroup.subtree_control` of the levels above, where they are not yet. A device policy is a
+//! program attached to the cgroup, which goes with it. Only [`Hierarchy::own_subtree`] moves processes that were not
+//! given, and [`Cgroup::delegate_to`] changes owners. Nothing else: no mount.
 //!
 //! # Cleanup
 //!
@@ -52,12 +67,20 @@
 //! [`Hierarchy::find`], by the prefix of its names, and taken up by [`Hierarchy::open`]. Controllers stay enabled.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod apply;
 mod cgroup;
 mod controller;
+#[cfg(any(feature = "oci", feature = "cgroups-rs"))]
+mod convert;
+mod delegate;
+mod device;
+mod devices;
 mod dir;
 mod entry;
 mod error;
+mod freeze;
 mod hierarchy;
+mod io_cost;
 mod kill;
 mod level;
 mod limits;
@@ -65,14 +88,41 @@ mod member;
 mod mount;
 mod mountinfo;
 mod name;
+mod peak;
+mod place;
+mod pressure;
+mod reclaim;
+mod site;
 mod stat;
+mod stats;
+mod subtree;
+mod sys;
+#[cfg(feature = "systemd")]
+#[cfg_attr(docsrs, doc(cfg(feature = "systemd")))]
+pub mod systemd;
+mod threads;
+mod wait;
+mod watch;
 
+pub use apply::Skipped;
 pub use cgroup::Cgroup;
+pub use device::Device;
+pub use devices::{DeviceAccess, DeviceKind, DeviceRule, Devices};
 pub use entry::Entry;
 pub use error::{Error, ErrorKind, Result};
 pub use hierarchy::{Hierarchy, Mode};
-pub use limits::Limits;
+pub use io_cost::{IoCostModel, IoCostQos};
+pub use limits::{CpuSet, HugePage, IoMax, Limits, Max, Partition};
 pub use name::CgroupName;
+pub use peak::Peak;
+pub use pressure::{Pressure, PressureTrigger, Resource, Share, Stall};
+pub use reclaim::Reclaimed;
+pub use stats::{
+    CpuTime, DeviceIo, HugetlbUse, IoCount, MemoryEvents, MemoryStat, MemoryUse, PidsUse, Sample,
+    Stats, SwapUse, Throttling,
+};
+pub use subtree::{Others, OwnSubtree};
+pub use watch::{PidsEvents, State, Watch, Watched};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

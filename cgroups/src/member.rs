@@ -11,12 +11,14 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
+use crate::apply::{Skipped, Writer};
 use crate::controller::Version;
 use crate::dir::{self, Dir};
 use crate::error::{Error, ErrorKind, Result};
-use crate::limits::{IfAbsent, Setting};
+use crate::limits::Setting;
 use crate::name::CgroupName;
 use crate::stat;
+use crate::threads;
 
 #[derive(Debug)]
 pub(crate) struct Member {
@@ -70,21 +72,23 @@ impl Member {
         Ok(member)
     }
 
-    /// Writes limits.
-    pub(crate) fn apply(&self, settings: &[Setting]) -> Result<()> {
-        for setting in settings {
-            match self.dir.write(setting.file, &setting.value) {
-                Ok(()) => {}
-                Err(Errno::NOENT) if setting.if_absent == IfAbsent::Skip => {}
-                Err(Errno::NOENT) => {
-                    let path = self.dir.file_path(setting.file);
-                    return Err(Error::no_file(setting.limit, path));
-                }
-                Err(errno) => {
-                    let path = self.dir.file_path(setting.file);
-                    return Err(Error::write(path, &setting.value, errno));
-                }
+    /// Writes limits, and tells what best effort left out.
+    pub(crate) fn apply(&self, settings: &[Setting], best_effort: bool) -> Result<Vec<Skipped>> {
+        let mut writer = Writer::new(&self.dir, best_effort);
+        writer.write_all(settings)?;
+        Ok(writer.skipped)
+    }
+
+    /// Of v1: gives it the CPUs and memory nodes of its parent where it has none, for it can have no process without.
+    pub(crate) fn inherit_cpuset(&self) -> Result<()> {
+        for file in ["cpuset.cpus", "cpuset.mems"] {
+            if !self.dir.read_required(file)?.trim_end().is_empty() {
+                continue;
             }
+            let above = self.parent.read_required(file)?;
+            self.dir
+                .write(file, &above)
+                .map_err(|errno| Error::write(self.dir.file_path(file), &above, errno))?;
         }
         Ok(())
     }
@@ -127,19 +131,12 @@ impl Member {
 
     /// Moves a process, all its threads, into it.
     pub(crate) fn add(&self, pid: u32) -> Result<()> {
-        let value = pid.to_string();
-        let mut tries = 5;
-        loop {
-            match self.dir.write("cgroup.procs", &value) {
-                Ok(()) => return Ok(()),
-                // A task between fork and its first run cannot be moved yet (runc waits as long).
-                Err(Errno::INVAL) if tries > 0 => thread::sleep(Duration::from_millis(30)),
-                Err(errno) => {
-                    let path = self.dir.file_path("cgroup.procs");
-                    return Err(Error::write(path, &value, errno));
-                }
-            }
-            tries -= 1;
+        let file = "cgroup.procs";
+        match &self.procs {
+            Some(procs) => threads::enter_by(&self.dir, file, pid, |value| {
+                dir::write_all(procs.as_fd(), value)
+            }),
+            None => threads::enter(&self.dir, file, pid),
         }
     }
 

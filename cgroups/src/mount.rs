@@ -38,6 +38,11 @@ impl Mount {
             // The own cgroup may be removed, or hidden by another mount.
             Some(own) => root.open(&own).ok().map(Arc::new),
         };
+        if mounted.version == Version::V2 {
+            // Opened now, so that work with the hierarchy leaves no more fds than it began with.
+            let parents = [Some(&root), own.as_ref()].into_iter().flatten();
+            parents.for_each(|parent| parent.keep_subtree_control());
+        }
         let whole = mounted.version == Version::V2 && Kind::read(&root)? == Kind::Root;
         Ok(Mount {
             whole,
@@ -46,6 +51,31 @@ impl Mount {
             root,
             own,
         })
+    }
+
+    /// A directory given by the caller, for a mount of its own.
+    pub(crate) fn at(
+        version: Version,
+        controllers: Vec<Controller>,
+        root: Arc<Dir>,
+    ) -> Result<Self> {
+        Ok(Mount {
+            whole: version == Version::V2 && Kind::read(&root)? == Kind::Root,
+            version,
+            controllers,
+            root,
+            own: None,
+        })
+    }
+
+    pub(crate) fn with_own(&self, own: &Arc<Dir>) -> Self {
+        Mount {
+            version: self.version,
+            controllers: self.controllers.clone(),
+            root: Arc::clone(&self.root),
+            own: Some(Arc::clone(own)),
+            whole: self.whole,
+        }
     }
 
     /// The parent of a new cgroup that is to have the controllers, which are enabled there if it is v2.
@@ -60,6 +90,11 @@ impl Mount {
                 Ok(Arc::clone(chosen))
             }
         }
+    }
+
+    /// An existing cgroup, by its path from the top of the hierarchy.
+    pub(crate) fn below_root(&self, path: &Path) -> Result<Arc<Dir>> {
+        self.root.open(&relative(path)?).map(Arc::new)
     }
 
     /// The path below the mount, if it is below it.

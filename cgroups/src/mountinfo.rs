@@ -38,12 +38,19 @@ impl Mounted {
                 membership
                     .controllers
                     .iter()
-                    .any(|name| name == ours.name())
+                    .any(|name| name == ours.v1_name())
             }),
         })?;
         let below = membership.path.strip_prefix(&self.root).ok()?;
         let outside = below.components().any(|part| part.as_os_str() == "..");
         (!outside).then(|| below.to_owned())
+    }
+}
+
+impl Membership {
+    /// The path, if it is that of the v2 hierarchy.
+    pub(crate) fn in_v2(&self) -> Option<&Path> {
+        self.controllers.is_empty().then_some(&self.path)
     }
 }
 

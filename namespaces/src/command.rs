@@ -60,7 +60,8 @@ pub enum Session {
     /// One of its own, which it leads: no terminal of the caller's is its controlling terminal.
     #[default]
     New,
-    /// The caller's. Signals of the caller's terminal reach it; and if it can open that terminal it can put characters into its
+    /// The caller's, with its process group; who enters a container has a group of its own where the caller's is led from
+    /// outside of the caller's pid namespace. Signals of the caller's terminal reach it; and if it can open that terminal it can put characters into its
     /// input, where the kernel still has `TIOCSTI` (CVE-2017-5226).
     Inherit,
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{Pid, getpgrp, setpgid};
+use rustix::process::{Pid, setpgid};
 use rustix::thread::CapabilitySet;
 
 use crate::applied::{Applied, CgroupEntry, CloneCall, MountOrigin};
@@ -513,13 +513,14 @@ impl Start<'_> {
         }
     }
 
-    /// Gives the second process, which is in a group of the first's, the caller's, if it is to have that.
+    /// Gives the second process, which is in a group of the first's, the caller's, if it is to have that and it has a number here.
     fn take_into_group(&self, pid: u32) -> Result<()> {
         let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-        if self.command.session != Session::Inherit || pid.is_none() {
+        let group = sys::process_group();
+        if self.command.session != Session::Inherit || pid.is_none() || group.is_none() {
             return Ok(());
         }
-        match setpgid(pid, Some(getpgrp())) {
+        match setpgid(pid, group) {
             // It has ended, and will have said why.
             Ok(()) | Err(Errno::SRCH) => Ok(()),
             Err(errno) => Err(Error::sys("setpgid of the program")(errno)),

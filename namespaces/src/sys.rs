@@ -488,6 +488,12 @@ pub(crate) fn reap_group(leader: u32, deadline: Instant) {
     }
 }
 
+/// The caller's process group. None if it is led from outside of the caller's pid namespace, where it has no number.
+pub(crate) fn process_group() -> Option<Pid> {
+    // SAFETY: getpgrp(2) takes nothing and writes nothing.
+    Pid::from_raw(unsafe { libc::getpgrp() })
+}
+
 /// The pid of the process behind a pidfd, as `/proc` counts.
 pub(crate) fn pid_of(pidfd: BorrowedFd<'_>) -> OurResult<u32> {
     const PIDFD_INFO_PID: u64 = 1;

@@ -2,6 +2,8 @@
 //! what is left. Alone in its binary, because it counts the fds and children of the whole process.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod support;
+
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,21 +11,13 @@ use std::time::Duration;
 
 use cofferdam_namespaces::{Command, IdMap, RootFs, Stdio};
 use cofferdam_testkit::{Need, Snapshot, have};
-
-/// An emulated machine takes a hundred times as long for each.
-fn starts() -> usize {
-    if std::env::var_os("COFFERDAM_VM").is_some() {
-        60
-    } else {
-        500
-    }
-}
+use support::{PAYLOAD, turns};
 
 const STARTERS: usize = 4;
 
 #[test]
 fn starts_do_not_hang_fail_or_leak_while_threads_allocate() {
-    if std::env::var_os("COFFERDAM_PAYLOAD").is_some() {
+    if std::env::var_os(PAYLOAD).is_some() {
         std::process::exit(3);
     }
     if !have(&[Need::Namespaces]) {
@@ -49,7 +43,7 @@ fn starts_do_not_hang_fail_or_leak_while_threads_allocate() {
         }
         let starters: Vec<_> = (0..STARTERS)
             .map(|starter| {
-                scope.spawn(move || (starter..starts()).step_by(STARTERS).for_each(start))
+                scope.spawn(move || (starter..turns(500, 60)).step_by(STARTERS).for_each(start))
             })
             .collect();
         let results: Vec<_> = starters.into_iter().map(|starter| starter.join()).collect();
@@ -67,7 +61,7 @@ fn start(index: usize) {
             "--exact",
             "starts_do_not_hang_fail_or_leak_while_threads_allocate",
         ])
-        .env("COFFERDAM_PAYLOAD", "1")
+        .env(PAYLOAD, "1")
         .root(RootFs::directory("/"))
         .stdout(Stdio::piped());
     if index % 3 == 0 {

@@ -5,23 +5,15 @@ mod support;
 
 use std::fs;
 use std::os::fd::AsRawFd;
-use std::time::Duration;
 
 use cofferdam_namespaces::{Command, Result, Spawned};
 use cofferdam_testkit::{Need, have};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use support::{answer, inside, rooted};
+use support::{answer, children, common, inside, rooted};
 
 #[test]
 fn payload() {
-    answer(|verb, rest| match verb {
-        "sleep" => {
-            std::thread::sleep(Duration::from_secs(1000));
-            Ok(String::new())
-        }
-        "exit" => std::process::exit(rest.parse().unwrap()),
-        other => Err(format!("no payload {other}")),
-    });
+    answer(common);
 }
 
 /// Starts with room for so many more fds.
@@ -36,12 +28,6 @@ fn with_room_for(fds: u64, start: impl FnOnce() -> Result<Spawned>) -> Result<Sp
     let outcome = start();
     setrlimit(Resource::Nofile, before).unwrap();
     outcome
-}
-
-fn children() -> usize {
-    let tasks = fs::read_dir("/proc/self/task").unwrap().flatten();
-    let lists = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
-    lists.map(|list| list.split_whitespace().count()).sum()
 }
 
 #[test]
@@ -72,7 +58,7 @@ fn a_start_that_lacks_an_fd_fails_and_what_it_returns_is_the_program() {
                     ill += 1;
                 }
             }
-            assert_eq!(children(), 1, "{name} {fds}: who is left");
+            assert_eq!(children().len(), 1, "{name} {fds}: who is left");
         }
         assert!(well > 0 && ill > 0, "{name}: {well} well, {ill} ill");
     }

@@ -4,7 +4,8 @@
 //! `/etc/group`, `/etc/subuid` and `/etc/subgid` are the test's own.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-#![allow(clippy::print_stdout, reason = "the payload's way to answer")]
+
+mod support;
 
 use std::ffi::OsStr;
 use std::fs;
@@ -14,15 +15,15 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use cofferdam_namespaces::{
-    Command, Error, ErrorKind, IdMap, Namespace, Namespaces, RootFs, Stdio, User,
-};
+use cofferdam_namespaces::{Command, Error, ErrorKind, IdMap, Namespace, Namespaces, RootFs, User};
 use cofferdam_testkit::{
     Need, as_root_of_a_user_namespace, have, ignore_children, in_mount_namespace,
 };
 use rustix::process::{DumpableBehavior, WaitOptions, set_dumpable_behavior, wait};
-
-const PAYLOAD: &str = "COFFERDAM_PAYLOAD";
+use support::{
+    DOCKER, ONLY_PAYLOAD, PAYLOAD, Scratch, answer, answered, caller, common, field, inside,
+    output, refused, rooted,
+};
 
 /// The ordinary user, and the ids that are delegated to it.
 const UID: u32 = 12_345;
@@ -37,77 +38,68 @@ const SUBGID: &str = "12346:7:7\nordinary:200000:65536\n";
 /// Not a test of its own: what runs inside, and ordinary users who start it.
 #[test]
 fn payload() {
-    let Ok(what) = std::env::var(PAYLOAD) else {
-        return;
-    };
-    let (verb, rest) = what.split_once(' ').unwrap_or((&what, ""));
-    let text = match verb {
-        "read" => fs::read_to_string(rest).unwrap(),
-        "gid" => rustix::process::getegid().as_raw().to_string(),
-        "setgroups" => format!(
-            "{:?}",
-            rustix::thread::set_thread_groups(&[]).map_err(|error| error.kind())
-        ),
-        "sleep" => {
-            std::thread::sleep(Duration::from_secs(1000));
-            String::new()
-        }
-        "start" => start(rest, Ok(IdMap::current_user())),
-        "delegated" => start(rest, IdMap::subordinate()),
-        "ignores" => {
-            ignore_children();
-            start(rest, IdMap::subordinate())
-        }
-        "reaps" => {
-            std::thread::spawn(|| {
-                loop {
-                    let _stolen = wait(WaitOptions::empty()).is_ok();
-                }
-            });
-            start(rest, IdMap::subordinate())
-        }
-        "undelegated" => {
-            let ids = IdMap::subordinate();
-            start(
-                rest,
-                ids.map(|ids| ids.uid(5000, 100_999, 1).uid(5001, 400_000, 2)),
-            )
-        }
-        "greedy" => start(rest, Ok(IdMap::range(400_000, 2))),
-        "secret" => {
-            set_dumpable_behavior(DumpableBehavior::NotDumpable).unwrap();
-            start(rest, Ok(IdMap::current_user()))
-        }
-        "secrets" => {
-            set_dumpable_behavior(DumpableBehavior::NotDumpable).unwrap();
-            start(rest, IdMap::subordinate())
-        }
-        "hurried" => {
-            let begin = Instant::now();
-            let hurried = inside(rest).id_map(IdMap::subordinate().unwrap());
-            let error = refused(hurried.start_deadline(Duration::from_millis(300)));
-            let took = begin.elapsed();
-            assert!(took < Duration::from_secs(30), "{took:?}");
-            let children = fs::read_to_string("/proc/thread-self/children").unwrap();
-            format!("{:?} {error} [{children}]", error.kind())
-        }
-        "none" => {
-            fs::write("/proc/sys/user/max_user_namespaces", "0").unwrap();
-            start("read /proc/self/uid_map", Ok(IdMap::current_user()))
-        }
-        "become" => {
-            let map = IdMap::subordinate().unwrap();
-            let child = rooted("sleep")
-                .id_map(map)
-                .user(rest.parse().unwrap())
-                .spawn();
-            let child = child.unwrap_or_else(|error| panic!("{error}"));
-            fs::read_to_string(format!("/proc/{}/status", child.pid())).unwrap()
-        }
-        other => panic!("no payload {other}"),
-    };
-    println!("<<<{text}>>>");
-    std::process::exit(0);
+    answer(|verb, rest| {
+        Ok(match verb {
+            "gid" => rustix::process::getegid().as_raw().to_string(),
+            "setgroups" => format!(
+                "{:?}",
+                rustix::thread::set_thread_groups(&[]).map_err(|error| error.kind())
+            ),
+            "start" => start(rest, Ok(IdMap::current_user())),
+            "delegated" => start(rest, IdMap::subordinate()),
+            "ignores" => {
+                ignore_children();
+                start(rest, IdMap::subordinate())
+            }
+            "reaps" => {
+                std::thread::spawn(|| {
+                    loop {
+                        let _stolen = wait(WaitOptions::empty()).is_ok();
+                    }
+                });
+                start(rest, IdMap::subordinate())
+            }
+            "undelegated" => {
+                let ids = IdMap::subordinate();
+                start(
+                    rest,
+                    ids.map(|ids| ids.uid(5000, 100_999, 1).uid(5001, 400_000, 2)),
+                )
+            }
+            "greedy" => start(rest, Ok(IdMap::range(400_000, 2))),
+            "secret" => {
+                set_dumpable_behavior(DumpableBehavior::NotDumpable).unwrap();
+                start(rest, Ok(IdMap::current_user()))
+            }
+            "secrets" => {
+                set_dumpable_behavior(DumpableBehavior::NotDumpable).unwrap();
+                start(rest, IdMap::subordinate())
+            }
+            "hurried" => {
+                let begin = Instant::now();
+                let hurried = inside(rest).id_map(IdMap::subordinate().unwrap());
+                let error = refused(hurried.start_deadline(Duration::from_millis(300)));
+                let took = begin.elapsed();
+                assert!(took < Duration::from_secs(30), "{took:?}");
+                let children = fs::read_to_string("/proc/thread-self/children").unwrap();
+                format!("{:?} {error} [{children}]", error.kind())
+            }
+            "none" => {
+                fs::write("/proc/sys/user/max_user_namespaces", "0").unwrap();
+                start("read /proc/self/uid_map", Ok(IdMap::current_user()))
+            }
+            "become" => {
+                let map = IdMap::subordinate().unwrap();
+                let child = rooted("sleep")
+                    .id_map(map)
+                    .user(rest.parse().unwrap())
+                    .spawn();
+                let child = child.unwrap_or_else(|error| panic!("{error}"));
+                fs::read_to_string(format!("/proc/{}/status", child.pid())).unwrap()
+            }
+            _ => return common(verb, rest),
+        })
+    });
 }
 
 /// What `what` printed with these ids, or why it did not run. Its status may be lost.
@@ -121,47 +113,9 @@ fn start(what: &str, ids: Result<IdMap, Error>) -> String {
                 .unwrap()
                 .read_to_end(&mut output)
                 .unwrap();
-            told(&output)
+            answered(&output)
         }
         Err(error) => format!("{:?}: {error}", error.kind()),
-    }
-}
-
-/// This binary, to run `what` inside.
-fn inside(what: &str) -> Command {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "payload", "--nocapture", "--test-threads=1"])
-        .env(PAYLOAD, what)
-        .stdout(Stdio::piped())
-}
-
-/// The same in a root of its own: the host's, as a bind mount.
-fn rooted(what: &str) -> Command {
-    inside(what).root(RootFs::directory("/"))
-}
-
-fn output(command: Command) -> String {
-    let output = command
-        .spawn()
-        .unwrap_or_else(|error| panic!("{error}"))
-        .output();
-    told(&output.unwrap().stdout)
-}
-
-fn told(output: &[u8]) -> String {
-    let text = String::from_utf8_lossy(output);
-    let told = text
-        .split_once("<<<")
-        .and_then(|(_, rest)| rest.rsplit_once(">>>"));
-    told.unwrap_or_else(|| panic!("no answer in {text:?}"))
-        .0
-        .to_owned()
-}
-
-fn refused(command: Command) -> Error {
-    match command.spawn() {
-        Ok(child) => panic!("{} was started", child.pid()),
-        Err(error) => error,
     }
 }
 
@@ -170,32 +124,14 @@ fn table(text: &str) -> Vec<&str> {
     text.split_whitespace().collect()
 }
 
-fn line<'t>(status: &'t str, name: &str) -> Vec<&'t str> {
-    let found = status.lines().find_map(|line| line.strip_prefix(name));
-    found
-        .unwrap_or_else(|| panic!("{name} in {status}"))
-        .split_whitespace()
-        .collect()
-}
-
 fn shell(script: &str, args: &[&OsStr]) {
     let mut command = std::process::Command::new("/bin/sh");
     let status = command.args(["-c", script, "sh"]).args(args).status();
     assert!(status.unwrap().success(), "{script} {args:?}");
 }
 
-/// A directory that is gone with the test, with files to bind over the host's and this binary where all can execute it.
-struct Scratch(PathBuf);
-
+/// With files to bind over the host's, and this binary where all can execute it.
 impl Scratch {
-    fn new(name: &str) -> Self {
-        let name = format!("cofferdam-ids-{}-{name}", std::process::id());
-        let scratch = Scratch(std::env::temp_dir().join(name));
-        fs::create_dir(&scratch.0).unwrap();
-        fs::set_permissions(&scratch.0, fs::Permissions::from_mode(0o755)).unwrap();
-        scratch
-    }
-
     fn file(&self, name: &str, content: &str, mode: u32) -> PathBuf {
         let path = self.0.join(name);
         // By another process: a child that another test makes meanwhile would hold it open for writing, and what is held so
@@ -242,20 +178,14 @@ impl Scratch {
         }
         let mut command = std::process::Command::new(program);
         command
-            .args(["--exact", "payload", "--nocapture", "--test-threads=1"])
+            .args(ONLY_PAYLOAD)
             .env(PAYLOAD, what)
             .current_dir("/")
             .uid(UID)
             .gid(GID);
         let output = command.output().unwrap();
         assert!(output.status.success(), "{what}: {output:?}");
-        told(&output.stdout)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        fs::remove_dir_all(&self.0).unwrap();
+        answered(&output.stdout)
     }
 }
 
@@ -300,9 +230,15 @@ fn many_ranges_are_what_the_kernel_has() {
     }
     let high = User::id(2_147_483_648, 4_294_967_294).groups([2_147_483_649]);
     let status = output(rooted("read /proc/self/status").id_map(map).user(high));
-    assert_eq!(line(&status, "Uid:"), ["2147483648"; 4]);
-    assert_eq!(line(&status, "Gid:"), ["4294967294"; 4]);
-    assert_eq!(line(&status, "Groups:"), ["2147483649"]);
+    assert_eq!(
+        field(&status, "Uid"),
+        "2147483648 2147483648 2147483648 2147483648"
+    );
+    assert_eq!(
+        field(&status, "Gid"),
+        "4294967294 4294967294 4294967294 4294967294"
+    );
+    assert_eq!(field(&status, "Groups"), "2147483649");
 }
 
 #[test]
@@ -362,24 +298,24 @@ fn a_user_by_name_gets_the_ids_and_groups_of_its_root() {
     };
     scratch.with_accounts(|| {
         let app = status("app");
-        assert_eq!(line(&app, "Uid:"), ["1000"; 4]);
-        assert_eq!(line(&app, "Gid:"), ["1001"; 4]);
-        assert_eq!(line(&app, "Groups:"), ["44", "50"]);
-        assert_eq!(line(&app, "CapPrm:"), ["0000000000000000"]);
-        assert_eq!(line(&status("1000"), "Groups:"), ["44", "50"]);
+        assert_eq!(field(&app, "Uid"), "1000 1000 1000 1000");
+        assert_eq!(field(&app, "Gid"), "1001 1001 1001 1001");
+        assert_eq!(field(&app, "Groups"), "44 50");
+        assert_eq!(field(&app, "CapPrm"), "0000000000000000");
+        assert_eq!(field(&status("1000"), "Groups"), "44 50");
         let other = status("app:video");
-        assert_eq!(line(&other, "Gid:"), ["44"; 4]);
-        assert_eq!(line(&other, "Groups:"), [""; 0]);
-        assert_eq!(line(&status("4321"), "Gid:"), ["0"; 4]);
+        assert_eq!(field(&other, "Gid"), "44 44 44 44");
+        assert_eq!(field(&other, "Groups"), "");
+        assert_eq!(field(&status("4321"), "Gid"), "0 0 0 0");
         let root = status("root");
-        assert_eq!(line(&root, "Uid:"), ["0"; 4]);
-        assert_eq!(line(&root, "CapPrm:"), ["00000000a80425fb"], "Docker's");
+        assert_eq!(field(&root, "Uid"), "0 0 0 0");
+        assert_eq!(field(&root, "CapPrm"), format!("{DOCKER:016x}"));
         // Without a root of its own it is the host's accounts.
         let bare = inside("read /proc/self/status").namespaces(Namespaces::none());
         let bare = output(bare.user("app".parse().unwrap()));
-        assert_eq!(line(&bare, "Groups:"), ["44", "50"]);
+        assert_eq!(field(&bare, "Groups"), "44 50");
         let chosen = rooted("read /proc/self/status").user(User::id(7, 8).groups([9, 10, 11]));
-        assert_eq!(line(&output(chosen), "Groups:"), ["9", "10", "11"]);
+        assert_eq!(field(&output(chosen), "Groups"), "9 10 11");
     });
 }
 
@@ -424,9 +360,9 @@ fn who_enters_is_looked_up_in_the_container() {
         let command = inside("read /proc/self/status").user(user.parse().unwrap());
         command.enter(&container)
     };
-    let status = told(&enter("app").unwrap().output().unwrap().stdout);
-    assert_eq!(line(&status, "Uid:"), ["1000"; 4]);
-    assert_eq!(line(&status, "Groups:"), ["44", "50"]);
+    let status = answered(&enter("app").unwrap().output().unwrap().stdout);
+    assert_eq!(field(&status, "Uid"), "1000 1000 1000 1000");
+    assert_eq!(field(&status, "Groups"), "44 50");
     let error = enter("nobody").unwrap_err();
     assert_eq!(
         error.to_string(),
@@ -451,8 +387,8 @@ fn a_user_must_be_in_the_map() {
         let map = IdMap::range(300_000, 80_000);
         let start = |user: &str| rooted("read /proc/self/status").user(user.parse().unwrap());
         let app = output(start("app").id_map(map.clone()));
-        assert_eq!(line(&app, "Uid:"), ["1000"; 4]);
-        assert_eq!(line(&app, "Groups:"), ["44", "50"]);
+        assert_eq!(field(&app, "Uid"), "1000 1000 1000 1000");
+        assert_eq!(field(&app, "Groups"), "44 50");
         let error = refused(start("far").id_map(map));
         assert!(
             error
@@ -465,7 +401,7 @@ fn a_user_must_be_in_the_map() {
         assert_eq!(error.to_string(), "user \"app\": is not in the id map");
         // Where nobody can have groups, those of a name are left out.
         let single = output(start("root").id_map(IdMap::current_user()));
-        assert_eq!(line(&single, "Uid:"), ["0"; 4]);
+        assert_eq!(field(&single, "Uid"), "0 0 0 0");
     });
 }
 
@@ -509,9 +445,9 @@ fn an_ordinary_user_uses_the_ids_that_are_delegated_to_it() {
         assert_eq!(read("read /proc/self/setgroups"), "allow\n");
         assert_eq!(read("setgroups"), "Ok(())");
         let status = scratch.ordinary("become app");
-        assert_eq!(line(&status, "Uid:"), ["100999"; 4]);
-        assert_eq!(line(&status, "Gid:"), ["201000"; 4]);
-        assert_eq!(line(&status, "Groups:"), ["200043", "200049"]);
+        assert_eq!(field(&status, "Uid"), "100999 100999 100999 100999");
+        assert_eq!(field(&status, "Gid"), "201000 201000 201000 201000");
+        assert_eq!(field(&status, "Groups"), "200043 200049");
     });
 }
 
@@ -611,12 +547,10 @@ fn a_machine_without_user_namespaces_is_named_by_its_switch() {
         return;
     }
     // In a user namespace of its own the limit is its own.
-    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-    command
-        .args(["--exact", "payload", "--nocapture", "--test-threads=1"])
-        .env(PAYLOAD, "none");
-    let output = as_root_of_a_user_namespace(&mut command).output().unwrap();
-    let error = told(&output.stdout);
+    let output = as_root_of_a_user_namespace(&mut caller("none"))
+        .output()
+        .unwrap();
+    let error = answered(&output.stdout);
     assert!(error.contains("clone3: ENOSPC"), "{error}");
     assert!(error.contains("user.max_user_namespaces is 0"), "{error}");
 }

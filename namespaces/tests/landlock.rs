@@ -2,7 +2,8 @@
 
 #![cfg(feature = "landlock")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-#![allow(clippy::print_stdout, reason = "the payload's way to answer")]
+
+mod support;
 
 use std::fs;
 use std::io::Write;
@@ -10,74 +11,51 @@ use std::net::{TcpListener, TcpStream};
 
 use cofferdam_namespaces::{
     AccessFs, AccessNet, BitFlags, Command, ErrorKind, IdMap, Landlock, LandlockAbi, Mount,
-    Namespaces, RootFs, Scope, Stdio, User,
+    Namespaces, Scope, User,
 };
 use cofferdam_testkit::{Need, have, refuse_syscall};
+use support::{answer, answered, inside, output, rooted};
 
-const PAYLOAD: &str = "COFFERDAM_PAYLOAD";
-
-/// Not a test of its own: what runs inside. Prints what it was asked for between markers, and exits.
+/// Not a test of its own: what runs inside, which does one thing after the other.
 #[test]
 fn payload() {
-    let Ok(what) = std::env::var(PAYLOAD) else {
-        return;
-    };
-    let answers = what.split(';').map(|what| {
-        let (verb, rest) = what.split_once(' ').unwrap_or((what, ""));
-        let port = || rest.parse::<u16>().unwrap();
-        let done = match verb {
-            "read" => fs::read(rest).map(|_| ()),
-            "list" => fs::read_dir(rest).map(|_| ()),
-            "write" => fs::write(rest, "written"),
-            "bind" => TcpListener::bind(("127.0.0.1", port())).map(|_| ()),
-            "connect" => TcpStream::connect(("127.0.0.1", port())).map(|_| ()),
-            "signal" => {
-                let pid = rustix::process::Pid::from_raw(rest.parse().unwrap()).unwrap();
-                rustix::process::test_kill_process(pid).map_err(Into::into)
-            }
-            "start" => {
-                let command = inside(&format!("write {rest}")).namespaces(Namespaces::none());
-                let mut child = command.landlock(read_only()).spawn().unwrap();
-                return said(&child.output().unwrap().stdout);
-            }
-            other => panic!("no payload {other}"),
-        };
-        done.map_or_else(|error| format!("{:?}", error.kind()), |()| "done".into())
+    answer(|verb, rest| {
+        let all = format!("{verb} {rest}");
+        let answers: Vec<_> = all.split(';').map(act).collect();
+        Ok(answers.join(" "))
     });
-    println!("<<<{}>>>", answers.collect::<Vec<_>>().join(" "));
-    std::process::exit(0);
 }
 
-/// This binary, to do one of `what` after the other.
-fn inside(what: &str) -> Command {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "payload", "--nocapture", "--test-threads=1"])
-        .env(PAYLOAD, what)
-        .stdout(Stdio::piped())
+fn act(what: &str) -> String {
+    let (verb, rest) = what.split_once(' ').unwrap();
+    let port = || rest.parse::<u16>().unwrap();
+    let done = match verb {
+        "read" => fs::read(rest).map(|_| ()),
+        "list" => fs::read_dir(rest).map(|_| ()),
+        "write" => fs::write(rest, "written"),
+        "bind" => TcpListener::bind(("127.0.0.1", port())).map(|_| ()),
+        "connect" => TcpStream::connect(("127.0.0.1", port())).map(|_| ()),
+        "signal" => {
+            let pid = rustix::process::Pid::from_raw(rest.parse().unwrap()).unwrap();
+            rustix::process::test_kill_process(pid).map_err(Into::into)
+        }
+        "start" => {
+            let command = inside(&format!("write {rest}")).namespaces(Namespaces::none());
+            let mut child = command.landlock(read_only()).spawn().unwrap();
+            return answered(&child.output().unwrap().stdout);
+        }
+        other => panic!("no payload {other}"),
+    };
+    done.map_or_else(|error| format!("{:?}", error.kind()), |()| "done".into())
 }
 
-fn rooted(what: &str) -> Command {
-    inside(what)
-        .root(RootFs::directory("/"))
+/// With files that are its own.
+fn furnished(what: &str) -> Command {
+    rooted(what)
         .mount(Mount::tmpfs("/mnt", 1 << 20))
         .mount(Mount::tmpfs("/mnt/ok", 1 << 20).mode(0o1777))
         .mount(Mount::file("/mnt/file", "content").mode(0o666))
         .mount(Mount::file("/mnt/other", "content").mode(0o666))
-}
-
-fn said(stdout: &[u8]) -> String {
-    let text = String::from_utf8_lossy(stdout);
-    let said = text
-        .split_once("<<<")
-        .and_then(|(_, rest)| rest.rsplit_once(">>>"));
-    said.unwrap_or_else(|| panic!("no output: {text}"))
-        .0
-        .to_owned()
-}
-
-fn output(command: Command) -> String {
-    let mut child = command.spawn().unwrap_or_else(|error| panic!("{error}"));
-    said(&child.output().unwrap().stdout)
 }
 
 fn all() -> BitFlags<AccessFs> {
@@ -125,14 +103,14 @@ fn what_is_not_allowed_is_denied() {
         .allow("/mnt/ok", all())
         .allow("/mnt/file", all());
     let what = "read /mnt/file;write /mnt/a;write /mnt/ok/a;write /mnt/file;write /mnt/other";
-    let command = || rooted(what).landlock(landlock.clone());
+    let command = || furnished(what).landlock(landlock.clone());
     let expected = "done PermissionDenied done done PermissionDenied";
     assert_eq!(output(command()), expected);
     // Also with no_new_privs left off, in a user namespace, and as a user.
     assert_eq!(output(command().allow_new_privileges()), expected);
     let mapped = command().id_map(IdMap::current_user());
     assert_eq!(output(mapped), expected);
-    assert_eq!(output(rooted(what)), "done done done done done");
+    assert_eq!(output(furnished(what)), "done done done done done");
 }
 
 #[test]
@@ -141,14 +119,14 @@ fn a_user_is_restricted_too_and_a_caller_without_privileges_can_restrict() {
         return;
     }
     let what = "write /mnt/ok/a;write /mnt/other;read /mnt/other";
-    let user = || rooted(what).user(User::id(1000, 1000));
+    let user = || furnished(what).user(User::id(1000, 1000));
     let landlock = read_only().allow("/mnt/ok", all());
     let expected = "done PermissionDenied done";
     assert_eq!(output(user().landlock(landlock.clone())), expected);
     let new = user().allow_new_privileges();
     assert_eq!(output(new.landlock(landlock)), expected);
     assert_eq!(output(user()), "done done done");
-    let nested = rooted("write /mnt/ok/a;start /mnt/ok/a").user(User::id(1000, 1000));
+    let nested = furnished("write /mnt/ok/a;start /mnt/ok/a").user(User::id(1000, 1000));
     assert_eq!(output(nested), "done PermissionDenied");
 }
 
@@ -158,7 +136,7 @@ fn a_path_that_is_not_there_is_an_error_that_names_it() {
         return;
     }
     let landlock = read_only().allow("/no/such/path", AccessFs::ReadFile);
-    let error = rooted("list /").landlock(landlock).spawn().unwrap_err();
+    let error = furnished("list /").landlock(landlock).spawn().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
     assert!(
         error
@@ -168,7 +146,7 @@ fn a_path_that_is_not_there_is_an_error_that_names_it() {
     );
     // Rights that only directories have are nothing for a file.
     let landlock = read_only().allow("/mnt/file", AccessFs::MakeDir);
-    let error = rooted("list /").landlock(landlock).spawn().unwrap_err();
+    let error = furnished("list /").landlock(landlock).spawn().unwrap_err();
     assert!(error.to_string().contains("/mnt/file"), "{error}");
 }
 
@@ -183,7 +161,7 @@ fn ports_are_restricted_or_the_kernel_says_that_it_cannot() {
             .allow_bind(8080)
             .allow_connect(9)
     };
-    let command = rooted("bind 8080;bind 8081;connect 9;connect 8080");
+    let command = furnished("bind 8080;bind 8081;connect 9;connect 8080");
     let restricted = "done PermissionDenied ConnectionRefused PermissionDenied";
     let free = "done done ConnectionRefused ConnectionRefused";
     let best = output(command.clone().landlock(ports().best_effort()));
@@ -222,7 +200,7 @@ fn without_landlock_nothing_starts_unless_it_may() {
     }
     let tried = std::thread::spawn(|| {
         refuse_syscall(444);
-        let command = || rooted("write /mnt/other");
+        let command = || furnished("write /mnt/other");
         let error = command().landlock(read_only()).spawn().unwrap_err();
         (error, output(command().landlock(read_only().best_effort())))
     });

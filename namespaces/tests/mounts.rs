@@ -1,48 +1,40 @@
 //! Roots and mounts on the real kernel. The program is this test binary itself: it needs no other on the machine.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-#![allow(clippy::print_stdout, reason = "the payload's way to answer")]
+
+mod support;
 
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::path::Path;
 
 use cofferdam_namespaces::{
-    Capabilities, Capability, Command, Device, Error, ErrorKind, HidePid, IdMap, Mount, Namespace,
-    Namespaces, Proc, RootFs, Seccomp, Spawned, Stdio, User,
+    Capabilities, Capability, Command, Device, ErrorKind, HidePid, IdMap, Mount, Namespace,
+    Namespaces, Proc, RootFs, Seccomp, Spawned, User,
 };
 use cofferdam_testkit::{Need, NetNs, have, in_mount_namespace};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, MountPropagationFlags};
+use rustix::mount::MountPropagationFlags;
+use support::{
+    Scratch, alone, answer, answered, common, exchange, inside, output, refused, rooted, tmpfs_on,
+    turns, until,
+};
 
-const PAYLOAD: &str = "COFFERDAM_PAYLOAD";
-
-/// Not a test of its own: what runs inside. Prints what it was asked for between markers, and exits.
+/// Not a test of its own: what runs inside.
 #[test]
 fn payload() {
-    let Ok(what) = std::env::var(PAYLOAD) else {
-        return;
-    };
-    let (verb, rest) = what.split_once(' ').unwrap_or((&what, ""));
-    let text = match verb {
-        "read" => fs::read_to_string(rest).map_err(|error| error.to_string()),
-        "list" => list(rest),
+    answer(|verb, rest| match verb {
         "stat" => stat(rest),
-        "write" => fs::write(rest, "written")
-            .map_err(|error| error.to_string())
-            .map(|()| "done".into()),
         "fill" => Ok(fill(rest)),
         "mount" => {
-            tmpfs_on(Path::new(rest));
-            std::thread::sleep(Duration::from_secs(1000));
-            Ok(String::new())
+            tmpfs_on(rest);
+            common("sleep", "")
         }
         "await" => {
             fs::write(format!("{rest}/ready"), "").unwrap();
-            eventually("a mount", || Path::new(rest).join("sub/marker").exists());
+            until("a mount", || Path::new(rest).join("sub/marker").exists());
             Ok("seen".into())
         }
         "nested" => Ok(nested(rest)),
@@ -51,29 +43,10 @@ fn payload() {
             let child = rooted("stat /dev/shm/b/file").mount(bind).spawn();
             child
                 .map_err(|error| error.to_string())
-                .map(|mut child| answer(&child.output().unwrap().stdout))
+                .map(|mut child| answered(&child.output().unwrap().stdout))
         }
-        "sleep" => {
-            std::thread::sleep(Duration::from_secs(1000));
-            Ok(String::new())
-        }
-        other => Err(format!("no payload {other}")),
-    };
-    match text {
-        Ok(text) => println!("<<<{text}>>>"),
-        Err(text) => println!("<<<error: {text}>>>"),
-    }
-    std::process::exit(0);
-}
-
-fn list(path: &str) -> Result<String, String> {
-    let entries = fs::read_dir(path).map_err(|error| error.to_string())?;
-    let mut names: Vec<_> = entries
-        .flatten()
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect();
-    names.sort();
-    Ok(names.join(" "))
+        _ => common(verb, rest),
+    });
 }
 
 /// Type, mode, owner and device number.
@@ -134,57 +107,7 @@ fn nested(case: &str) -> String {
     };
     match command.spawn() {
         Err(error) => format!("{:?}: {error}", error.kind()),
-        Ok(mut child) => answer(&child.output().unwrap().stdout),
-    }
-}
-
-/// This binary, to run `what` inside.
-fn inside(what: &str) -> Command {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "payload", "--nocapture", "--test-threads=1"])
-        .env(PAYLOAD, what)
-        .stdout(Stdio::piped())
-}
-
-/// The same in a root of its own: the host's, as a bind mount.
-fn rooted(what: &str) -> Command {
-    inside(what).root(RootFs::directory("/"))
-}
-
-/// A root that has only what this binary needs, in `root`.
-fn alone(what: &str, root: RootFs) -> Command {
-    let mut command = Command::new("/test")
-        .args(["--exact", "payload", "--nocapture", "--test-threads=1"])
-        .env(PAYLOAD, what)
-        .stdout(Stdio::piped())
-        .root(root)
-        .mount(Mount::bind(std::env::current_exe().unwrap(), "/test").read_only());
-    for path in ["/lib", "/lib64", "/usr"] {
-        if Path::new(path).is_dir() {
-            command = command.mount(Mount::bind(path, path).read_only());
-        }
-    }
-    command
-}
-
-fn answer(output: &[u8]) -> String {
-    let text = String::from_utf8_lossy(output);
-    let text = text
-        .split_once("<<<")
-        .and_then(|(_, rest)| rest.rsplit_once(">>>"));
-    text.unwrap_or_else(|| panic!("no output")).0.to_owned()
-}
-
-/// Runs it to its end and returns what it printed.
-fn output(command: Command) -> String {
-    let mut child = command.spawn().unwrap_or_else(|error| panic!("{error}"));
-    answer(&child.output().unwrap().stdout)
-}
-
-fn refused(command: Command) -> Error {
-    match command.spawn() {
-        Ok(child) => panic!("{} was started", child.pid()),
-        Err(error) => error,
+        Ok(mut child) => answered(&child.output().unwrap().stdout),
     }
 }
 
@@ -204,11 +127,6 @@ fn mountinfo_of(child: &Spawned) -> String {
     fs::read_to_string(format!("/proc/{}/mountinfo", child.pid())).unwrap()
 }
 
-fn tmpfs_on(path: &Path) {
-    let flags = MountFlags::empty();
-    rustix::mount::mount("tmpfs", path, "tmpfs", flags, None::<&std::ffi::CStr>).unwrap();
-}
-
 /// In a mount namespace of its own: a shared tmpfs on `path`.
 fn shared_tmpfs_on(path: &Path) {
     tmpfs_on(path);
@@ -218,44 +136,6 @@ fn shared_tmpfs_on(path: &Path) {
 fn open_path(path: &Path) -> OwnedFd {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     rustix::fs::open(path, flags, Mode::empty()).unwrap()
-}
-
-/// Within some seconds.
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !holds() {
-        assert!(Instant::now() < deadline, "{what}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
-
-/// A directory that is gone with the test.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(name: &str) -> Self {
-        let path =
-            std::env::temp_dir().join(format!("cofferdam-mnt-{}-{name}", std::process::id()));
-        fs::create_dir(&path).unwrap();
-        Scratch(path)
-    }
-
-    /// With a file in it.
-    fn with_file(name: &str, content: &str) -> Self {
-        let scratch = Self::new(name);
-        fs::write(scratch.0.join("file"), content).unwrap();
-        scratch
-    }
-
-    fn join(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        fs::remove_dir_all(&self.0).unwrap();
-    }
 }
 
 #[test]
@@ -268,7 +148,7 @@ fn attributes_hold_all_the_way_down() {
         // Not the host's: in a user namespace those keep their access times as they are.
         tmpfs_on(&host.0);
         fs::create_dir(host.join("below")).unwrap();
-        tmpfs_on(&host.join("below"));
+        tmpfs_on(host.join("below"));
         let bind = Mount::bind(&host.0, "/mnt").nosuid().nodev().noexec();
         let bind = bind.noatime().nodiratime().nosymfollow();
         let info = output(rooted("read /proc/self/mountinfo").mount(bind));
@@ -305,7 +185,7 @@ fn only_the_top_is_read_only_if_that_is_asked_for() {
     let host = Scratch::new("top");
     fs::create_dir(host.join("below")).unwrap();
     in_mount_namespace(|| {
-        tmpfs_on(&host.join("below"));
+        tmpfs_on(host.join("below"));
         let top = Mount::bind(&host.0, "/mnt").read_only_top();
         let refused = output(rooted("write /mnt/file").mount(top.clone()));
         assert!(refused.starts_with("error: Read-only"), "{refused}");
@@ -439,7 +319,7 @@ fn an_idmapped_mount_gives_files_to_the_ids_inside() {
     let command = stat(&mapped);
     match command.spawn() {
         Ok(mut child) => {
-            assert_eq!(answer(&child.output().unwrap().stdout), "f 644 7:8 0:0");
+            assert_eq!(answered(&child.output().unwrap().stdout), "f 644 7:8 0:0");
             // Without a user namespace the ids outside are seen.
             let outside = rooted("stat /dev/shm/b/file").mount(mapped);
             assert_eq!(output(outside), "f 644 200007:200008 0:0");
@@ -527,11 +407,11 @@ fn mounts_inside_reach_the_host_only_where_that_was_asked_for() {
             Mount::bind(&host.0, "/dev/shm/b").slave(),
         ] {
             let child = run(bind);
-            eventually("it mounts", || inside(&child));
+            until("it mounts", || inside(&child));
             assert!(!hosts().contains(&target), "{}", hosts());
         }
         let child = run(Mount::bind(&host.0, "/dev/shm/b").shared());
-        eventually("it mounts", || inside(&child));
+        until("it mounts", || inside(&child));
         assert!(hosts().contains(&target), "{}", hosts());
         drop(child);
         assert!(hosts().contains(&target), "it stays");
@@ -827,7 +707,7 @@ fn devices_are_what_they_have_to_be() {
     // As the host has it.
     let host = in_mount_namespace(|| {
         // A /dev of this namespace alone, with nothing of the host's in it.
-        tmpfs_on(Path::new("/dev"));
+        tmpfs_on("/dev");
         let mode = Mode::from_raw_mode(0o666);
         for (name, major, minor) in [
             ("null", 1, 3),
@@ -1148,12 +1028,12 @@ fn a_caller_without_privilege_gets_the_same_or_an_error() {
         rustix::fs::chmod(&shared.0, Mode::from_raw_mode(0o777)).unwrap();
         let case = format!("slave {}", shared.0.display());
         let mut child = without_privilege(&copy, &case).spawn().unwrap();
-        eventually("it runs", || {
+        until("it runs", || {
             shared.join("ready").exists() || child.try_wait().unwrap().is_some()
         });
-        tmpfs_on(&shared.join("sub"));
+        tmpfs_on(shared.join("sub"));
         fs::write(shared.join("sub/marker"), "").unwrap();
-        assert_eq!(answer(&child.output().unwrap().stdout), "seen");
+        assert_eq!(answered(&child.output().unwrap().stdout), "seen");
     });
 }
 
@@ -1177,18 +1057,11 @@ fn a_root_that_changes_all_the_time_never_leads_to_the_host() {
     fs::create_dir(root.join("a")).unwrap();
     // An absolute link, which leads to the host until there is no host any more.
     symlink(&victim.0, root.join("link")).unwrap();
-    let starts = if std::env::var_os("COFFERDAM_VM").is_some() {
-        20
-    } else {
-        150
-    };
     let done = std::sync::atomic::AtomicBool::new(false);
     let outcomes = std::thread::scope(|scope| {
         scope.spawn(|| {
             while !done.load(std::sync::atomic::Ordering::Relaxed) {
-                let flags = rustix::fs::RenameFlags::EXCHANGE;
-                let (one, other) = (root.join("a"), root.join("link"));
-                rustix::fs::renameat_with(CWD, one, CWD, other, flags).unwrap();
+                exchange(&root.join("a"), &root.join("link"));
             }
         });
         let start = |_| {
@@ -1196,7 +1069,7 @@ fn a_root_that_changes_all_the_time_never_leads_to_the_host() {
             let command = command.mount(Mount::tmpfs("/a/b", 4096));
             refused(command.mount(Mount::file("/a/f", "x"))).to_string()
         };
-        let outcomes: Vec<_> = (0..starts).map(start).collect();
+        let outcomes: Vec<_> = (0..turns(150, 20)).map(start).collect();
         done.store(true, std::sync::atomic::Ordering::Relaxed);
         outcomes
     });

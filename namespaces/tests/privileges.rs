@@ -1,38 +1,31 @@
 //! Privileges, limits, priorities and labels, as the kernel shows them. The program is this test binary itself.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-#![allow(clippy::print_stdout, reason = "the payload's way to answer")]
+
+mod support;
+#[path = "privileges/sys.rs"]
+mod sys;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use cofferdam_namespaces::{
-    Capabilities, Capability, CapabilitySets, Command, Error, ErrorKind, Filter, IdMap, IoPriority,
-    Namespaces, Personality, Rlimit, RootFs, Scheduler, Seccomp, SecureBits, Stdio, User,
+    Capabilities, Capability, CapabilitySets, Command, ErrorKind, Filter, IdMap, IoPriority,
+    Namespaces, Personality, Rlimit, Scheduler, Seccomp, SecureBits, User,
 };
 use cofferdam_testkit::{Need, have, in_mount_namespace};
+use support::{
+    DOCKER, PAYLOAD, Scratch, answer, answered, common, field, inside, output, own_state, refused,
+    rooted, stat_of, tmpfs_on,
+};
 
-#[path = "privileges/sys.rs"]
-mod sys;
-
-const PAYLOAD: &str = "COFFERDAM_PAYLOAD";
-
-/// Not a test of its own: what runs inside. Prints what it was asked for between markers, and exits.
+/// Not a test of its own: what runs inside.
 #[test]
 fn payload() {
-    let Ok(what) = std::env::var(PAYLOAD) else {
-        return;
-    };
-    let (verb, rest) = what.split_once(' ').unwrap_or((&what, ""));
-    let text = match verb {
-        "read" => fs::read_to_string(rest).map_err(|error| error.to_string()),
-        "write" => fs::write(rest, "written")
-            .map_err(|error| error.to_string())
-            .map(|()| "done".into()),
+    answer(|verb, rest| match verb {
         "stat" => Ok(stat("self")),
         "io" => Ok(sys::io_priority().to_string()),
         "uname" => Ok(sys::machine()),
@@ -73,70 +66,21 @@ fn payload() {
             let (some, all) = (start(command, "umask"), start(all, "umask"));
             Ok(format!("{some}\n{all}"))
         }
-        other => Err(format!("no payload {other}")),
-    };
-    match text {
-        Ok(text) => println!("<<<{text}>>>"),
-        Err(text) => println!("<<<error: {text}>>>"),
-    }
-    std::process::exit(0);
+        _ => common(verb, rest),
+    });
 }
 
 fn start(command: Command, what: &str) -> String {
     match command.env(PAYLOAD, what).spawn() {
-        Ok(mut child) => said(&child.output().unwrap().stdout),
+        Ok(mut child) => answered(&child.output().unwrap().stdout),
         Err(error) => error.to_string(),
     }
 }
 
 /// Nice value, real-time priority and policy.
 fn stat(whose: &str) -> String {
-    let stat = fs::read_to_string(format!("/proc/{whose}/stat")).unwrap();
-    let fields: Vec<_> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
-    format!("{} {} {}", fields[16], fields[37], fields[38])
-}
-
-/// This binary, to run `what` inside.
-fn inside(what: &str) -> Command {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "payload", "--nocapture", "--test-threads=1"])
-        .env(PAYLOAD, what)
-        .stdout(Stdio::piped())
-}
-
-/// The same in a root of its own: the host's, as a bind mount.
-fn rooted(what: &str) -> Command {
-    inside(what).root(RootFs::directory("/")).hostname("box")
-}
-
-fn said(stdout: &[u8]) -> String {
-    let text = String::from_utf8_lossy(stdout);
-    let said = text
-        .split_once("<<<")
-        .and_then(|(_, rest)| rest.rsplit_once(">>>"));
-    said.unwrap_or_else(|| panic!("no output: {text}"))
-        .0
-        .to_owned()
-}
-
-/// Runs it to its end and returns what it printed.
-fn output(command: Command) -> String {
-    let mut child = command.spawn().unwrap_or_else(|error| panic!("{error}"));
-    said(&child.output().unwrap().stdout)
-}
-
-fn refused(command: Command) -> Error {
-    match command.spawn() {
-        Ok(child) => panic!("{} was started", child.pid()),
-        Err(error) => error,
-    }
-}
-
-fn field(status: &str, name: &str) -> String {
-    let prefix = format!("{name}:");
-    let line = status.lines().find_map(|line| line.strip_prefix(&prefix));
-    let line = line.unwrap_or_else(|| panic!("{name} in {status}"));
-    line.split_whitespace().collect::<Vec<_>>().join(" ")
+    let fields = stat_of(whose);
+    format!("{} {} {}", fields[18], fields[39], fields[40])
 }
 
 /// The five sets: inheritable, permitted, effective, bounding, ambient.
@@ -156,26 +100,6 @@ fn has(capability: Capability) -> bool {
 }
 
 const STATUS: &str = "read /proc/thread-self/status";
-const DOCKER: u64 = 0xa804_25fb;
-
-/// A directory that is gone with the test.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(name: &str) -> Self {
-        let name = format!("cofferdam-ns-{}-{name}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        fs::create_dir(&path).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        Scratch(path)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        fs::remove_dir_all(&self.0).unwrap();
-    }
-}
 
 #[test]
 fn a_user_has_its_ambient_capabilities() {
@@ -310,12 +234,11 @@ fn set_user_id_programs_work_only_where_new_privileges_are_allowed() {
         return;
     }
     let scratch = Scratch::new("setuid");
-    let program = scratch.0.join("program");
+    let program = scratch.join("program");
     let exe = std::env::current_exe().unwrap();
     // A mount on which the bit counts, whatever the machine's /tmp is.
     in_mount_namespace(|| {
-        let (flags, none) = (rustix::mount::MountFlags::empty(), None::<&std::ffi::CStr>);
-        rustix::mount::mount("tmpfs", &scratch.0, "tmpfs", flags, none).unwrap();
+        tmpfs_on(&scratch.0);
         fs::copy(&exe, &program).unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o4755)).unwrap();
         let command = || rooted(STATUS).program(&program).user(User::id(1000, 1000));
@@ -467,9 +390,7 @@ fn what_is_mounted_on_proc_is_not_written_to() {
     let denied = denied.deny_user_namespaces();
     let adjusted = inside("umask").oom_score_adj(1);
     in_mount_namespace(|| {
-        let flags = rustix::mount::MountFlags::empty();
-        let none = None::<&std::ffi::CStr>;
-        rustix::mount::mount("tmpfs", "/proc/sys", "tmpfs", flags, none).unwrap();
+        tmpfs_on("/proc/sys");
         fs::create_dir("/proc/sys/user").unwrap();
         fs::write("/proc/sys/user/max_user_namespaces", "").unwrap();
         let error = refused(denied);
@@ -479,7 +400,7 @@ fn what_is_mounted_on_proc_is_not_written_to() {
         );
         let written = fs::read_to_string("/proc/sys/user/max_user_namespaces").unwrap();
         assert_eq!(written, "");
-        rustix::mount::mount("tmpfs", "/proc", "tmpfs", flags, none).unwrap();
+        tmpfs_on("/proc");
         let error = refused(adjusted.clone());
         assert!(error.to_string().contains("open /proc: ENODEV"), "{error}");
         rustix::mount::unmount("/proc", rustix::mount::UnmountFlags::DETACH).unwrap();
@@ -535,12 +456,15 @@ fn real_time_takes_a_privilege() {
     }
     let ms = Duration::from_millis;
     let deadline = Scheduler::deadline(ms(10), ms(50), ms(100)).reset_on_fork();
+    let before = stat("thread-self");
+    let nice = before.split(' ').next().unwrap();
     for (scheduler, expected) in [
-        (Scheduler::fifo(3), "0 3 1"),
-        (Scheduler::round_robin(4), "0 4 2"),
-        (deadline, "0 0 6"),
+        (Scheduler::fifo(3), "3 1"),
+        (Scheduler::round_robin(4), "4 2"),
+        (deadline, "0 6"),
     ] {
-        assert_eq!(output(rooted("stat").scheduler(scheduler)), expected);
+        let its = output(rooted("stat").scheduler(scheduler));
+        assert_eq!(its, format!("{nice} {expected}"));
     }
     let io = rooted("io").io_priority(IoPriority::real_time(2));
     assert_eq!(output(io), (1 << 13 | 2).to_string());
@@ -649,32 +573,7 @@ fn nothing_of_the_callers_process_changes() {
     if !have(&[Need::Namespaces]) {
         return;
     }
-    let state = || {
-        let read = |path: &str| fs::read_to_string(path).unwrap();
-        let status = read("/proc/thread-self/status");
-        let fields = [
-            "Umask",
-            "CapInh",
-            "CapPrm",
-            "CapEff",
-            "CapBnd",
-            "CapAmb",
-            "NoNewPrivs",
-            "Seccomp",
-            "Cpus_allowed_list",
-            "Uid",
-            "Gid",
-        ];
-        let dumpable = rustix::process::dumpable_behavior().unwrap();
-        (
-            fields.map(|name| field(&status, name)),
-            read("/proc/self/oom_score_adj"),
-            read("/proc/self/limits"),
-            read("/proc/thread-self/personality"),
-            (stat("thread-self"), sys::io_priority()),
-            format!("{dumpable:?}"),
-        )
-    };
+    let state = || (own_state(), sys::io_priority());
     let command = || {
         rooted("umask")
             .ambient("kill".parse().unwrap())

@@ -14,25 +14,16 @@ use cofferdam_namespaces::{
     Session, Spawned, Stdio, StubFile, Terminal,
 };
 use cofferdam_testkit::{Need, have, refuse_syscall};
-use support::{answer, inside, output, refused, rooted, said, until};
+use support::{answer, common, inside, output, refused, rooted, said, stat_of, until};
 
 #[test]
 fn payload() {
     answer(|verb, rest| match verb {
-        "read" => fs::read_to_string(rest).map_err(|error| error.to_string()),
         "fds" => Ok(fds()),
-        "sleep" => {
-            std::thread::sleep(Duration::from_secs(1000));
-            Ok(String::new())
-        }
-        "exit" => std::process::exit(rest.parse().unwrap()),
-        "abort" => std::process::abort(),
         "session" => {
             // By procfs: a session led from outside of this pid namespace is 0, which no type of a pid has room for.
-            let stat = fs::read_to_string("/proc/self/stat").map_err(|error| error.to_string())?;
-            let (pid, _) = stat.split_once(' ').unwrap();
-            let (_, fields) = stat.rsplit_once(") ").unwrap();
-            Ok((fields.split(' ').nth(3) == Some(pid)).to_string())
+            let stat = stat_of("self");
+            Ok((stat[5] == stat[0]).to_string())
         }
         "start" => {
             let mut child = inside("read /proc/self/status").spawn().unwrap();
@@ -46,7 +37,7 @@ fn payload() {
             let child = child.map_err(|error| error.to_string())?;
             Ok(format!("{:?}", child.applied().stub))
         }
-        other => Err(format!("no payload {other}")),
+        _ => common(verb, rest),
     });
 }
 
@@ -443,22 +434,19 @@ fn an_init_is_in_no_session_of_the_callers() {
     if !have(&[Need::Namespaces]) {
         return;
     }
-    let session = |pid: u32| {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-        let (_, fields) = stat.rsplit_once(") ").unwrap();
-        // State, parent, process group, session.
-        let fields: Vec<_> = fields.split(' ').map(str::to_owned).collect();
-        [fields[2].clone(), fields[3].clone()]
-    };
+    let group_and_session = |pid: u32| stat_of(pid)[4..6].to_vec();
     let start = |session| rooted("sleep").init(true).session(session).spawn().unwrap();
     let child = start(Session::New);
     let its = child.pid().to_string();
-    assert_eq!(session(child.pid()), [its.clone(), its]);
+    assert_eq!(group_and_session(child.pid()), [its.clone(), its]);
     assert_eq!(
         output(rooted("session").init(true)),
         "true",
         "and leads its own"
     );
     let child = start(Session::Inherit);
-    assert_eq!(session(child.pid()), session(std::process::id()));
+    assert_eq!(
+        group_and_session(child.pid()),
+        group_and_session(std::process::id())
+    );
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(clippy::print_stdout, reason = "the payload's way to answer")]
 
+mod support;
 #[path = "wait/sys.rs"]
 mod sys;
 
@@ -13,24 +14,17 @@ use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use cofferdam_namespaces::{Command, ErrorKind, Namespaces, Result, Spawned};
+use cofferdam_namespaces::{ErrorKind, Namespaces, Result, Spawned, Stdio};
 use cofferdam_testkit::{ignore_children, leave_no_zombies};
 use rustix::process::{
     Resource, Rlimit, WaitId, WaitIdOptions, WaitOptions, setrlimit, wait, waitid,
 };
-
-const PAYLOAD: &str = "COFFERDAM_PAYLOAD";
+use support::{Scratch, answer, common, inside, said};
 
 /// Not a test of its own: the programs, and their callers.
 #[test]
 fn payload() {
-    let Ok(what) = std::env::var(PAYLOAD) else {
-        return;
-    };
-    let (verb, rest) = what.split_once(' ').unwrap_or((&what, ""));
-    match verb {
-        "exit" => std::process::exit(rest.parse().unwrap()),
-        "abort" => std::process::abort(),
+    answer(|verb, rest| match verb {
         "core" => {
             // Whether there is one depends on the machine; it goes where this process is, which is removed.
             let limit = Some(16 << 20);
@@ -38,7 +32,6 @@ fn payload() {
             let _raised = setrlimit(Resource::Core, Rlimit { current, maximum }).is_ok();
             std::process::abort();
         }
-        "sleep" => std::thread::sleep(Duration::from_secs(1000)),
         "traced" => {
             let thread = std::thread::spawn(|| {
                 sys::ask_to_be_traced();
@@ -50,28 +43,27 @@ fn payload() {
                 std::process::exit(7);
             }
             thread.join().unwrap();
+            Ok(String::new())
         }
-        "normal" => embed(rest, |_| {}),
+        "normal" => Ok(embed(rest, |_| {})),
         "ignores" => {
             ignore_children();
-            embed(rest, |_| {});
+            Ok(embed(rest, |_| {}))
         }
         "nocldwait" => {
             leave_no_zombies();
-            embed(rest, |_| {});
+            Ok(embed(rest, |_| {}))
         }
-        "steals" => embed(
-            rest,
-            |child| while !steal(child.pid(), WaitOptions::empty()) {},
-        ),
-        "reaps" => reaps(rest),
-        other => panic!("no payload {other}"),
-    }
-    std::process::exit(0);
+        "steals" => Ok(embed(rest, |child| {
+            while !steal(child.pid(), WaitOptions::empty()) {}
+        })),
+        "reaps" => Ok(reaps(rest)),
+        _ => common(verb, rest),
+    });
 }
 
-/// Runs the program and prints what is learned of its end.
-fn embed(what: &str, before: impl FnOnce(&Spawned)) {
+/// Runs the program and returns what is learned of its end.
+fn embed(what: &str, before: impl FnOnce(&Spawned)) -> String {
     let child = program(what);
     if what == "sleep" {
         let running = child.wait_timeout(Duration::from_millis(50));
@@ -79,18 +71,18 @@ fn embed(what: &str, before: impl FnOnce(&Spawned)) {
         child.kill().unwrap();
     }
     before(&child);
-    let first = said(
+    let first = ended(
         child
             .wait_timeout(Duration::from_secs(30))
             .map(Option::unwrap),
     );
-    let again = said(child.try_wait().map(Option::unwrap));
+    let again = ended(child.try_wait().map(Option::unwrap));
     assert_eq!(first, again, "asked twice");
-    println!("<<<{first}>>>");
+    first
 }
 
 /// A thread takes the status of every child all the time, as supervisors do.
-fn reaps(what: &str) {
+fn reaps(what: &str) -> String {
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -98,14 +90,14 @@ fn reaps(what: &str) {
                 let _stolen = steal(0, WaitOptions::NOHANG);
             }
         });
-        let all: Vec<_> = (0..20).map(|_| said(program(what).wait())).collect();
+        let all: Vec<_> = (0..20).map(|_| ended(program(what).wait())).collect();
         done.store(true, Ordering::Relaxed);
         // Sometimes the one who waits comes first, the first time too.
         let mut known: Vec<_> = all.iter().filter(|one| *one != "StatusLost").collect();
         known.dedup();
         assert!(known.len() <= 1, "{all:?}");
-        println!("<<<{}>>>", all.iter().max().unwrap());
-    });
+        all.into_iter().max().unwrap()
+    })
 }
 
 /// Takes the status of any child, as by waitpid(-1). Whether it was that of `pid`.
@@ -114,8 +106,7 @@ fn steal(pid: u32, options: WaitOptions) -> bool {
     taken.is_some_and(|(taken, _)| taken.as_raw_nonzero().get().unsigned_abs() == pid)
 }
 
-fn said(result: Result<ExitStatus>) -> String {
-    use std::os::unix::process::ExitStatusExt;
+fn ended(result: Result<ExitStatus>) -> String {
     match result {
         Ok(status) => format!("{:#x}", status.into_raw()),
         Err(error) => {
@@ -126,9 +117,8 @@ fn said(result: Result<ExitStatus>) -> String {
 }
 
 fn program(what: &str) -> Spawned {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "payload", "--nocapture", "--test-threads=1"])
-        .env(PAYLOAD, what)
+    inside(what)
+        .stdout(Stdio::null())
         .namespaces(Namespaces::none())
         .workdir(std::env::current_dir().unwrap())
         .spawn()
@@ -137,22 +127,12 @@ fn program(what: &str) -> Spawned {
 
 /// What a caller of this kind learns.
 fn learned(caller: &str, what: &str) -> String {
-    let name = format!("cofferdam-wait-{}-{caller}-{what}", std::process::id());
-    let scratch = std::env::temp_dir().join(name.replace(' ', "-"));
-    fs::create_dir(&scratch).unwrap();
-    let output = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "payload", "--nocapture", "--test-threads=1"])
-        .env(PAYLOAD, format!("{caller} {what}"))
-        .current_dir(&scratch)
+    let scratch = Scratch::new(&format!("{caller}-{what}").replace(' ', "-"));
+    let output = support::caller(&format!("{caller} {what}"))
+        .current_dir(&scratch.0)
         .output()
         .unwrap();
-    fs::remove_dir_all(scratch).unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    let told = text
-        .split_once("<<<")
-        .and_then(|(_, rest)| rest.split_once(">>>"));
-    let told = told.unwrap_or_else(|| panic!("{caller} {what}: {output:?}"));
-    told.0.to_owned()
+    said(&output.stdout).unwrap_or_else(|| panic!("{caller} {what}: {output:?}"))
 }
 
 /// Linux 6.15 was the first to keep how a process ended for those who have a pidfd of it.
@@ -255,11 +235,7 @@ fn a_program_ends_though_a_thread_of_it_asked_to_be_traced() {
         return;
     }
     let start = |what: &str| {
-        let command = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "payload", "--nocapture", "--test-threads=1"])
-            .env(PAYLOAD, format!("traced {what}"))
-            .stdout(cofferdam_namespaces::Stdio::piped());
-        let mut child = command.spawn().unwrap();
+        let mut child = inside(&format!("traced {what}")).spawn().unwrap();
         let (mut said, mut bytes) = (String::new(), [0; 64]);
         while !said.contains("traced") {
             let count = child.stdout.as_mut().unwrap().read(&mut bytes).unwrap();

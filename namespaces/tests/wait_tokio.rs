@@ -1,45 +1,35 @@
 //! Waiting on tokio's event loop.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-#![allow(clippy::print_stdout, reason = "the payload's way to answer")]
+
+mod support;
 
 use std::io::Write;
 use std::time::{Duration, Instant};
 
 use cofferdam_namespaces::{Command, Namespaces, Spawned, Stdio};
+use support::{answer, answered, common, inside};
 use tokio::net::unix::pipe;
 use tokio::time::timeout;
-
-const PAYLOAD: &str = "COFFERDAM_PAYLOAD";
 
 /// Not a test of its own: the programs.
 #[test]
 fn payload() {
-    let Ok(what) = std::env::var(PAYLOAD) else {
-        return;
-    };
-    let (verb, rest) = what.split_once(' ').unwrap_or((&what, ""));
-    match verb {
-        "exit" => std::process::exit(rest.parse().unwrap()),
-        "sleep" => std::thread::sleep(Duration::from_secs(1000)),
+    answer(|verb, rest| match verb {
         "flood" => {
             // More than a pipe holds, on one stream after the other: who reads only one waits for ever.
             std::io::stderr().write_all(&[b'e'; 300_000]).unwrap();
             std::io::stdout().write_all(&[b'o'; 300_000]).unwrap();
+            std::process::exit(5);
         }
-        "echo" => {
-            let text = std::io::read_to_string(std::io::stdin()).unwrap();
-            println!("<<<{text}>>>");
-        }
-        other => panic!("no payload {other}"),
-    }
-    std::process::exit(5);
+        "echo" => std::io::read_to_string(std::io::stdin()).map_err(|error| error.to_string()),
+        _ => common(verb, rest),
+    });
 }
 
 fn command(what: &str) -> Command {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "payload", "--nocapture", "--test-threads=1"])
-        .env(PAYLOAD, what)
+    inside(what)
+        .stdout(Stdio::null())
         .namespaces(Namespaces::none())
 }
 
@@ -118,6 +108,5 @@ async fn the_streams_are_pipes_of_tokio() {
     let output = output
         .expect("the end of its input is the end of it")
         .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(text.contains("<<<ping>>>"), "{text}");
+    assert_eq!(answered(&output.stdout), "ping");
 }

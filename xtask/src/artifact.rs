@@ -19,6 +19,19 @@ pub(crate) struct Artifact {
     pub(crate) package_directory: PathBuf,
 }
 
+impl Artifact {
+    /// One that is built already, to run as from this directory.
+    pub(crate) fn of(executable: &Path, directory: &Path) -> Self {
+        let executable = directory.join(executable);
+        let name = executable.file_name().unwrap_or_default();
+        Artifact {
+            name: name.to_string_lossy().into_owned(),
+            package_directory: directory.to_owned(),
+            executable,
+        }
+    }
+}
+
 /// The test binaries of these packages.
 pub(crate) fn tests(
     workspace: &Workspace,

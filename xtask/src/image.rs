@@ -8,6 +8,7 @@ use crate::Result;
 use crate::artifact::Artifact;
 use crate::command::output;
 use crate::cpio::Archive;
+use crate::interpreter;
 use crate::kernel::Kernel;
 
 const INIT: &str = include_str!("init.sh");
@@ -27,13 +28,31 @@ pub(crate) struct Busybox {
     pub(crate) inside: PathBuf,
 }
 
+/// An initramfs and how many programs run in it.
+#[derive(Debug)]
+pub(crate) struct Image {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) runs: usize,
+}
+
+/// One run of a program.
+#[derive(Debug)]
+pub(crate) struct Run<'a> {
+    pub(crate) name: String,
+    pub(crate) directory: &'a Path,
+    /// Words that go before the program.
+    pub(crate) through: &'a [&'a str],
+    pub(crate) path: &'a str,
+    pub(crate) args: &'a [String],
+}
+
 /// The archive, not compressed: QEMU copies it at once, where the emulated machine would take long to unpack it.
 pub(crate) fn initramfs(
     kernel: &Kernel,
     busybox: &Busybox,
     programs: &[Artifact],
     args: &[String],
-) -> Result<Vec<u8>> {
+) -> Result<Image> {
     let mut archive = Archive::default();
     for directory in [
         "dev", "etc", "mnt", "proc", "root", "run", "sys", "tmp", "usr/bin", "var/tmp",
@@ -52,12 +71,26 @@ pub(crate) fn initramfs(
     let mut runs = String::new();
     for (index, program) in programs.iter().enumerate() {
         let path = format!("/programs/{index}");
-        archive.file(&path, 0o755, &fs::read(&program.executable)?);
+        let elf = fs::read(&program.executable)?;
+        for library in interpreter::libraries(&program.executable, &elf)? {
+            archive.file(text(&library)?, 0o755, &fs::read(&library)?);
+        }
+        archive.file(&path, 0o755, &elf);
         add_package(&mut archive, &program.package_directory)?;
-        runs.push_str(&run_line(program, &path, args)?);
+        let run = Run {
+            name: program.name.clone(),
+            directory: &program.package_directory,
+            through: &[],
+            path: &path,
+            args,
+        };
+        runs.push_str(&run.line()?);
     }
     archive.file("runs", 0o644, runs.as_bytes());
-    Ok(archive.finish())
+    Ok(Image {
+        bytes: archive.finish(),
+        runs: programs.len(),
+    })
 }
 
 fn add_busybox(archive: &mut Archive, busybox: &Busybox) -> Result<()> {
@@ -73,7 +106,7 @@ fn add_busybox(archive: &mut Archive, busybox: &Busybox) -> Result<()> {
 }
 
 /// Where the program is run, with the data its tests read.
-fn add_package(archive: &mut Archive, package: &Path) -> Result<()> {
+pub(crate) fn add_package(archive: &mut Archive, package: &Path) -> Result<()> {
     archive.directory(text(package)?);
     let data = package.join("tests/data");
     if data.is_dir() {
@@ -82,7 +115,7 @@ fn add_package(archive: &mut Archive, package: &Path) -> Result<()> {
     Ok(())
 }
 
-fn add_tree(archive: &mut Archive, from: &Path, to: &str) -> Result<()> {
+pub(crate) fn add_tree(archive: &mut Archive, from: &Path, to: &str) -> Result<()> {
     archive.directory(to);
     for entry in fs::read_dir(from)? {
         let entry = entry?;
@@ -96,19 +129,18 @@ fn add_tree(archive: &mut Archive, from: &Path, to: &str) -> Result<()> {
     Ok(())
 }
 
-/// A line of `runs`, which init reads as shell.
-fn run_line(program: &Artifact, path: &str, args: &[String]) -> Result<String> {
-    let mut words = vec![
-        "run",
-        &program.name,
-        text(&program.package_directory)?,
-        "env",
-    ];
-    words.extend(ENVIRONMENT);
-    words.push(path);
-    words.extend(args.iter().map(String::as_str));
-    let quoted: Vec<String> = words.into_iter().map(quote).collect();
-    Ok(quoted.join(" ") + "\n")
+impl Run<'_> {
+    /// A line of `runs`, which init reads as shell.
+    pub(crate) fn line(&self) -> Result<String> {
+        let mut words = vec!["run", &self.name, text(self.directory)?];
+        words.extend(self.through);
+        words.push("env");
+        words.extend(ENVIRONMENT);
+        words.push(self.path);
+        words.extend(self.args.iter().map(String::as_str));
+        let quoted: Vec<String> = words.into_iter().map(quote).collect();
+        Ok(quoted.join(" ") + "\n")
+    }
 }
 
 fn quote(word: &str) -> String {
@@ -126,12 +158,14 @@ mod tests {
 
     #[test]
     fn a_run_is_one_line_of_shell() {
-        let program = Artifact {
+        let run = Run {
             name: "cofferdam-dns root".into(),
-            executable: "/x".into(),
-            package_directory: "/w/dns".into(),
+            directory: Path::new("/w/dns"),
+            through: &[],
+            path: "/programs/0",
+            args: &["it's".into()],
         };
-        let line = run_line(&program, "/programs/0", &["it's".into()]).unwrap();
+        let line = run.line().unwrap();
         assert_eq!(
             line,
             "'run' 'cofferdam-dns root' '/w/dns' 'env' 'COFFERDAM_STRICT=1' 'COFFERDAM_VM=1' '/programs/0' 'it'\\''s'\n"

@@ -8,10 +8,13 @@ mod check;
 mod command;
 mod cpio;
 mod image;
+mod interpreter;
 mod json;
 mod kernel;
 mod licence;
+mod machine;
 mod source;
+mod systemd;
 mod toolchain;
 mod verdict;
 mod vm;
@@ -34,27 +37,34 @@ usage: cargo xtask COMMAND
   test-root [ARGS]  the same as root, where a skip that root could have run is a failure
   bench [ARGS]      cargo bench ARGS; without --bench, every bench of the workspace
   vm [OPTIONS] [-- PACKAGE [FILTER...]]
-                    the tests as static binaries in one boot of Debian's kernel with full cgroup v2
+                    the tests as static binaries in one boot of Debian's kernel with full cgroup v2;
+                    PACKAGE with or without `cofferdam-`
      --arch NAME       x86_64 or aarch64; without it, this machine's
      --kernel DEB      this linux-image package instead of the one of Debian's linux-image-ARCH
-     --example NAME    this example instead of the tests; what follows -- are its arguments
+     --example NAME    this example instead of the tests; what follows -- are its arguments. Also after --
+     --systemd         with systemd, its user manager and D-Bus as process 1 of a Debian; of the tests only
+                       those in tests/systemd.rs, as root and as an ordinary user
      --timeout SECS    for the whole boot (600)
-     --accel NAME      QEMU's accelerator (tcg,thread=multi)";
+     --accel NAME      QEMU's accelerator (tcg,thread=multi)
+     --run PROGRAM [ARGS]
+                       this binary, with the libraries it needs; its exit status is ours. As cargo's runner:
+                       CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER='cargo xtask vm --run' cargo bench ...";
 
 fn main() -> ExitCode {
     let mut args = env::args().skip(1);
     let command = args.next().unwrap_or_default();
     let rest: Vec<String> = args.collect();
+    let success = |()| ExitCode::SUCCESS;
     let done = match command.as_str() {
-        "check" => check::check(),
-        "test" => test(&rest),
-        "test-root" => test_root(&rest),
-        "bench" => bench(&rest),
+        "check" => check::check().map(success),
+        "test" => test(&rest).map(success),
+        "test-root" => test_root(&rest).map(success),
+        "bench" => bench(&rest).map(success),
         "vm" => vm::Options::parse(&rest).and_then(|options| vm::vm(&options)),
         _ => Err(USAGE.into()),
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("{error}");
             ExitCode::FAILURE

@@ -53,6 +53,13 @@ impl Verdict {
         }
     }
 
+    /// The exit status of the last program; above 128 that of a signal, as in a shell.
+    pub(crate) fn status(&self) -> u8 {
+        let last = self.ended.last();
+        last.and_then(|(status, _)| status.parse().ok())
+            .unwrap_or(u8::MAX)
+    }
+
     pub(crate) fn succeeded(&self) -> Result<()> {
         let failed = self.ended.iter().filter(|(status, _)| status != "0");
         let failed: Vec<String> = failed
@@ -100,6 +107,7 @@ mod tests {
         let text = format!("{RUN}vm: exit 101 a root\nvm: done\n");
         let error = Verdict::read(&text).tests().unwrap_err();
         assert_eq!(error.to_string(), "vm: a root: exit status 101");
+        assert_eq!(Verdict::read(&text).status(), 101);
     }
 
     #[test]

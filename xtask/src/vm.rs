@@ -1,17 +1,19 @@
-//! The second machine: Debian's kernel with full cgroup v2, emulated, one boot for all test binaries.
+//! The second machine: Debian's kernel with full cgroup v2, emulated, one boot for all programs.
 
+use std::env;
 use std::fs;
-use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::ExitCode;
 use std::time::Instant;
 
 use crate::Result;
 use crate::apt::{Apt, need};
 use crate::arch::Arch;
 use crate::artifact::{self, Artifact};
-use crate::image::{self, Busybox};
+use crate::image::{self, Busybox, Image};
 use crate::kernel::{self, Kernel, Scratch};
+use crate::machine::{Machine, Output};
+use crate::systemd;
 use crate::toolchain::Toolchain;
 use crate::verdict::Verdict;
 use crate::workspace::{Package, Workspace};
@@ -20,11 +22,36 @@ use crate::workspace::{Package, Workspace};
 pub(crate) struct Options {
     arch: Arch,
     kernel: Option<PathBuf>,
-    example: Option<String>,
     timeout: u32,
     accel: String,
-    /// What followed `--`.
-    words: Vec<String>,
+    init: Init,
+    what: What,
+}
+
+/// Process 1 of the VM.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Init {
+    /// A script that mounts and runs.
+    Script,
+    Systemd,
+}
+
+/// What to run in it.
+#[derive(Debug, PartialEq)]
+enum What {
+    Tests {
+        package: Option<String>,
+        filters: Vec<String>,
+    },
+    Example {
+        name: String,
+        args: Vec<String>,
+    },
+    /// A binary that is there, as cargo's runner is given it.
+    Program {
+        path: PathBuf,
+        args: Vec<String>,
+    },
 }
 
 impl Options {
@@ -32,22 +59,40 @@ impl Options {
         let mut options = Options {
             arch: Arch::host(),
             kernel: None,
-            example: None,
             timeout: 600,
             accel: "tcg,thread=multi".into(),
-            words: vec![],
+            init: Init::Script,
+            what: What::Tests {
+                package: None,
+                filters: vec![],
+            },
         };
+        let mut example = None;
         let mut args = args.iter();
         while let Some(arg) = args.next() {
-            if arg == "--" {
-                options.words = args.cloned().collect();
-                break;
+            match arg.as_str() {
+                "--" => {
+                    options.what = What::parse(example.take(), args.cloned().collect())?;
+                    break;
+                }
+                "--systemd" => {
+                    options.init = Init::Systemd;
+                    continue;
+                }
+                _ => {}
             }
             let value = args.next().ok_or_else(|| format!("vm: {arg}: no value"))?;
             match arg.as_str() {
                 "--arch" => options.arch = Arch::parse(value)?,
                 "--kernel" => options.kernel = Some(value.into()),
-                "--example" => options.example = Some(value.clone()),
+                "--example" => example = Some(value.clone()),
+                "--run" => {
+                    options.what = What::Program {
+                        path: value.into(),
+                        args: args.cloned().collect(),
+                    };
+                    break;
+                }
                 "--timeout" => {
                     options.timeout = value
                         .parse()
@@ -57,12 +102,37 @@ impl Options {
                 _ => return Err(format!("vm: {arg}: no such option").into()),
             }
         }
+        if example.is_some() {
+            options.what = What::parse(example, vec![])?;
+        }
         Ok(options)
     }
 }
 
-/// Builds, boots, and fails unless everything ran and succeeded.
-pub(crate) fn vm(options: &Options) -> Result<()> {
+impl What {
+    /// Of what followed `--`, which may name the example as well.
+    fn parse(example: Option<String>, mut words: Vec<String>) -> Result<Self> {
+        if let Some(name) = example {
+            return Ok(What::Example { name, args: words });
+        }
+        if words.first().is_some_and(|word| word == "--example") {
+            words.remove(0);
+            if words.is_empty() {
+                return Err("vm: --example: no value".into());
+            }
+            let name = words.remove(0);
+            return Ok(What::Example { name, args: words });
+        }
+        let package = (!words.is_empty()).then(|| words.remove(0));
+        Ok(What::Tests {
+            package,
+            filters: words,
+        })
+    }
+}
+
+/// Builds, boots, and fails unless everything ran and succeeded. A single program's exit status is ours.
+pub(crate) fn vm(options: &Options) -> Result<ExitCode> {
     let workspace = Workspace::read()?;
     let arch = options.arch;
     let cache = directory(&workspace, arch)?;
@@ -71,39 +141,72 @@ pub(crate) fn vm(options: &Options) -> Result<()> {
     let busybox = busybox(&workspace, arch)?;
     let deb = options.kernel.as_deref();
     let kernel = Kernel::fetch(arch, &apt, deb, &cache, &busybox.outside)?;
-    let toolchain = Toolchain::find(arch, &apt, &cache)?;
+    let image = image(options, &workspace, &kernel, &busybox, &cache)?;
 
-    let (programs, args) = programs(options, &workspace, &toolchain, &cache.join("build"))?;
-    let image = image::initramfs(&kernel, &busybox, &programs, &args)?;
     let scratch = Scratch::in_directory(&cache)?;
-    println!(
+    eprintln!(
         "vm: boot {} with {} programs, {} MiB",
         kernel.version,
-        programs.len(),
-        image.len() >> 20
+        image.runs,
+        image.bytes.len() >> 20
     );
     let machine = Machine {
-        options,
-        kernel: &kernel,
+        arch,
+        accel: &options.accel,
+        timeout: options.timeout,
+        kernel: &kernel.image,
+        append: options.append(),
         directory: &scratch.0,
     };
     let start = Instant::now();
-    let (status, printed) = machine.boot(&image)?;
-
-    let verdict = Verdict::read(&printed);
+    let (status, printed) = machine.boot(&image.bytes, options.output())?;
     let seconds = start.elapsed().as_secs();
-    if !verdict.complete(programs.len()) {
+    let verdict = Verdict::read(&printed);
+    if !verdict.complete(image.runs) {
         return Err(machine.post_mortem(status).into());
     }
-    if options.example.is_some() {
-        verdict.succeeded()?;
-    } else {
-        println!(
+    match options.what {
+        What::Program { .. } => return Ok(verdict.status().into()),
+        What::Example { .. } => verdict.succeeded()?,
+        What::Tests { .. } => println!(
             "vm: {} tests ran, {seconds} s from power on",
             verdict.tests()?
-        );
+        ),
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Options {
+    fn append(&self) -> &'static str {
+        match self.init {
+            Init::Script => "",
+            Init::Systemd => systemd::APPEND,
+        }
+    }
+
+    fn output(&self) -> Output {
+        match self.what {
+            What::Program { .. } => Output::Apart,
+            _ => Output::Together,
+        }
+    }
+}
+
+fn image(
+    options: &Options,
+    workspace: &Workspace,
+    kernel: &Kernel,
+    busybox: &Busybox,
+    cache: &Path,
+) -> Result<Image> {
+    let (programs, args) = programs(options, workspace, cache)?;
+    match options.init {
+        Init::Script => image::initramfs(kernel, busybox, &programs, &args),
+        Init::Systemd => {
+            let base = systemd::base(options.arch, cache, &busybox.outside)?;
+            systemd::initramfs(base, kernel, busybox, &programs, &args)
+        }
+    }
 }
 
 /// Where an architecture's things are kept.
@@ -128,24 +231,36 @@ fn busybox(workspace: &Workspace, arch: Arch) -> Result<Busybox> {
 fn programs(
     options: &Options,
     workspace: &Workspace,
-    toolchain: &Toolchain,
-    build: &Path,
+    cache: &Path,
 ) -> Result<(Vec<Artifact>, Vec<String>)> {
-    if let Some(name) = &options.example {
-        let example = artifact::example(workspace, name, toolchain, build)?;
-        return Ok((vec![example], options.words.clone()));
+    let build = cache.join("build");
+    let toolchain = || Toolchain::find(options.arch, &Apt::new(options.arch, cache)?, cache);
+    match &options.what {
+        What::Program { path, args } => {
+            let program = Artifact::of(path, &env::current_dir()?);
+            Ok((vec![program], args.clone()))
+        }
+        What::Example { name, args } => {
+            let example = artifact::example(workspace, name, &toolchain()?, &build)?;
+            Ok((vec![example], args.clone()))
+        }
+        What::Tests { package, filters } => {
+            let packages = chosen(&workspace.packages, package.as_deref())?;
+            let mut tests = artifact::tests(workspace, &packages, &toolchain()?, &build)?;
+            if options.init == Init::Systemd {
+                tests.retain(|test| test.name.ends_with(systemd::TESTS));
+            }
+            if tests.is_empty() {
+                return Err("vm: no test binary of that name".into());
+            }
+            let fixed = ["--test-threads=1", "--color=never"].map(str::to_owned);
+            Ok((tests, fixed.iter().chain(filters).cloned().collect()))
+        }
     }
-    let (package, filters) = match options.words.split_first() {
-        Some((package, filters)) => (Some(package.as_str()), filters),
-        None => (None, options.words.as_slice()),
-    };
-    let packages = chosen(&workspace.packages, package)?;
-    let tests = artifact::tests(workspace, &packages, toolchain, build)?;
-    let fixed = ["--test-threads=1", "--color=never"].map(str::to_owned);
-    Ok((tests, fixed.iter().chain(filters).cloned().collect()))
 }
 
-/// The package of this name, or else those whose name contains it; without one, the default members.
+/// The package of this name, with or without the suite's before it; or else those whose name contains it; without one, the
+/// default members.
 fn chosen<'a>(packages: &'a [Package], name: Option<&str>) -> Result<Vec<&'a Package>> {
     let Some(name) = name else {
         return Ok(packages
@@ -153,8 +268,10 @@ fn chosen<'a>(packages: &'a [Package], name: Option<&str>) -> Result<Vec<&'a Pac
             .filter(|package| package.default_member)
             .collect());
     };
-    if let Some(exact) = packages.iter().find(|package| package.name == name) {
-        return Ok(vec![exact]);
+    for whole in [name.to_owned(), format!("cofferdam-{name}")] {
+        if let Some(exact) = packages.iter().find(|package| package.name == whole) {
+            return Ok(vec![exact]);
+        }
     }
     let found: Vec<&Package> = packages
         .iter()
@@ -172,114 +289,6 @@ fn chosen<'a>(packages: &'a [Package], name: Option<&str>) -> Result<Vec<&'a Pac
         .into());
     }
     Ok(found)
-}
-
-struct Machine<'a> {
-    options: &'a Options,
-    kernel: &'a Kernel,
-    directory: &'a Path,
-}
-
-impl Machine<'_> {
-    /// Runs it until it ends, with the time it has; gives how QEMU ended and what the programs printed.
-    fn boot(&self, image: &[u8]) -> Result<(ExitStatus, String)> {
-        fs::write(self.initramfs(), image)?;
-        let mut qemu = self.command(image.len()).spawn()?;
-        let printed = match qemu.stdout.take() {
-            Some(output) => pass_on(output)?,
-            None => String::new(),
-        };
-        Ok((qemu.wait()?, printed))
-    }
-
-    fn command(&self, image_size: usize) -> Command {
-        let memory = 1024 + 2 * (image_size >> 20);
-        let arch = self.options.arch;
-        let (console, output) = arch.ports();
-        // Not a timer of ours: with us killed, the machine still ends.
-        let mut command = Command::new("timeout");
-        command
-            .args(["--foreground", "--signal=KILL"])
-            .args([&self.options.timeout.to_string(), &arch.qemu()])
-            .args(arch.machine())
-            .args(["-nic", "none", "-display", "none", "-monitor", "none"])
-            .args(["-accel", &self.options.accel, "-smp", "2"])
-            .args(["-m", &format!("{memory}M"), "-no-reboot"])
-            .arg("-serial")
-            .arg(format!("file:{}", self.console().display()))
-            .args(["-chardev", "stdio,id=output"])
-            .args(arch.second_port())
-            .arg("-kernel")
-            .arg(&self.kernel.image)
-            .arg("-initrd")
-            .arg(self.initramfs())
-            .arg("-append")
-            // What the kernel does not know becomes a variable of init's environment.
-            .arg(format!(
-                "console={console} output=/dev/{output} panic=-1 oops=panic quiet"
-            ))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped());
-        command
-    }
-
-    fn initramfs(&self) -> PathBuf {
-        self.directory.join("initramfs")
-    }
-
-    /// What the kernel prints.
-    fn console(&self) -> PathBuf {
-        self.directory.join("console")
-    }
-
-    /// Why there is no verdict.
-    fn post_mortem(&self, status: ExitStatus) -> String {
-        let console = fs::read(self.console()).unwrap_or_default();
-        let console = without_escapes(&String::from_utf8_lossy(&console));
-        let lines: Vec<&str> = console.lines().collect();
-        let tail = lines[lines.len().saturating_sub(40)..].join("\n");
-        let what = if console.contains("Kernel panic") {
-            "kernel panic".to_owned()
-        } else if status.success() {
-            "the machine ended without a verdict".to_owned()
-        } else if status.code().is_none_or(|code| code == 137) {
-            format!("no end within {} s", self.options.timeout)
-        } else {
-            format!("{}: {status}", self.options.arch.qemu())
-        };
-        format!("{tail}\nvm: {what}; above is the end of the kernel's console")
-    }
-}
-
-/// Copies to our output as it comes, so that a machine that hangs shows where.
-fn pass_on(mut from: impl Read) -> Result<String> {
-    let mut all = Vec::new();
-    let mut buffer = [0; 4096];
-    loop {
-        let read = from.read(&mut buffer)?;
-        if read == 0 {
-            return Ok(String::from_utf8_lossy(&all).into_owned());
-        }
-        all.extend_from_slice(&buffer[..read]);
-        let mut out = std::io::stdout().lock();
-        out.write_all(&buffer[..read])?;
-        out.flush()?;
-    }
-}
-
-/// The text without what the firmware says to a terminal: clear it, reset it.
-fn without_escapes(text: &str) -> String {
-    let mut parts = text.split('\x1b');
-    let mut kept = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        let end = if part.starts_with('[') {
-            part.find(char::is_alphabetic)
-        } else {
-            part.find(|_| true)
-        };
-        kept.push_str(&part[end.map_or(part.len(), |end| end + 1)..]);
-    }
-    kept
 }
 
 #[cfg(test)]
@@ -300,32 +309,66 @@ mod tests {
             (options.timeout, options.kernel),
             (9, Some("/k.deb".into()))
         );
-        assert_eq!(options.words, words("cgroups --exact memory"));
+        let tests = What::Tests {
+            package: Some("cgroups".into()),
+            filters: words("--exact memory"),
+        };
+        assert_eq!((options.what, options.init), (tests, Init::Script));
         for wrong in [
             "cgroups x",
             "--timeout",
             "--timeout soon",
             "--arch arm",
             "--kernal /k.deb",
+            "-- --example",
+            "--run",
         ] {
             assert!(Options::parse(&words(wrong)).is_err(), "{wrong}");
         }
     }
 
     #[test]
-    fn the_console_cannot_clear_the_terminal() {
-        let text = "ROM..\x1bc\x1b[?7l\x1b[2J\x1b[0m[    3.4] sysrq: Resetting\n\x1b";
-        assert_eq!(without_escapes(text), "ROM..[    3.4] sysrq: Resetting\n");
+    fn an_example_is_named_before_or_after_the_dashes() {
+        let example = |args: &str| What::Example {
+            name: "cgroups".into(),
+            args: words(args),
+        };
+        for (line, args) in [
+            ("--example cgroups", ""),
+            ("--example cgroups -- a b", "a b"),
+            ("-- --example cgroups", ""),
+            ("-- --example cgroups a b", "a b"),
+        ] {
+            let options = Options::parse(&words(line)).unwrap();
+            assert_eq!(options.what, example(args), "{line}");
+        }
+    }
+
+    #[test]
+    fn all_that_follows_a_program_is_the_programs() {
+        let options = Options::parse(&words("--systemd --run /p --timeout 9 -- x")).unwrap();
+        let program = What::Program {
+            path: "/p".into(),
+            args: words("--timeout 9 -- x"),
+        };
+        assert_eq!((options.what, options.init), (program, Init::Systemd));
+        assert_eq!(options.timeout, 600);
     }
 
     #[test]
     fn a_package_is_chosen_by_name_or_part_of_it() {
-        let packages = ["cofferdam", "cofferdam-dns", "cofferdam-testkit"].map(|name| Package {
+        let packages = [
+            "cofferdam",
+            "cofferdam-dns",
+            "cofferdam-dns-more",
+            "cofferdam-testkit",
+        ]
+        .map(|name| Package {
             name: name.into(),
             directory: "/".into(),
             features: vec![],
             dependencies: vec![],
-            default_member: name != "cofferdam-testkit",
+            default_member: !name.ends_with("testkit") && !name.ends_with("more"),
         });
         let names = |word| {
             let found = chosen(&packages, word).ok()?;
@@ -340,6 +383,7 @@ mod tests {
         assert_eq!(names(None).as_deref(), Some("cofferdam cofferdam-dns"));
         assert_eq!(names(Some("cofferdam")).as_deref(), Some("cofferdam"));
         assert_eq!(names(Some("testkit")).as_deref(), Some("cofferdam-testkit"));
+        assert_eq!(names(Some("dns")).as_deref(), Some("cofferdam-dns"));
         assert_eq!(names(Some("memory")), None);
     }
 }

@@ -135,6 +135,16 @@ pub(crate) fn closes_on_exec(fd: i32) -> bool {
     flags & libc::FD_CLOEXEC != 0
 }
 
+/// A cgroup namespace for the calling thread, whose root is the cgroup it is in.
+#[allow(dead_code, reason = "not every test binary uses it")]
+pub(crate) fn unshare_cgroup() -> io::Result<()> {
+    // SAFETY: no memory is involved, and fds stay shared: the flag is not CLONE_FILES.
+    match unsafe { libc::unshare(libc::CLONE_NEWCGROUP) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 fn fork_into(dir: Option<BorrowedFd<'_>>) -> io::Result<i32> {
     let mut args = CloneArgs {
         exit_signal: libc::SIGCHLD as u64,

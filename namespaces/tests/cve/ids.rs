@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use cofferdam_namespaces::{Command, ErrorKind, IdMap, RootFs, User};
 use cofferdam_testkit::{Need, have};
 
-use crate::support::{Scratch, output, refused, rooted};
+use crate::support::{Scratch, is_emulated, output, refused, rooted};
 
 /// The payload: what setgroups(2) says to one that would give up its groups.
 pub(crate) fn drop_groups() -> String {
@@ -31,25 +31,7 @@ fn cve_2026_30892_a_user_that_is_not_understood_is_nobody_and_never_root() {
     if !have(&[Need::Namespaces]) {
         return;
     }
-    for text in [
-        "",
-        ":",
-        "1000:",
-        ":1000",
-        "-1",
-        "1000:-1",
-        "4294967295",
-        "1000:4294967295",
-        "4294967296",
-        "18446744073709551616",
-        "1000:1000:1",
-        "+0",
-        " 0",
-        "0 ",
-    ] {
-        let error = text.parse::<User>().expect_err(text);
-        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{text:?}: {error}");
-    }
+    // What cannot even be a name is refused where it is parsed, which has a test of its own.
     // What could be a name is one, in a root that knows none of them, or says nothing a number is made of.
     let root = Scratch::new("users");
     fs::create_dir(root.0.join("etc")).unwrap();
@@ -102,8 +84,7 @@ fn cve_2019_14271_names_are_looked_up_without_code_or_patience_of_the_callers() 
         start.elapsed()
     };
     // The best of some, as others are busy too; an emulated machine is given ten times as long.
-    let emulated = std::env::var_os("COFFERDAM_VM").is_some();
-    let limit = Duration::from_millis(if emulated { 1000 } else { 100 });
+    let limit = Duration::from_millis(if is_emulated() { 1000 } else { 100 });
     let best = (0..10).map(took).min().unwrap();
     assert!(best < limit, "{best:?}");
     // No library of the root's is loaded for a name: there are none, and it is found.

@@ -9,7 +9,7 @@ use cofferdam_namespaces::{
 };
 use cofferdam_testkit::{Need, have};
 
-use crate::support::{Scratch, rooted};
+use crate::support::{Scratch, rooted, turns};
 
 /// What it is called by a process that is still to become a program, and nothing else is.
 const STUB: &str = "cofferdam-stub";
@@ -89,11 +89,7 @@ impl Watched {
 
     /// Has programs enter, however fast or slow the machine, until the spy has had its chances.
     fn enter_often(&self) {
-        let enough = if std::env::var_os("COFFERDAM_VM").is_some() {
-            20
-        } else {
-            500
-        };
+        let enough = turns(500, 20);
         let start = Instant::now();
         while self.glances() < enough {
             let late = start.elapsed() > Duration::from_secs(200);

@@ -1,8 +1,9 @@
 //! System call filters on the real kernel. The program is this test binary itself: it makes the calls and prints what it got.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-#![allow(clippy::print_stdout, reason = "the payload's way to answer")]
 
+#[path = "../support/mod.rs"]
+mod support;
 mod sys;
 
 use std::collections::BTreeMap;
@@ -12,14 +13,14 @@ use std::path::Path;
 use std::process::ExitStatus;
 
 use cofferdam_namespaces::{
-    Action, Capabilities, Capability, Command, Condition, Error, ErrorKind, Filter, IdMap,
-    Instruction, Rule, Seccomp, Stdio, User,
+    Action, Capabilities, Capability, Command, Condition, ErrorKind, Filter, IdMap, Instruction,
+    Rule, Seccomp, Stdio, User,
 };
 use cofferdam_testkit::{Need, have};
-
 use libc::{EACCES, EFAULT, EINVAL, ENOSYS, ENOTTY, EOPNOTSUPP, EPERM, ESRCH};
+use support::{answer, common, inside, output, refused, said};
 
-const PAYLOAD: &str = "COFFERDAM_PAYLOAD";
+const STATUS: &str = "read /proc/self/status";
 
 const TIOCSTI: u64 = 0x5412;
 const TIOCLINUX: u64 = 0x541c;
@@ -27,31 +28,27 @@ const TIOCLINUX: u64 = 0x541c;
 /// Not a test of its own: what runs inside.
 #[test]
 fn payload() {
-    let Ok(what) = std::env::var(PAYLOAD) else {
-        return;
-    };
-    let text = match what.as_str() {
-        "calls" => table(&CALLS.map(|(name, call, ..)| (name, call()))),
-        "calls of x86" => calls_of_x86(),
-        "namespaces" => table(&[
-            (
-                "unshare",
-                sys::call(libc::SYS_unshare, [NEWUSER, 0, 0, 0, 0, 0]),
-            ),
-            ("clone", sys::fork(libc::CLONE_NEWUSER)),
-            ("clone of a uts", sys::fork(libc::CLONE_NEWUTS)),
-        ]),
-        "threads" => threads(),
-        "status" => fs::read_to_string("/proc/self/status").unwrap(),
-        "getppid" => table(&[("getppid", sys::call(libc::SYS_getppid, [0; 6]))]),
-        "getpriority" => table(&["3", "4", "5", "6"].map(|who| {
-            let args = [0, who.parse::<u64>().unwrap() | 7 << 32, 0, 0, 0, 0];
-            (who, sys::call(libc::SYS_getpriority, args))
-        })),
-        other => panic!("no payload {other}"),
-    };
-    println!("<<<{text}>>>");
-    std::process::exit(0);
+    answer(|verb, rest| {
+        Ok(match verb {
+            "calls" => table(&CALLS.map(|(name, call, ..)| (name, call()))),
+            "calls-of-x86" => calls_of_x86(),
+            "namespaces" => table(&[
+                (
+                    "unshare",
+                    sys::call(libc::SYS_unshare, [NEWUSER, 0, 0, 0, 0, 0]),
+                ),
+                ("clone", sys::fork(libc::CLONE_NEWUSER)),
+                ("clone of a uts", sys::fork(libc::CLONE_NEWUTS)),
+            ]),
+            "threads" => threads(),
+            "getppid" => table(&[("getppid", sys::call(libc::SYS_getppid, [0; 6]))]),
+            "getpriority" => table(&["3", "4", "5", "6"].map(|who| {
+                let args = [0, who.parse::<u64>().unwrap() | 7 << 32, 0, 0, 0, 0];
+                (who, sys::call(libc::SYS_getpriority, args))
+            })),
+            _ => return common(verb, rest),
+        })
+    });
 }
 
 fn table(results: &[(&str, i64)]) -> String {
@@ -234,33 +231,10 @@ fn threads() -> String {
     format!("{sum} {listener} {}", child.status)
 }
 
-fn inside(what: &str) -> Command {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "payload", "--nocapture", "--test-threads=1"])
-        .env(PAYLOAD, what)
-        .stdout(Stdio::piped())
-}
-
 fn run(command: &Command) -> (String, ExitStatus) {
-    let output = command
-        .spawn()
-        .unwrap_or_else(|error| panic!("{error}"))
-        .output()
-        .unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    let said = text
-        .split_once("<<<")
-        .and_then(|(_, rest)| rest.rsplit_once(">>>"));
-    (
-        said.map_or_else(String::new, |(said, _)| said.to_owned()),
-        output.status,
-    )
-}
-
-fn output(command: Command) -> String {
-    let (text, status) = run(&command);
-    assert!(status.success(), "{status}: {text}");
-    text
+    let mut child = command.spawn().unwrap_or_else(|error| panic!("{error}"));
+    let output = child.output().unwrap();
+    (said(&output.stdout).unwrap_or_default(), output.status)
 }
 
 /// What each call of `text` returned.
@@ -269,13 +243,6 @@ fn results(text: &str) -> BTreeMap<&str, i64> {
     lines
         .map(|(name, result)| (name, result.parse().unwrap()))
         .collect()
-}
-
-fn refused(command: Command) -> Error {
-    match command.spawn() {
-        Ok(child) => panic!("{} was started", child.pid()),
-        Err(error) => error,
-    }
 }
 
 #[test]
@@ -328,12 +295,12 @@ fn calls_of_32_bit_programs_are_filtered_by_their_own_numbers() {
     if !have(&[Need::Namespaces]) || cfg!(not(target_arch = "x86_64")) {
         return;
     }
-    let (free, status) = run(&inside("calls of x86").seccomp(Seccomp::unconfined()));
+    let (free, status) = run(&inside("calls-of-x86").seccomp(Seccomp::unconfined()));
     if status.signal() == Some(libc::SIGSEGV) {
         eprintln!("SKIP: this kernel runs no 32-bit programs");
         return;
     }
-    let filtered = output(inside("calls of x86"));
+    let filtered = output(inside("calls-of-x86"));
     let (free, filtered) = (results(&free), results(&filtered));
     for (name, with, without) in [
         ("getpid", 1, 1),
@@ -348,7 +315,7 @@ fn calls_of_32_bit_programs_are_filtered_by_their_own_numbers() {
         assert_eq!(free[name], i64::from(without), "{name} without a filter");
     }
     let (text, status) =
-        run(&inside("calls of x86").seccomp(Filter::docker_default().native_only()));
+        run(&inside("calls-of-x86").seccomp(Filter::docker_default().native_only()));
     assert_eq!(status.signal(), Some(libc::SIGSYS), "{text}");
 }
 
@@ -393,14 +360,14 @@ fn the_kernel_says_that_there_is_a_filter() {
             "{line} in {status}"
         );
     };
-    has(inside("status"), "Seccomp:\t2");
-    has(inside("status"), "NoNewPrivs:\t1");
+    has(inside(STATUS), "Seccomp:\t2");
+    has(inside(STATUS), "NoNewPrivs:\t1");
     let own = fs::read_to_string("/proc/self/status").unwrap();
     let own = own
         .lines()
         .find(|line| line.starts_with("Seccomp:"))
         .unwrap();
-    has(inside("status").seccomp(Seccomp::unconfined()), own);
+    has(inside(STATUS).seccomp(Seccomp::unconfined()), own);
 }
 
 #[test]
@@ -409,9 +376,9 @@ fn it_needs_no_privilege_of_the_program() {
         return;
     }
     for command in [
-        inside("status").user(User::id(1234, 1234)),
-        inside("status").capabilities(Capabilities::NONE),
-        inside("status").id_map(IdMap::range(200_000, 65536)),
+        inside(STATUS).user(User::id(1234, 1234)),
+        inside(STATUS).capabilities(Capabilities::NONE),
+        inside(STATUS).id_map(IdMap::range(200_000, 65536)),
     ] {
         assert!(output(command).contains("Seccomp:\t2\n"));
     }

@@ -13,58 +13,19 @@ use std::time::Duration;
 
 use cofferdam_namespaces::{Clock, Command, IdMap, Mount, Namespace, Namespaces, User};
 use cofferdam_testkit::{Need, Snapshot, have};
-use support::{Done, inside, rooted};
+use support::{Done, answer, common, inside, own_state, rooted, turns};
 
 #[global_allocator]
 static ALLOCATOR: sys::DiesInTheChild = sys::DiesInTheChild;
 
-/// An emulated machine takes a hundred times as long for each.
-fn starts() -> usize {
-    if std::env::var_os("COFFERDAM_VM").is_some() {
-        10
-    } else {
-        100
-    }
-}
-
 #[test]
 fn payload() {
-    support::answer(|verb, rest| match verb {
-        "exit" => std::process::exit(rest.parse().unwrap()),
-        "sleep" => {
-            std::thread::sleep(Duration::from_secs(1000));
-            Ok(String::new())
-        }
-        other => Err(format!("no payload {other}")),
-    });
+    answer(common);
 }
 
 /// All of this process and thread that a start could change.
 fn state() -> Vec<(&'static str, String)> {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_else(|error| error.to_string());
-    let status = read("/proc/thread-self/status");
-    let fields = [
-        "Umask",
-        "Uid",
-        "Gid",
-        "Groups",
-        "SigBlk",
-        "SigIgn",
-        "SigCgt",
-        "CapInh",
-        "CapPrm",
-        "CapEff",
-        "CapBnd",
-        "CapAmb",
-        "NoNewPrivs",
-        "Seccomp",
-        "CoreDumping",
-        "THP_enabled",
-        "Cpus_allowed",
-    ];
-    let lines = status
-        .lines()
-        .filter(|line| fields.iter().any(|field| line.starts_with(field)));
     let namespaces = [
         "pid",
         "pid_for_children",
@@ -78,41 +39,18 @@ fn state() -> Vec<(&'static str, String)> {
     ]
     .map(|name| fs::read_link(format!("/proc/thread-self/ns/{name}")).ok());
     let environment: Vec<_> = std::env::vars_os().collect();
-    vec![
-        ("status", lines.collect::<Vec<_>>().join("\n")),
+    let mut state = own_state();
+    state.extend([
         ("namespaces", format!("{namespaces:?}")),
-        ("oom_score_adj", read("/proc/self/oom_score_adj")),
         ("coredump_filter", read("/proc/self/coredump_filter")),
         ("cgroup", read("/proc/self/cgroup")),
-        (
-            "sched",
-            format!("{:?}", rustix::process::getpriority_process(None)),
-        ),
-        (
-            "dumpable",
-            format!("{:?}", rustix::process::dumpable_behavior()),
-        ),
         ("THP", sys::thp_disable().to_string()),
-        ("cwd", format!("{:?}", std::env::current_dir())),
         ("root", format!("{:?}", fs::read_link("/proc/self/root"))),
         ("dispositions", format!("{:?}", sys::dispositions())),
-        ("limits", format!("{:?}", sys::limits())),
         ("environment", format!("{environment:?}")),
-        ("session and group", session_and_group()),
         ("mounts", read("/proc/thread-self/mounts")),
-    ]
-}
-
-/// By procfs: led from outside of this pid namespace they are 0, which no type of a pid has room for.
-fn session_and_group() -> String {
-    let stat = fs::read_to_string("/proc/thread-self/stat").unwrap();
-    let (_, fields) = stat.rsplit_once(") ").unwrap();
-    fields
-        .split(' ')
-        .skip(2)
-        .take(2)
-        .collect::<Vec<_>>()
-        .join(" ")
+    ]);
+    state
 }
 
 /// A start of every kind, by name.
@@ -200,7 +138,7 @@ fn nothing_of_the_callers_process_changes_by_starts_of_any_kind() {
             }
         });
         for (name, command) in &kinds {
-            for _ in 0..starts() {
+            for _ in 0..turns(100, 10) {
                 start(command);
             }
             for ((what, was), (_, is)) in before.iter().zip(state()) {

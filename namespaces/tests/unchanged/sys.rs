@@ -67,18 +67,3 @@ pub(crate) fn dispositions() -> Vec<[u64; 4]> {
     };
     (1..=64).map(one).collect()
 }
-
-/// All limits, by getrlimit(2).
-pub(crate) fn limits() -> Vec<(u64, u64)> {
-    let one = |resource: libc::c_uint| {
-        let mut limit = libc::rlimit {
-            rlim_cur: 0,
-            rlim_max: 0,
-        };
-        let new = std::ptr::null::<libc::rlimit>();
-        // SAFETY: without a new limit the call only writes the old one.
-        unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, new, &raw mut limit) };
-        (limit.rlim_cur, limit.rlim_max)
-    };
-    (0..16).map(one).collect()
-}
