@@ -22,7 +22,7 @@ fn work(world: &World) {
         fs::hard_link(root.join("again/new"), root.join("link")).unwrap();
         write(root.join("suid"), "x");
         fs::set_permissions(root.join("suid"), fs::Permissions::from_mode(0o4755)).unwrap();
-        setxattr(root.join("suid"), "user.a", b"1", XattrFlags::empty()).unwrap();
+        setxattr(root.join("suid"), "trusted.a", b"1", XattrFlags::empty()).unwrap();
         symlink("nowhere", root.join("symlink")).unwrap();
         let holes = fs::File::create(root.join("holes")).unwrap();
         holes.set_len(100 << 20).unwrap();

@@ -50,7 +50,7 @@ fn operate(dice: &mut Dice, root: &Path) {
         _ => {
             let value = [dice.roll(256) as u8];
             let set = !path.is_symlink()
-                && setxattr(&path, "user.x", &value, XattrFlags::empty()).is_ok();
+                && setxattr(&path, "trusted.x", &value, XattrFlags::empty()).is_ok();
             set || lchown(&path, Some(dice.roll(3) as u32), None).is_ok()
         }
     };
