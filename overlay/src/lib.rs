@@ -49,7 +49,8 @@
 //! # Cleanup
 //!
 //! An [`OverlayMount`] ends with its fd, also when the process is killed. A [`MountedOverlay`] is unmounted when dropped;
-//! of a killed process it stays until unmounted, or until its mount namespace ends.
+//! of a killed process it stays until unmounted, or until its mount namespace ends. A [`LayerStore`] removes what killed
+//! processes left in it when it is next opened, and layers that nobody uses by [`LayerStore::collect`].
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod apply;
