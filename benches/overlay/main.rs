@@ -8,6 +8,7 @@
     reason = "a bench prints its figures and stops where it cannot measure"
 )]
 
+mod apply;
 mod diff;
 mod mount;
 
@@ -21,6 +22,7 @@ fn main() {
     let quick = std::env::args().any(|argument| argument == "--quick");
     mount::rows(quick);
     diff::rows(quick);
+    apply::rows(quick);
 }
 
 /// Runs `work` with an empty tmpfs of at most `size`, as tmpfs spells it, in a mount namespace that ends with it.

@@ -200,31 +200,39 @@ impl<'a> Entries<'a> {
             holes: None,
             path: Vec::new(),
         };
-        match (kind, size) {
-            (Kind::File, _) | (_, 0) => {}
-            // Some archivers say the size of the file that is linked to; no reader takes it for a body's.
-            (Kind::Link, _) => (entry.stored, entry.padding) = (0, 0),
-            _ => return Err(named("it has a body, which only files have")),
-        }
-        match (kind, sparse, header.typeflag()) {
-            (Kind::File, None, b'S') => self.old_gnu_sparse(header, &mut entry, source)?,
-            (Kind::File, Some(sparse), b'0' | 0) => self.pax_sparse(sparse, &mut entry, source)?,
-            (_, None, _) => {}
-            _ => return Err(named("records of a sparse file on what is none")),
-        }
-        let apparent = entry
-            .holes
-            .as_ref()
-            .map_or(entry.stored, |holes| holes.size);
-        let limit = self.limits.file_bytes;
-        if apparent > limit || entry.stored > limit {
-            return Err(Failure::Limit {
-                what: "bytes of one file",
-                limit,
-            });
-        }
+        entry.limit_body().map_err(named)?;
+        self.find_holes(header, sparse, &mut entry, source, named)?;
+        self.limit_file(&entry)?;
         entry.path = path;
         Ok(entry)
+    }
+
+    fn find_holes(
+        &self,
+        header: Header<'_>,
+        sparse: Option<Sparse>,
+        entry: &mut Entry,
+        source: &mut Source<'_>,
+        named: impl Fn(&str) -> Failure,
+    ) -> Result<(), Failure> {
+        match (entry.kind, sparse, header.typeflag()) {
+            (Kind::File, None, b'S') => self.old_gnu_sparse(header, entry, source),
+            (Kind::File, Some(sparse), b'0' | 0) => self.pax_sparse(sparse, entry, source),
+            (_, None, _) => Ok(()),
+            _ => Err(named("records of a sparse file on what is none")),
+        }
+    }
+
+    fn limit_file(&self, entry: &Entry) -> Result<(), Failure> {
+        let holes = entry.holes.as_ref().map_or(0, |holes| holes.size);
+        let limit = self.limits.file_bytes;
+        match entry.stored.max(holes) > limit {
+            true => Err(Failure::Limit {
+                what: "bytes of one file",
+                limit,
+            }),
+            false => Ok(()),
+        }
     }
 
     /// The map in the header, and in blocks after it.
@@ -314,6 +322,19 @@ impl<'a> Entries<'a> {
         if numbers as u64 * 8 > limit {
             let what = "bytes of extended headers for an entry";
             return Err(Failure::Limit { what, limit });
+        }
+        Ok(())
+    }
+}
+
+impl Entry {
+    /// Only files have a body. Some archivers say the size of the file that is linked to, which no reader takes for that of
+    /// a body.
+    fn limit_body(&mut self) -> Result<(), &'static str> {
+        match (self.kind, self.stored) {
+            (Kind::File, _) | (_, 0) => {}
+            (Kind::Link, _) => (self.stored, self.padding) = (0, 0),
+            _ => return Err("it has a body, which only files have"),
         }
         Ok(())
     }

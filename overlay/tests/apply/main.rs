@@ -9,5 +9,6 @@
 mod archive;
 mod judge;
 mod rootless;
+mod round;
 mod rows;
 mod streams;

@@ -63,7 +63,7 @@ fn endless_layers() {
     in_world(|world| {
         // 1 MiB more than the limit is not there.
         let layer = directory(world, "small");
-        tmpfs(&layer, "size=33m");
+        tmpfs(&layer, "size=17m");
         let bomb = |first: Vec<u8>, again: Vec<u8>, limits: Limits| {
             let start = Instant::now();
             let error = Apply::new(&layer)
@@ -80,15 +80,15 @@ fn endless_layers() {
         };
         let zeros = vec![0; 1 << 20];
         let huge = header_of("f", 8 << 30);
-        bomb(gzip(&huge), gzip(&zeros), Limits::default().bytes(32 << 20));
-        bomb(huge, zeros.clone(), Limits::default().bytes(32 << 20));
+        bomb(gzip(&huge), gzip(&zeros), Limits::default().bytes(16 << 20));
+        bomb(huge, zeros.clone(), Limits::default().bytes(16 << 20));
         // Small files, which cost more than their bytes; the later replaces the earlier one, or the next has another name.
         let small = header_of("f", 0);
-        bomb(small.clone(), small, Limits::default().entries(20_000));
+        bomb(small.clone(), small, Limits::default().entries(5000));
         let deep: Vec<u8> = (0..2000)
             .flat_map(|n| header_of(&format!("{n}/{}", "d/".repeat(45)), 0))
             .collect();
-        bomb(deep.clone(), deep, Limits::default().entries(20_000));
+        bomb(deep.clone(), deep, Limits::default().entries(5000));
         // Directories and whiteouts, which are remembered.
         let whiteouts: Vec<u8> = (0..20_000)
             .flat_map(|n| header_of(&format!(".wh.{n}"), 0))
@@ -107,7 +107,7 @@ fn endless_layers() {
         bomb(
             vec![0; 1024],
             zeros.clone(),
-            Limits::default().bytes(64 << 20),
+            Limits::default().bytes(8 << 20),
         );
         bomb(gzip(&[0; 1024]), gzip(&zeros), Limits::default());
         let status = fs::read_to_string("/proc/self/status").unwrap();
