@@ -15,6 +15,7 @@ use sys_mount::{Mount, MountFlags};
 use crate::directory::MOUNT;
 use crate::effective::Effective;
 use crate::error::{Error, Inner, Result};
+use crate::lock::UpperLock;
 use crate::mount::{Applied, Made};
 use crate::options::Asked;
 use crate::overlay::Overlay;
@@ -46,13 +47,7 @@ fn in_namespace_of_its_own(overlay: &Overlay) -> Result<Made> {
     };
     let tmpfs = ScratchMount::make(overlay.upper())?;
     tmpfs.idmap(overlay, &mut layers)?;
-    let (below, among_data) = overlay.empty_layers();
-    for n in 0..below + among_data {
-        let name = format!("{EMPTY}{n}");
-        scratch::make(&tmpfs.root, &name)?;
-        let to = if n < below { &mut layers } else { &mut data };
-        to.push(scratch::open(&tmpfs.root, &name)?);
-    }
+    tmpfs.add_empty_layers(overlay, &mut layers, &mut data)?;
     let upper = match (overlay.upper(), layers.first()) {
         (Some(Upper::Scratch { .. }), Some(top)) => {
             Some(scratch::populate(tmpfs.root.as_fd(), top.as_fd())?)
@@ -60,14 +55,10 @@ fn in_namespace_of_its_own(overlay: &Overlay) -> Result<Made> {
         _ => named,
     };
     let userxattr = overlay.needs_userxattr()?;
-    let mut lock = None;
-    if let (Some(asked), Some(opened)) = (overlay.upper(), &upper) {
-        if userxattr {
-            asked.check_user_xattrs(opened.upper.as_fd())?;
-        }
-        lock = overlay.claim(opened)?;
-        tmpfs.ask_kernel(overlay, opened)?;
-    }
+    let lock = match &upper {
+        Some(opened) => tmpfs.claim(overlay, opened, userxattr)?,
+        None => None,
+    };
     let options = Options {
         layers: &layers,
         data: &data,
@@ -77,8 +68,7 @@ fn in_namespace_of_its_own(overlay: &Overlay) -> Result<Made> {
         asked: &overlay.options(userxattr).asked(),
     };
     let (fd, effective) = tmpfs.mount_overlay(overlay, &options.render()?)?;
-    let asked = (layers.len(), data.len(), upper.is_some());
-    check_layers(overlay, asked, &effective)?;
+    check_layers(overlay, &options, &effective)?;
     Ok(Made {
         fd,
         applied: Applied::Classic,
@@ -93,13 +83,14 @@ fn open_all(what: &'static str, layers: &[PathBuf]) -> Result<Vec<OwnedFd>> {
 }
 
 /// What is longer than a page the kernel cuts off, and mounts the rest.
-fn check_layers(overlay: &Overlay, asked: (usize, usize, bool), found: &Effective) -> Result<()> {
-    if asked == (found.layers, found.data_layers, found.upper) {
+fn check_layers(overlay: &Overlay, given: &Options<'_, OwnedFd>, found: &Effective) -> Result<()> {
+    let (layers, data) = (given.layers.len(), given.data.len());
+    if (layers, data, given.upper.is_some()) == (found.layers, found.data_layers, found.upper) {
         return Ok(());
     }
     Err(Error::from(Inner::LayersLost {
         path: overlay.name(),
-        asked: asked.0 + asked.1,
+        asked: layers + data,
         mounted: found.layers + found.data_layers,
     }))
 }
@@ -163,11 +154,41 @@ impl ScratchMount {
         Ok(())
     }
 
+    fn add_empty_layers(
+        &self,
+        overlay: &Overlay,
+        layers: &mut Vec<OwnedFd>,
+        data: &mut Vec<OwnedFd>,
+    ) -> Result<()> {
+        let (below, among_data) = overlay.empty_layers();
+        for n in 0..below + among_data {
+            let name = format!("{EMPTY}{n}");
+            scratch::make(&self.root, &name)?;
+            let to = if n < below { &mut *layers } else { &mut *data };
+            to.push(scratch::open(&self.root, &name)?);
+        }
+        Ok(())
+    }
+
+    /// Checks an upper, and takes it for this mount alone if it is to stay.
+    fn claim(
+        &self,
+        overlay: &Overlay,
+        opened: &Directories,
+        userxattr: bool,
+    ) -> Result<Option<UpperLock>> {
+        if let (Some(asked), true) = (overlay.upper(), userxattr) {
+            asked.check_user_xattrs(opened.upper.as_fd())?;
+        }
+        let lock = overlay.claim(opened)?;
+        if let (Some(_), Some(Upper::Directories { upper, .. })) = (&lock, overlay.upper()) {
+            self.ask_kernel(opened, upper)?;
+        }
+        Ok(lock)
+    }
+
     /// As [`lock::ask_kernel`], by mount(2).
-    fn ask_kernel(&self, overlay: &Overlay, opened: &Directories) -> Result<()> {
-        let Some(Upper::Directories { upper, .. }) = overlay.upper() else {
-            return Ok(());
-        };
+    fn ask_kernel(&self, opened: &Directories, upper: &Path) -> Result<()> {
         // Without asking whether it was mounted before: older kernels leave no mark of that.
         if directory::in_user_namespace()? {
             return Ok(());
@@ -181,8 +202,7 @@ impl ScratchMount {
             .map(|directory| directory.as_raw_fd().to_string());
         let options =
             format!("lowerdir={lower}:{below},upperdir={own},workdir={work},index=on,volatile");
-        let done = mount_on(target.as_fd(), MountFlags::empty(), &options);
-        match done {
+        match mount_on(target.as_fd(), MountFlags::empty(), &options) {
             Err(error) if error.raw_os_error() == Some(Errno::BUSY.raw_os_error()) => {
                 Err(lock::busy(upper, Errno::BUSY))
             }

@@ -74,7 +74,9 @@ impl Error {
             Inner::UpperInUse { .. } => ErrorKind::Busy,
             Inner::Unsynced { .. } => ErrorKind::Unsynced,
             Inner::NotInTable { .. } | Inner::LayersLost { .. } => ErrorKind::Malformed,
-            Inner::UnclonableLayer { .. } => ErrorKind::PermissionDenied,
+            Inner::UnclonableLayer { .. } | Inner::HiddenMarks { .. } => {
+                ErrorKind::PermissionDenied
+            }
             Inner::Sys { errno, .. } | Inner::Refused { errno, .. } => errno.kind(),
             Inner::CameUpReadOnly { .. } => ErrorKind::Os,
             Inner::Diff(problem) => problem.kind(),
@@ -296,6 +298,11 @@ pub(crate) enum Inner {
         asked: usize,
         mounted: usize,
     },
+    #[error(
+        "copy layer {}: its marks are trusted.* xattrs, which are hidden without CAP_SYS_ADMIN in the initial user namespace",
+        Shown(path)
+    )]
+    HiddenMarks { path: PathBuf },
     #[error("read back a copy of layers: it is no overlay")]
     NoOverlay,
     #[error("copy layers to {}: the directory is not empty", Shown(path))]

@@ -35,7 +35,9 @@
 //! | 6.15 | [`Applied::Native`]: fsopen(2), each directory as an fd |
 //! | 5.10 | [`Applied::Classic`]: mount(2) in the mount namespace of a thread that ends with it; a layer must be attached in the caller's mount namespace |
 //!
-//! It is found out by trying, at each mount. The classic way takes an fd a layer for as long as it lasts, and a process whose
+//! It is found out by trying, at each mount; [`Overlay::probe`] tells what else can be had. An option that the kernel does not know is
+//! `Unsupported` and names the first that does; one that it takes and then leaves out is an error too, and what follows from
+//! others is told by [`OverlayMount::effective`]. The classic way takes an fd a layer for as long as it lasts, and a process whose
 //! root directory is that of a mount. User namespaces need 5.11, and there a [`scratch`](Overlay::scratch) upper needs 6.6,
 //! where tmpfs learnt `user.*` xattrs: before, it is refused as `Unsupported`, since overlayfs would fail with `EIO` where a
 //! directory of a layer is removed and made again. An [`upperdir`](Overlay::upperdir) on ext4, xfs or btrfs works there.
@@ -44,13 +46,17 @@
 //!
 //! Nothing for a detached mount of layers, or with a scratch upper; its contents are memory of whoever writes them. With an
 //! [`upperdir`](Overlay::upperdir) that directory gets what is written, and the workdir a directory `work`.
-//! [`Overlay::mount`] and [`OverlayMount::attach`] add a mount to the caller's mount namespace.
+//! [`Overlay::mount`] and [`OverlayMount::attach`] add a mount to the caller's mount namespace. An upperdir and its workdir are
+//! locked by flock(2) as long as they are mounted: see [`UpperLock`]. A volatile mount leaves a mark in the workdir until
+//! [`Overlay::clean_volatile`]. [`Overlay::copy_fallback`] and [`flatten`] fill a directory, which stays.
 //!
 //! # Cleanup
 //!
 //! An [`OverlayMount`] ends with its fd, also when the process is killed. A [`MountedOverlay`] is unmounted when dropped;
-//! of a killed process it stays until unmounted, or until its mount namespace ends. A [`LayerStore`] removes what killed
-//! processes left in it when it is next opened, and layers that nobody uses by [`LayerStore::collect`].
+//! of a killed process it stays until unmounted, or until its mount namespace ends. An upper is free for the next mount as
+//! soon as the last file in its overlay is closed, and as no mount namespace has a copy of it.
+//! A [`LayerStore`] removes what killed processes left in it when it is next opened, and layers that nobody uses by
+//! [`LayerStore::collect`].
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod apply;

@@ -14,16 +14,27 @@ use crate::scratch;
 use crate::upper::Directories;
 
 /// Holds an upper and its workdir for one mount, by flock(2) of both directories, against every process that asks too.
-/// It ends with the last of its fds: a process that is forked without execve(2) keeps it as well.
+/// Dropping it gives them away; that of a killed process ends with it, and with those it forked without execve(2).
 ///
 /// Keep it as long as the mount. As root the crate also asks the kernel whether an overlay uses the directories, which
 /// it knows with and without this lock; in a user namespace the kernel does not tell.
 #[derive(Debug)]
 #[must_use = "dropping the UpperLock gives the upper away"]
 pub struct UpperLock {
-    upper: OwnedFd,
+    upper: Locked,
     #[expect(dead_code, reason = "held, not read")]
-    work: OwnedFd,
+    work: Locked,
+}
+
+/// A directory that is locked, and opened for reading.
+#[derive(Debug)]
+struct Locked(OwnedFd);
+
+impl Drop for Locked {
+    /// Closing it would not do where a process that is just being started has a copy.
+    fn drop(&mut self) {
+        let _unused = flock(&self.0, FlockOperation::NonBlockingUnlock).is_ok();
+    }
 }
 
 impl UpperLock {
@@ -37,7 +48,7 @@ impl UpperLock {
 
     /// The upper, opened for reading.
     pub(crate) fn upper(&self) -> BorrowedFd<'_> {
-        self.upper.as_fd()
+        self.upper.0.as_fd()
     }
 
     /// Since 6.6 overlayfs gives an upper an id when it is first mounted, and marks it before the first copy up: an upper
@@ -52,16 +63,16 @@ impl UpperLock {
         ]
         .into_iter()
         .any(|name| {
-            let found = fgetxattr(&self.upper, name, &mut [0; 64]);
+            let found = fgetxattr(&self.upper.0, name, &mut [0; 64]);
             !matches!(found, Err(Errno::NODATA | Errno::OPNOTSUPP))
         })
     }
 }
 
-/// Tries again for 15 milliseconds where an upper is in use: a process that another thread is just starting has copies
-/// of all fds, locks and detached mounts among them, from fork to execve(2).
+/// Tries again for an eighth of a second where an upper is in use: a process that another thread is just starting has
+/// copies of all fds, detached mounts among them, from fork to execve(2).
 pub(crate) fn patiently<T>(mut work: impl FnMut() -> Result<T>) -> Result<T> {
-    for pause in [1, 2, 4, 8] {
+    for pause in [1, 2, 4, 8, 16, 32, 64] {
         match work() {
             Err(error) if error.kind() == ErrorKind::Busy => {
                 thread::sleep(Duration::from_millis(pause));
@@ -72,12 +83,12 @@ pub(crate) fn patiently<T>(mut work: impl FnMut() -> Result<T>) -> Result<T> {
     work()
 }
 
-fn locked(directory: BorrowedFd<'_>, path: &Path, upper: &Path) -> Result<OwnedFd> {
+fn locked(directory: BorrowedFd<'_>, path: &Path, upper: &Path) -> Result<Locked> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let fd =
         openat(directory, c".", flags, Mode::empty()).map_err(Error::sys("open to lock", path))?;
     match flock(&fd, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(fd),
+        Ok(()) => Ok(Locked(fd)),
         Err(errno @ Errno::WOULDBLOCK) => Err(busy(upper, errno)),
         Err(errno) => Err(Error::sys("flock", path)(errno)),
     }

@@ -218,11 +218,11 @@ impl MountedOverlay {
         let Some(mount) = self.mount.take() else {
             return Ok(());
         };
-        let ours = mount_id(CWD, &self.target) == mount_id(&mount.fd, Path::new(""));
-        if !ours {
+        let id = mount_id(&mount.fd, Path::new(""));
+        let error = Error::sys("umount", &self.target);
+        if mount_id(CWD, &self.target) != id {
             self.mount = Some(mount);
-            let error = Error::sys("umount", &self.target)(Errno::BUSY);
-            return Err(error.because("something is mounted over it, or it was moved"));
+            return Err(error(Errno::BUSY).because("something is mounted over it, or it was moved"));
         }
         let OverlayMount {
             fd,
@@ -230,15 +230,13 @@ impl MountedOverlay {
             effective,
             lock,
         } = mount;
-        let id = mount_id(&fd, Path::new(""));
         drop(fd);
         let Err(errno) = unmount(&self.target, UnmountFlags::NOFOLLOW) else {
             return Ok(());
         };
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let again = open(&self.target, flags, Mode::empty());
+        let again = open(&self.target, flags, Mode::empty()).ok();
         self.mount = again
-            .ok()
             .filter(|fd| mount_id(fd, Path::new("")) == id)
             .map(|fd| OverlayMount {
                 fd,
@@ -246,10 +244,11 @@ impl MountedOverlay {
                 effective,
                 lock,
             });
-        let error = Error::sys("umount", &self.target)(errno);
         Err(match errno {
-            Errno::BUSY => error.because("files in it are open, or something is mounted in it"),
-            _ => error,
+            Errno::BUSY => {
+                error(errno).because("files in it are open, or something is mounted in it")
+            }
+            _ => error(errno),
         })
     }
 

@@ -24,15 +24,8 @@ pub(crate) fn mount(overlay: &Overlay) -> Result<Option<Made>> {
     let Some(mut open_until_created) = stack(&context, overlay)? else {
         return Ok(None);
     };
-    let (below, data) = overlay.empty_layers();
-    let empty = [("lowerdir+", below), ("datadir+", data)];
-    for (key, count) in empty {
-        for _ in 0..count {
-            match put_below(&context, key)? {
-                Some(empty) => open_until_created.push(empty),
-                None => return Ok(None),
-            }
-        }
+    if !put_below(&context, overlay, &mut open_until_created)? {
+        return Ok(None);
     }
     set_data(&context, overlay.data())?;
     let userxattr = overlay.needs_userxattr()?;
@@ -117,15 +110,19 @@ fn set_options(context: &Context, overlay: &Overlay, userxattr: bool) -> Result<
     Ok(())
 }
 
-/// None where the kernel takes no `O_PATH` fds, which a layer above would have told.
-fn put_below(context: &Context, key: &'static str) -> Result<Option<OwnedFd>> {
-    let (empty, name) = (scratch::empty()?, Path::new(scratch::EMPTY));
-    match context.fd(key, empty.as_fd()) {
-        Err(refusal) if refusal.takes_no_path_fds() => Ok(None),
-        done => done
-            .map_err(|refusal| refusal.on(name))
-            .map(|()| Some(empty)),
+/// False where the kernel takes no `O_PATH` fds, which a layer above would have told.
+fn put_below(context: &Context, overlay: &Overlay, kept: &mut Vec<OwnedFd>) -> Result<bool> {
+    let (below, data) = overlay.empty_layers();
+    let keys = std::iter::repeat_n("lowerdir+", below).chain(std::iter::repeat_n("datadir+", data));
+    for key in keys {
+        let (empty, name) = (scratch::empty()?, Path::new(scratch::EMPTY));
+        match context.fd(key, empty.as_fd()) {
+            Err(refusal) if refusal.takes_no_path_fds() => return Ok(false),
+            done => done.map_err(|refusal| refusal.on(name))?,
+        }
+        kept.push(empty);
     }
+    Ok(true)
 }
 
 fn put_on_top(

@@ -195,7 +195,8 @@ impl Overlay {
     /// Where the kernel refuses the overlay, because it has no overlayfs, may not be asked, lacks an option, or cannot stack
     /// such filesystems or so many layers, the layers are copied into `directory` as [`flatten`](crate::flatten) does, and that is
     /// mounted instead: [`OverlayMount::applied`] then is [`Applied::Copied`](crate::Applied::Copied). Without the right to mount
-    /// anything, the fd is that of the directory, and cannot be attached.
+    /// anything, the fd is that of the directory, and cannot be attached; the marks of layers must then be those of
+    /// [`userxattr`](Overlay::userxattr), since others are not seen.
     ///
     /// The directory must be empty or not be there, each time. It stays, with what is written, for the caller to remove: an
     /// upperdir is copied as the top layer and left as it is, and the size of a scratch upper is no limit. An error of the
@@ -246,7 +247,8 @@ impl Overlay {
     /// `NotFound` or `InvalidInput` (`ENOTDIR`) name the layer that is missing or not a directory. `InvalidInput`: no
     /// layers, more than 500, a scratch upper of 0 bytes, upper and work on different mounts or inside each other or a layer, a
     /// read-only filesystem for an upper, or a stack that the kernel refuses (a filesystem it cannot stack, an overlay of overlays
-    /// of overlays). `Busy`: the upperdir or workdir is in use by another overlay, still so after 15 milliseconds. `Unsynced`: it is of a volatile mount.
+    /// of overlays). `Busy`: the upperdir or workdir is in use by another overlay, still so after an eighth of a second.
+    /// `Unsynced`: it is of a volatile mount.
     /// `PermissionDenied`: no `CAP_SYS_ADMIN`, or a layer with locked mounts below it in a user namespace. `Unsupported`: a kernel
     /// without overlayfs or without an option that was asked for, or one that took the option but does not do it. `Os`: anything
     /// else, and `EROFS` where it was to be writable but the kernel could not use the workdir.

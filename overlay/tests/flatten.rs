@@ -10,7 +10,9 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt, chown, symlink};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::{env, str};
 
 use cofferdam_overlay::{Applied, ErrorKind, Flatten, Overlay, OverlayMount, Switch, flatten};
@@ -271,6 +273,63 @@ fn no_copy_hides_a_mistake() {
         assert!(!world.join("copy").exists());
         drop(first);
     });
+}
+
+/// Neither to mount nor to see trusted xattrs.
+#[test]
+fn a_user_without_rights_copies_layers_whose_marks_are_seen() {
+    const SELF: &str = "a_user_without_rights_copies_layers_whose_marks_are_seen";
+    if env::var_os("FLATTEN_USER").is_some() {
+        return as_a_user(&env::temp_dir());
+    }
+    if !have(&[Need::Root, Need::Filesystem("overlay")]) || !Overlay::probe().userxattr {
+        return;
+    }
+    in_world(|world| {
+        let program = world.join("flatten");
+        fs::copy(env::current_exe().unwrap(), &program).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let home = directory(world, "home");
+        chown(&home, Some(65_534), Some(65_534)).unwrap();
+        let output = Command::new(&program)
+            .args(["--exact", SELF, "--nocapture"])
+            .uid(65_534)
+            .gid(65_534)
+            .env("TMPDIR", &home)
+            .env("FLATTEN_USER", "1")
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{text}");
+        assert_eq!(names(&home.join("copy/dir")), ["above"]);
+    });
+}
+
+fn as_a_user(home: &Path) {
+    let [top, bottom] = ["top", "bottom"].map(|name| directory(home, name));
+    for file in [top.join("dir/above"), bottom.join("dir/below")] {
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, "").unwrap();
+    }
+    let none = XattrFlags::empty();
+    setxattr(top.join("dir"), "user.overlay.opaque", b"y", none).unwrap();
+    let copy = Overlay::builder([&top, &bottom]).copy_fallback(home.join("copy"));
+    for error in [
+        copy.detached().unwrap_err(),
+        flatten([&top, &bottom], home.join("flat"), Flatten::Copy).unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+        assert!(error.to_string().contains("trusted.*"), "{error}");
+    }
+    let copy = copy.scratch().userxattr();
+    assert_eq!(
+        copy.clone().nosuid().detached().unwrap_err().kind(),
+        ErrorKind::PermissionDenied
+    );
+    fs::remove_dir_all(home.join("copy")).unwrap();
+    let made = copy.detached().unwrap();
+    assert_eq!(made.applied(), Applied::Copied);
+    fs::write(at(&made, "dir/above"), "written").unwrap();
 }
 
 /// Three layers, the top one first, with everything there can be in them.

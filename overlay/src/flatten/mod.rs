@@ -9,6 +9,8 @@ use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use rustix::thread::{CapabilitySet, capabilities};
+
 use crate::error::{Error, Inner, Result};
 use crate::{Marks, directory};
 
@@ -48,7 +50,8 @@ pub struct Flattened {
 /// caller may clone the layer's mount, and else an error (`EXDEV`). Memory is needed for the names in one directory, and for each file with more than
 /// one name.
 ///
-/// Privileges: those to make such files, which is root's for foreign owners and devices.
+/// Privileges: those to make such files, which is root's for foreign owners and devices; and to see the marks of the layers,
+/// which are trusted xattrs (`CAP_SYS_ADMIN`) except in a user namespace.
 ///
 /// # Errors
 /// `AlreadyExists`: the target is not empty. `NotFound` or `InvalidInput` (`ENOTDIR`) for layers and target. `Unsupported`: a
@@ -77,12 +80,24 @@ pub(crate) fn into_directory(
     if layers.is_empty() {
         return Err(Inner::NoLayers.into());
     }
+    check_marks_are_seen(&layers[0], marks)?;
     let layers = layers
         .iter()
         .map(|path| Layer::open(path, how))
         .collect::<Result<Vec<_>>>()?;
     let root = empty_directory(target)?;
     merge::Merge::new(&layers, target, root, how, marks).run()
+}
+
+/// To whom they are hidden, what a layer hides would come back.
+fn check_marks_are_seen(layer: &Path, marks: Marks) -> Result<()> {
+    let held = capabilities(None).map_err(Error::sys("capget to read marks of", layer))?;
+    let capable = held.effective.contains(CapabilitySet::SYS_ADMIN);
+    if marks == Marks::User || capable && Marks::detect()? == Marks::Trusted {
+        return Ok(());
+    }
+    let path = layer.to_owned();
+    Err(Inner::HiddenMarks { path }.into())
 }
 
 /// A directory to be read from.

@@ -51,6 +51,7 @@ fn a_process_killed_at_any_time_leaves_a_whole_store() {
     in_world(|world| {
         prepare(world);
         let (mut dice, mut found) = (88_172_645_463_325_252_u64, Found::default());
+        let window = first_layer(world) * 6;
         let start = Instant::now();
         // Fewer where the machine is slow.
         for _ in (0..200).take_while(|_| start.elapsed() < Duration::from_secs(60)) {
@@ -59,7 +60,7 @@ fn a_process_killed_at_any_time_leaves_a_whole_store() {
             dice ^= dice << 17;
             let mut child = worker(world);
             wait_for_work(world, &mut child);
-            thread::sleep(Duration::from_micros(dice % 30_000));
+            thread::sleep(window.mul_f64((dice % 1000) as f64 / 1000.0));
             assert!(child.try_wait().unwrap().is_none(), "it failed");
             child.kill().unwrap();
             child.wait().unwrap();
@@ -91,6 +92,21 @@ fn prepare(world: &World) {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, "changed").unwrap();
     }
+}
+
+/// How long one takes to make a layer: a round makes three.
+fn first_layer(world: &World) -> Duration {
+    let mut child = worker(world);
+    wait_for_work(world, &mut child);
+    let start = Instant::now();
+    while world.names("layers").is_empty() {
+        assert!(start.elapsed() < Duration::from_secs(60), "it makes none");
+    }
+    let taken = start.elapsed();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_whole(world);
+    taken.max(Duration::from_millis(5))
 }
 
 /// A process takes long to start.
