@@ -18,7 +18,7 @@ fn worker(world: &World) -> Child {
         .args(["--exact", "crash::works_until_it_is_killed", "--nocapture"])
         .env(VARIABLE, world.path("store"))
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
+        .stderr(fs::File::create(world.path("stderr")).unwrap())
         .spawn()
         .unwrap()
 }
@@ -61,7 +61,7 @@ fn a_process_killed_at_any_time_leaves_a_whole_store() {
             let mut child = worker(world);
             wait_for_work(world, &mut child);
             thread::sleep(window.mul_f64((dice % 1000) as f64 / 1000.0));
-            assert!(child.try_wait().unwrap().is_none(), "it failed");
+            assert!(child.try_wait().unwrap().is_none(), "{}", said(world));
             child.kill().unwrap();
             child.wait().unwrap();
             found.look(world);
@@ -94,6 +94,11 @@ fn prepare(world: &World) {
     }
 }
 
+/// Why it ended before it was killed.
+fn said(world: &World) -> String {
+    fs::read_to_string(world.path("stderr")).unwrap()
+}
+
 /// How long one takes to make a layer: a round makes three.
 fn first_layer(world: &World) -> Duration {
     let mut child = worker(world);
@@ -114,7 +119,7 @@ fn wait_for_work(world: &World, child: &mut Child) {
     let start = Instant::now();
     while world.names("staging").is_empty() && world.names("leases").is_empty() {
         assert!(start.elapsed() < Duration::from_secs(60), "it does nothing");
-        assert!(child.try_wait().unwrap().is_none(), "it failed");
+        assert!(child.try_wait().unwrap().is_none(), "{}", said(world));
         thread::yield_now();
     }
 }
