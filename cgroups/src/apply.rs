@@ -1,6 +1,6 @@
 //! Writing limits: in an order the kernel takes, and back again if not all can be had.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -97,11 +97,12 @@ impl Cgroup {
         skipped: &mut Vec<Skipped>,
     ) -> Result<Vec<(&Member, Vec<Setting>)>> {
         let mut places = Vec::new();
-        for (controller, limit) in limits.controllers() {
+        for controller in limits.controllers() {
             let Some(member) = self.with(controller)? else {
-                let error = Error::not_enabled(limit, controller.name(), self.path());
-                let path = Some(self.path().to_owned());
-                skip(limits, skipped, limit, error, path)?;
+                let path = self.path();
+                skip_all(limits, skipped, controller, Some(path), |limit| {
+                    Error::not_enabled(limit, controller.name(), path)
+                })?;
                 continue;
             };
             let rendering = limits.render(controller, member.version);
@@ -164,6 +165,41 @@ pub(crate) fn skip(
         return Err(error);
     }
     skipped.push(Skipped::new(limit, &error, path));
+    Ok(())
+}
+
+/// As [`skip`], of all limits of a controller: what is left out is listed to the last.
+pub(crate) fn skip_all(
+    limits: &Limits,
+    skipped: &mut Vec<Skipped>,
+    controller: Controller,
+    path: Option<&Path>,
+    error: impl Fn(&'static str) -> Error,
+) -> Result<()> {
+    limits.names(controller).into_iter().try_for_each(|limit| {
+        skip(
+            limits,
+            skipped,
+            limit,
+            error(limit),
+            path.map(Path::to_owned),
+        )
+    })
+}
+
+/// As [`skip_all`], for an error that names the controller and no limit.
+pub(crate) fn skip_controller(
+    limits: &Limits,
+    skipped: &mut Vec<Skipped>,
+    controller: Controller,
+    path: Option<&Path>,
+    error: Error,
+) -> Result<()> {
+    if !limits.is_best_effort() || error.kind() != ErrorKind::Unsupported {
+        return Err(error);
+    }
+    let names = limits.names(controller).into_iter();
+    skipped.extend(names.map(|limit| Skipped::new(limit, &error, path.map(Path::to_owned))));
     Ok(())
 }
 

@@ -194,11 +194,12 @@ impl Hierarchy {
         let needed = limits.controllers();
         let offered = self.offered_by_v2(&needed)?;
         let mut plan: Vec<_> = self.v2.iter().map(Site::new).collect();
-        for (controller, limit) in needed {
+        for controller in needed {
             let v2 = self.v2.as_ref().filter(|_| offered.contains(&controller));
             let Some(mount) = v2.or_else(|| self.with(controller)) else {
-                let error = Error::no_controller(limit, controller.name());
-                apply::skip(limits, skipped, limit, error, None)?;
+                apply::skip_all(limits, skipped, controller, None, |limit| {
+                    Error::no_controller(limit, controller.name())
+                })?;
                 continue;
             };
             let rendering = limits.render(controller, mount.version);
@@ -241,8 +242,8 @@ impl Hierarchy {
 
     /// What v2 has, as far as it matters: not what a v1 hierarchy has, for a controller is in one alone; and what its top
     /// passes on already it has for certain.
-    fn offered_by_v2(&self, needed: &[(Controller, &str)]) -> Result<Vec<Controller>> {
-        let asked = needed.iter().map(|(controller, _)| *controller);
+    fn offered_by_v2(&self, needed: &[Controller]) -> Result<Vec<Controller>> {
+        let asked = needed.iter().copied();
         let asked: Vec<_> = asked.filter(|one| self.with(*one).is_none()).collect();
         let Some(v2) = self.v2.as_ref().filter(|_| !asked.is_empty()) else {
             return Ok(Vec::new());

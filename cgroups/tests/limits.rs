@@ -504,6 +504,28 @@ fn best_effort_tells_what_it_left_out() {
 }
 
 #[test]
+fn best_effort_lists_every_limit_of_a_controller_that_is_not_there() {
+    if !have(&[Need::Root]) {
+        return;
+    }
+    let scene = Scene::new();
+    let limits = Limits::new().dmem_max("a", 2_u64).dmem_low("a", 1_u64);
+    if scene.hierarchy.create(&scene.name(), &limits).is_ok() {
+        return; // This machine has the controller.
+    }
+    let cgroup = scene.create(limits.clone().best_effort());
+    let names: Vec<_> = cgroup.skipped().iter().map(|one| one.limit).collect();
+    assert_eq!(names, ["dmem_low", "dmem_max"]);
+    let skipped = cgroup.update(&limits.best_effort()).unwrap();
+    let names: Vec<_> = skipped.iter().map(|one| one.limit).collect();
+    assert_eq!(names, ["dmem_low", "dmem_max"]);
+    for one in &skipped {
+        assert!(one.reason.contains(one.limit), "{one:?}");
+    }
+    cgroup.remove().unwrap();
+}
+
+#[test]
 fn limits_read_back_are_those_given_and_can_be_given_again() {
     if !have_controllers(&["cpu", "memory", "pids"]) {
         return;
