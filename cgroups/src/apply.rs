@@ -276,13 +276,9 @@ impl<'a> Writer<'a> {
 
     /// `None` if there is no such file.
     fn write_to(&mut self, setting: &Setting, file: &str, value: &str) -> Option<Result<()>> {
-        let old = if self.remember {
-            match self.dir.read(file).transpose()? {
-                Ok(text) => Some(before(&setting.old, file, &text)),
-                Err(error) => return Some(Err(error)),
-            }
-        } else {
-            None
+        let old = match self.replaced(&setting.old, file).transpose()? {
+            Ok(old) => old,
+            Err(error) => return Some(Err(error)),
         };
         match self.dir.write(file, value) {
             Ok(()) => {}
@@ -292,14 +288,38 @@ impl<'a> Writer<'a> {
                 return Some(Err(Error::write(path, value, errno)));
             }
         }
-        if let Some(old) = old {
-            let (dir, file) = (self.dir, file.to_owned());
-            self.written.push(Written { dir, file, old });
-        }
+        self.written.extend(old);
         Some(match setting.old {
             Old::Partition => self.check_partition(file, value),
             _ => Ok(()),
         })
+    }
+
+    /// What a write replaces; `None` if there is no such file.
+    fn replaced(&self, old: &Old, file: &str) -> Result<Option<Vec<Written<'a>>>> {
+        let mut all = Vec::new();
+        if !self.remember {
+            return Ok(Some(all));
+        }
+        let Some(text) = self.dir.read(file)? else {
+            return Ok(None);
+        };
+        let dir = self.dir;
+        let idle = file == "cpu.idle" && text.trim_end() == "0";
+        // A nice value is read back rounded, and to be idle no longer makes the kernel forget the weight.
+        if idle || file == "cpu.weight.nice" {
+            for weight in ["cpu.weight", "cpu.shares"] {
+                if let Some(text) = dir.read(weight)? {
+                    let (file, old) = (weight.to_owned(), before(&Old::Whole, weight, &text));
+                    all.push(Written { dir, file, old });
+                }
+            }
+        }
+        if file != "cpu.weight.nice" {
+            let (file, old) = (file.to_owned(), before(old, file, &text));
+            all.push(Written { dir, file, old });
+        }
+        Ok(Some(all))
     }
 
     fn check_partition(&self, file: &str, value: &str) -> Result<()> {

@@ -452,6 +452,31 @@ fn an_update_that_fails_half_way_is_undone() {
 }
 
 #[test]
+fn an_update_that_is_undone_leaves_the_weight_as_it_was() {
+    if !have_controllers(&["cpu", "cpuset"]) {
+        return;
+    }
+    let scene = Scene::new();
+    let (file, value) = pick(("cpu.weight", "150"), ("cpu.shares", "1536"));
+    let impossible = || Limits::new().cpuset_cpus(set("8191"));
+    let mut updates = vec![
+        impossible().cpu_idle(true),
+        impossible().cpu_weight(7).cpu_idle(true),
+    ];
+    if is_unified() {
+        updates.push(impossible().cpu_weight_nice(5));
+    }
+    for limits in updates {
+        let cgroup = scene.create(Limits::new().cpu_weight(150).cpuset_cpus(set("0")));
+        let error = cgroup.update(&limits).unwrap_err();
+        assert!(error.to_string().contains("written back"), "{error}");
+        is(&cgroup, file, value);
+        is(&cgroup, "cpu.idle", "0");
+        cgroup.remove().unwrap();
+    }
+}
+
+#[test]
 fn an_update_of_what_the_cgroup_was_made_without_changes_nothing() {
     if !have_controllers(&["memory", "pids"]) {
         return;
