@@ -446,6 +446,14 @@ impl Error {
         }
     }
 
+    /// Whether it is for lack of fds or memory, which says nothing of what it was about.
+    pub(crate) fn is_shortage(&self) -> bool {
+        use rustix::io::Errno as E;
+        [E::MFILE, E::NFILE, E::NOMEM]
+            .iter()
+            .any(|errno| self.raw_os_error() == Some(errno.raw_os_error()))
+    }
+
     pub(crate) fn is_not_passed_on(&self) -> bool {
         matches!(&*self.0, Inner::NotPassedOn { .. })
     }

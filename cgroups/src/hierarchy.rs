@@ -46,7 +46,7 @@ impl Hierarchy {
     ///
     /// # Errors
     /// `Unsupported` if no cgroup hierarchy can be seen, `NotFound` without `/proc`, `Malformed` if the kernel's text
-    /// is not understood.
+    /// is not understood; `Os` if fds or memory run out: a hierarchy is not left out for that.
     pub fn detect() -> Result<Self> {
         let mounts = mountinfo::mounts(Path::new(MOUNTINFO), &read(MOUNTINFO)?)?;
         let memberships = mountinfo::memberships(Path::new(CGROUP), &read(CGROUP)?)?;
@@ -55,7 +55,7 @@ impl Hierarchy {
             v1: Vec::new(),
         };
         for device in devices(&mounts) {
-            let Some(mount) = best(&mounts, device, &memberships) else {
+            let Some(mount) = best(&mounts, device, &memberships)? else {
                 continue;
             };
             match mount.version {
@@ -306,14 +306,23 @@ fn devices(mounts: &[Mounted]) -> Vec<(u32, u32)> {
 }
 
 /// The mount of one hierarchy to work through: one that shows the own cgroup if there is one.
-fn best(mounts: &[Mounted], device: (u32, u32), memberships: &[Membership]) -> Option<Mount> {
+fn best(
+    mounts: &[Mounted],
+    device: (u32, u32),
+    memberships: &[Membership],
+) -> Result<Option<Mount>> {
     let mut candidates: Vec<_> = mounts
         .iter()
         .filter(|mount| mount.device == device)
         .collect();
     candidates.sort_by_key(|mount| mount.own(memberships).is_none());
-    // One that cannot be opened is hidden under another mount.
-    candidates
-        .into_iter()
-        .find_map(|mounted| Mount::open(mounted, memberships).ok())
+    for mounted in candidates {
+        match Mount::open(mounted, memberships) {
+            Ok(mount) => return Ok(Some(mount)),
+            Err(error) if error.is_shortage() => return Err(error),
+            // It is hidden under another mount.
+            Err(_) => {}
+        }
+    }
+    Ok(None)
 }

@@ -35,8 +35,12 @@ impl Mount {
         let own = match mounted.own(memberships) {
             None => None,
             Some(own) if own.as_os_str().is_empty() => Some(Arc::clone(&root)),
-            // The own cgroup may be removed, or hidden by another mount.
-            Some(own) => root.open(&own).ok().map(Arc::new),
+            Some(own) => match root.open(&own) {
+                Ok(own) => Some(Arc::new(own)),
+                Err(error) if error.is_shortage() => return Err(error),
+                // It may be removed, or hidden by another mount.
+                Err(_) => None,
+            },
         };
         let whole = mounted.version == Version::V2 && Kind::read(&root)? == Kind::Root;
         Ok(Mount {

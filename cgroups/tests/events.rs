@@ -1,8 +1,6 @@
 //! What a cgroup tells by itself, in the real kernel: pressure, events, states; and freezing.
 #![expect(clippy::unwrap_used, reason = "helpers of tests unwrap as well")]
 
-#[path = "support/controllers.rs"]
-mod controllers;
 #[allow(
     unused_macros,
     unused_imports,
@@ -21,10 +19,9 @@ use std::time::{Duration, Instant};
 
 use cofferdam_cgroups::{Cgroup, ErrorKind, Limits, Resource, Share};
 use cofferdam_testkit::{Need, have};
-use controllers::have_controllers;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
-use support::{Scene, eventually, is_unified};
+use support::{Scene, eventually, have_controllers, is_unified};
 use sys::{Child, End, Payload};
 
 const MIB: usize = 1 << 20;

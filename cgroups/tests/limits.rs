@@ -18,7 +18,9 @@ use cofferdam_cgroups::{
     Partition,
 };
 use cofferdam_testkit::{Need, have};
-use support::{Scene, alone, argument, eventually, is_unified, this_test, unified};
+use support::{
+    Scene, alone, argument, eventually, have_controllers, is_unified, this_test, unified,
+};
 use sys::{Child, End, Payload};
 
 const MIB: u64 = 1 << 20;
@@ -377,17 +379,6 @@ fn a_v1_cpuset_takes_a_process_whatever_was_given() {
 /// On both kinds of machine, the file and the text.
 fn pick<'a>(v2: (&'a str, &'a str), v1: (&'a str, &'a str)) -> (&'a str, &'a str) {
     if is_unified() { v2 } else { v1 }
-}
-
-fn have_controllers(names: &[&'static str]) -> bool {
-    if is_unified() {
-        return unified(names);
-    }
-    let needs: Vec<_> = names
-        .iter()
-        .map(|name| Need::Cgroup1Controller(name))
-        .collect();
-    have(&[Need::Root]) && have(&needs)
 }
 
 #[test]

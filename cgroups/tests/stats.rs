@@ -1,8 +1,6 @@
 //! What cgroups use, in the real kernel: the numbers move with the work, and end with the cgroup.
 #![expect(clippy::unwrap_used, reason = "helpers of tests unwrap as well")]
 
-#[path = "support/controllers.rs"]
-mod controllers;
 #[allow(
     unused_macros,
     unused_imports,
@@ -21,8 +19,7 @@ use std::time::Duration;
 
 use cofferdam_cgroups::{Cgroup, ErrorKind, Limits, Resource, Stats};
 use cofferdam_testkit::{Need, have};
-use controllers::have_controllers;
-use support::{Scene, alone, argument, eventually, is_unified, this_test};
+use support::{Scene, alone, argument, eventually, have_controllers, is_unified, this_test};
 use sys::{Child, End, Payload};
 
 const MIB: usize = 1 << 20;
