@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::kill;
 use crate::member::Member;
 use crate::stat;
+use crate::wait;
 
 /// A cgroup, held by fds: one directory, or on a hybrid machine one in each hierarchy used.
 ///
@@ -36,8 +37,6 @@ pub struct Cgroup {
 
 /// How long [`Cgroup::remove`] waits for processes to end.
 const REMOVE_WITHIN: Duration = Duration::from_secs(5);
-/// Where a caller's time is too long for the clock.
-const LONGEST: Duration = Duration::from_secs(1 << 32);
 /// How long a drop waits for processes that were killed.
 const DROP_WITHIN: Duration = Duration::from_secs(1);
 
@@ -215,10 +214,9 @@ impl Cgroup {
 
     fn remove_all(&self, time: Duration) -> Result<()> {
         let start = Instant::now();
+        let deadline = wait::end(start, time);
         let mut first = Ok(());
         for member in self.members() {
-            // Without a deadline where the clock cannot say it.
-            let deadline = start.checked_add(time).unwrap_or(start + LONGEST);
             let removed = member.remove(start, deadline);
             first = first.and(removed);
         }
