@@ -283,10 +283,7 @@ impl<'a> Writer<'a> {
         match self.dir.write(file, value) {
             Ok(()) => {}
             Err(Errno::NOENT) => return None,
-            Err(errno) => {
-                let path = self.dir.file_path(file);
-                return Some(Err(Error::write(path, value, errno)));
-            }
+            Err(errno) => return Some(Err(self.refused(file, value, errno))),
         }
         self.written.extend(old);
         Some(match setting.old {
@@ -328,6 +325,17 @@ impl<'a> Writer<'a> {
             None => Ok(()),
             Some(reason) => Err(Error::partition(self.dir.file_path(file), value, reason)),
         }
+    }
+
+    /// A write that failed. What opens and cannot be written for EACCES is a set of v1 that the cgroup above has not all
+    /// of.
+    fn refused(&self, file: &str, value: &str, errno: Errno) -> Error {
+        let path = self.dir.file_path(file);
+        let set = matches!(file, "cpuset.cpus" | "cpuset.mems");
+        if errno == Errno::ACCESS && set && self.dir.open_file(file, OFlags::WRONLY).is_ok() {
+            return Error::outside(path, value, errno);
+        }
+        Error::write(path, value, errno)
     }
 
     fn absent(&self, setting: &Setting) -> Error {

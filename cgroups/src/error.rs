@@ -97,6 +97,21 @@ enum Inner {
         controller: &'static str,
         path: PathBuf,
     },
+    #[error("write {value:?} to {}: {errno}; not all of it is in the set of the cgroup above", path.display())]
+    Outside {
+        path: PathBuf,
+        value: String,
+        errno: Errno,
+    },
+    #[error(
+        "limit {limit}: the {controller} controller is not given to {}, where this hierarchy begins",
+        path.display()
+    )]
+    NotGiven {
+        limit: &'static str,
+        controller: &'static str,
+        path: PathBuf,
+    },
     #[error("update {}: {cause}{}", path.display(), Undoing(undone, stuck))]
     Update {
         path: PathBuf,
@@ -222,10 +237,12 @@ impl Error {
             | Inner::Path { .. }
             | Inner::Device { .. }
             | Inner::Partition { .. }
+            | Inner::Outside { .. }
             | Inner::KernelThread { .. } => ErrorKind::InvalidInput,
             Inner::NotCgroupfs { .. }
             | Inner::NoHierarchy
             | Inner::NoController { .. }
+            | Inner::NotGiven { .. }
             | Inner::Unsayable { .. }
             | Inner::NotEnabled { .. }
             | Inner::Type { .. }
@@ -258,6 +275,7 @@ impl Error {
             | Inner::Write { errno, .. }
             | Inner::Type { errno, .. }
             | Inner::Bpf { errno, .. }
+            | Inner::Outside { errno, .. }
             | Inner::WriteExplained { errno, .. } => Some(errno.0),
             _ => None,
         }
@@ -345,6 +363,22 @@ impl Error {
 
     pub(crate) fn no_controller(limit: &'static str, controller: &'static str) -> Self {
         Self::new(Inner::NoController { limit, controller })
+    }
+
+    pub(crate) fn not_given(limit: &'static str, controller: &'static str, path: &Path) -> Self {
+        Self::new(Inner::NotGiven {
+            limit,
+            controller,
+            path: path.to_owned(),
+        })
+    }
+
+    pub(crate) fn outside(path: PathBuf, value: &str, errno: rustix::io::Errno) -> Self {
+        Self::new(Inner::Outside {
+            path,
+            value: value.to_owned(),
+            errno: Errno(errno.raw_os_error()),
+        })
     }
 
     pub(crate) fn unsayable(limit: &'static str, reason: &'static str) -> Self {

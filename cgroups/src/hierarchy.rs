@@ -120,19 +120,22 @@ impl Hierarchy {
             .map_err(|error| self.explained(error))
     }
 
-    /// A handle to cgroups that exist: the directories that [`Cgroup::persist`] or [`Hierarchy::find`] gave, the v2 one
-    /// first if it is among them. Dropping it removes nothing; [`Cgroup::remove`] does.
+    /// A handle to cgroups that exist: the directories that [`Cgroup::persist`] or [`Hierarchy::find`] gave, in whatever
+    /// order. Dropping it removes nothing; [`Cgroup::remove`] does.
     ///
     /// # Errors
     /// `NotFound` if one does not exist, `InvalidInput` if there is none or one is not below a cgroup mount.
     pub fn open<P: AsRef<Path>>(&self, paths: impl IntoIterator<Item = P>) -> Result<Cgroup> {
-        let mut paths = paths.into_iter();
-        let first = paths
+        let members = paths.into_iter().map(|path| self.member(path.as_ref()));
+        let mut members = members.collect::<Result<Vec<_>>>()?;
+        members.sort_by_key(|member| member.version == Version::V1);
+        let mut members = members.into_iter();
+        let first = members
             .next()
             .ok_or_else(|| Error::path(Path::new(""), "no path given"))?;
-        let mut cgroup = Cgroup::found(self.member(first.as_ref())?);
-        for path in paths {
-            cgroup.push(self.member(path.as_ref())?);
+        let mut cgroup = Cgroup::found(first);
+        for member in members {
+            cgroup.push(member);
         }
         Ok(cgroup)
     }
@@ -198,7 +201,7 @@ impl Hierarchy {
             let v2 = self.v2.as_ref().filter(|_| offered.contains(&controller));
             let Some(mount) = v2.or_else(|| self.with(controller)) else {
                 apply::skip_all(limits, skipped, controller, None, |limit| {
-                    Error::no_controller(limit, controller.name())
+                    self.without(limit, controller)
                 })?;
                 continue;
             };
@@ -254,6 +257,14 @@ impl Hierarchy {
         }
         let offered = v2.root.read_required("cgroup.controllers")?;
         Ok(level::controllers(&offered))
+    }
+
+    /// That a controller is not there: in the part that can be seen, or on the whole machine.
+    fn without(&self, limit: &'static str, controller: Controller) -> Error {
+        match self.mounts().find(|mount| mount.is_part()) {
+            Some(part) => Error::not_given(limit, controller.name(), part.root.path()),
+            None => Error::no_controller(limit, controller.name()),
+        }
     }
 
     fn with(&self, controller: Controller) -> Option<&Arc<Mount>> {

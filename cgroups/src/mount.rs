@@ -19,6 +19,8 @@ pub(crate) struct Mount {
     own: Option<Arc<Dir>>,
     /// Whether `root` is the root of the whole v2 tree, which it then stays.
     whole: bool,
+    /// Whether the caller chose it.
+    chosen: bool,
 }
 
 /// Which parent the caller asked for.
@@ -49,6 +51,7 @@ impl Mount {
             controllers: mounted.controllers.clone(),
             root,
             own,
+            chosen: false,
         })
     }
 
@@ -64,6 +67,7 @@ impl Mount {
             controllers,
             root,
             own: None,
+            chosen: true,
         })
     }
 
@@ -74,7 +78,13 @@ impl Mount {
             root: Arc::clone(&self.root),
             own: Some(Arc::clone(own)),
             whole: self.whole,
+            chosen: self.chosen,
         }
+    }
+
+    /// Whether there may be more than it shows.
+    pub(crate) fn is_part(&self) -> bool {
+        self.chosen || (self.version == Version::V2 && !self.whole)
     }
 
     /// The parent of a new cgroup that is to have the controllers, which are enabled there if it is v2.

@@ -520,6 +520,24 @@ fn best_effort_tells_what_it_left_out() {
 }
 
 #[test]
+fn a_v1_set_that_the_cgroup_above_has_not_is_no_matter_of_permission() {
+    if is_unified() || !have(&[Need::Root, Need::Cgroup1Controller("cpuset")]) {
+        return;
+    }
+    let scene = Scene::new();
+    let outer = scene.create(Limits::new().cpuset_cpus(set("0")));
+    let limits = Limits::new().cpuset_cpus(set("1"));
+    let parent = in_hierarchy(&outer);
+    let made = scene.hierarchy.create_in(parent, &scene.name(), &limits);
+    let error = made.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    let text = error.to_string();
+    assert!(text.contains("in the set of the cgroup above"), "{text}");
+    assert!(!text.contains("needs root"), "{text}");
+    outer.remove().unwrap();
+}
+
+#[test]
 fn best_effort_lists_every_limit_of_a_controller_that_is_not_there() {
     if !have(&[Need::Root]) {
         return;

@@ -424,6 +424,21 @@ fn persist_outlives_the_handle_and_open_removes_only_when_told() {
 }
 
 #[test]
+fn the_order_in_which_directories_are_opened_does_not_matter() {
+    if !have_controllers(&["pids"]) {
+        return;
+    }
+    let scene = Scene::new();
+    let cgroup = scene.create(Limits::new().pids_max(9));
+    let path = cgroup.path().to_owned();
+    let mut paths = cgroup.persist();
+    paths.reverse();
+    let cgroup = scene.hierarchy.open(&paths).unwrap();
+    assert_eq!(cgroup.path(), path);
+    cgroup.remove().unwrap();
+}
+
+#[test]
 fn what_is_gone_already_is_removed_and_what_took_its_name_is_left() {
     if !have(&[Need::Root]) {
         return;

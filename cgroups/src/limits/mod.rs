@@ -165,7 +165,7 @@ impl Limits {
             Controller::Rdma => self.rdma.render(&mut out),
             Controller::Misc => self.misc.render(&mut out),
             Controller::Dmem => self.dmem.render(&mut out),
-            Controller::Devices | Controller::Freezer => {}
+            Controller::Cpuacct | Controller::Devices | Controller::Freezer => {}
         }
         self.unified.render(controller, version, &mut out);
         out
