@@ -36,7 +36,8 @@ impl Skipped {
 }
 
 impl Cgroup {
-    /// Changes limits of a cgroup that exists: all that are given, or none. What is not given stays as it is.
+    /// Changes limits of a cgroup that exists: all that are given, or none. What is not given stays as it is, but swap:
+    /// [`Limits::memory_max`] alone sets that too, as its description says, so give both where there is some.
     ///
     /// All values are checked, and that the cgroup has the controllers, before the first write. If a write fails then,
     /// those done are written back, in reverse order. Returns what [`Limits::best_effort`] left out; without it,

@@ -274,6 +274,22 @@ mod tests {
     use super::*;
     use crate::{CgroupName, Hierarchy, Limits};
 
+    #[test]
+    fn every_handle_can_be_shared_by_threads() {
+        fn shared<T: Send + Sync + std::fmt::Debug>() {}
+        shared::<Cgroup>();
+        shared::<Hierarchy>();
+        shared::<Entry<'_>>();
+        shared::<crate::Stats>();
+        shared::<crate::Watch<crate::State>>();
+        shared::<crate::PressureTrigger>();
+        shared::<crate::Peak>();
+        shared::<crate::OwnSubtree>();
+        shared::<crate::Error>();
+        #[cfg(feature = "systemd")]
+        shared::<crate::systemd::Scope>();
+    }
+
     const ASLEEP: &str = "COFFERDAM_CGROUPS_ASLEEP";
 
     #[test]

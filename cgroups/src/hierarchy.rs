@@ -48,8 +48,7 @@ impl Hierarchy {
     /// `Unsupported` if no cgroup hierarchy can be seen, `NotFound` without `/proc`, `Malformed` if the kernel's text
     /// is not understood; `Os` if fds or memory run out: a hierarchy is not left out for that.
     pub fn detect() -> Result<Self> {
-        let mounts = mountinfo::mounts(Path::new(MOUNTINFO), &read(MOUNTINFO)?)?;
-        let memberships = mountinfo::memberships(Path::new(CGROUP), &read(CGROUP)?)?;
+        let (mounts, memberships) = (mounts()?, memberships()?);
         let mut found = Hierarchy {
             v2: None,
             v1: Vec::new(),
@@ -295,6 +294,16 @@ impl Hierarchy {
         let below = mount.below(path).unwrap_or(path);
         Member::open(mount.version, &mount.root, below)
     }
+}
+
+/// What is mounted where this thread can see it.
+pub(crate) fn mounts() -> Result<Vec<Mounted>> {
+    mountinfo::mounts(Path::new(MOUNTINFO), &read(MOUNTINFO)?)
+}
+
+/// Where this thread is.
+pub(crate) fn memberships() -> Result<Vec<Membership>> {
+    mountinfo::memberships(Path::new(CGROUP), &read(CGROUP)?)
 }
 
 pub(crate) fn read(path: &str) -> Result<Vec<u8>> {

@@ -568,10 +568,14 @@ fn a_limit_without_its_controller_is_unsupported_and_nothing_is_made() {
         let here = Hierarchy::detect().unwrap();
         let error = here.create(&name, &Limits::new().pids_max(9)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
-        assert_eq!(
-            error.to_string(),
-            "limit pids_max: no hierarchy of this machine has the pids controller"
-        );
+        let expected = match here.mode() {
+            Mode::Unified => format!(
+                "limit pids_max: the pids controller is not given to {}, where this hierarchy begins",
+                mount.display()
+            ),
+            _ => "limit pids_max: no hierarchy of this machine has the pids controller".to_owned(),
+        };
+        assert_eq!(error.to_string(), expected);
         // What needs no controller goes on working.
         here.create(&name, &Limits::new())
             .unwrap()
