@@ -166,7 +166,7 @@ impl Cgroup {
     /// each process that is later started into this one by `CLONE_INTO_CGROUP`.
     ///
     /// # Errors
-    /// `PermissionDenied`; `Busy` if a kernel without freezer lets processes fork faster than they are killed.
+    /// `PermissionDenied`; `Unsupported` for a threaded cgroup; `Busy` if a kernel without freezer lets processes fork faster than they are killed.
     pub fn kill(&self) -> Result<()> {
         self.killed.store(true, Ordering::Relaxed);
         if self.main.version == Version::V1 {
@@ -175,6 +175,10 @@ impl Cgroup {
         match self.main.dir.write("cgroup.kill", "1") {
             Ok(()) | Err(Errno::NODEV) => Ok(()),
             Err(Errno::NOENT) => self.kill_each(),
+            Err(Errno::OPNOTSUPP) => {
+                let reason = "it holds threads alone, and processes are killed in the domain above";
+                Err(Error::lacks("kill", self.path().to_owned(), reason))
+            }
             Err(errno) => {
                 let path = self.main.dir.file_path("cgroup.kill");
                 Err(Error::write(path, "1", errno))

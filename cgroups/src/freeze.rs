@@ -21,7 +21,7 @@ impl Cgroup {
     /// Stops every process in it and in cgroups inside it, by `cgroup.freeze`, and returns when all have stopped: when
     /// `cgroup.events` says `frozen 1`. On v1 by `freezer.state`, when that says `FROZEN`.
     ///
-    /// They stay stopped until [`Cgroup::thaw`]; [`Cgroup::kill`] works all the same. New ones start stopped. Most stop
+    /// The caller is not to be in it, or it stops itself. They stay stopped until [`Cgroup::thaw`]; [`Cgroup::kill`] works all the same. New ones start stopped. Most stop
     /// within a few milliseconds; one in an uninterruptible wait, such as for a disk, stops when that is over. One that
     /// is frozen is frozen already.
     ///

@@ -217,6 +217,7 @@ pub(crate) fn not_moved(dir: &Dir, pid: &str, errno: rustix::io::Errno) -> Error
             "; the process or the cgroup is outside of this cgroup namespace, which nsdelegate keeps closed".to_owned()
         }
         E::BUSY => "; it passes controllers on, so only cgroups inside it take processes".to_owned(),
+        E::NOSPC => "; its cpuset.cpus or cpuset.mems is empty, with which v1 takes no process".to_owned(),
         E::OPNOTSUPP => {
             let kind = dir.read("cgroup.type").ok().flatten().unwrap_or_default();
             format!("; its cgroup.type is {:?}, which takes no processes", kind.trim_end())

@@ -520,6 +520,27 @@ fn best_effort_tells_what_it_left_out() {
 }
 
 #[test]
+fn a_v1_cpuset_without_cpus_says_why_it_takes_no_process() {
+    if is_unified() || !have(&[Need::Root, Need::Cgroup1Controller("cpuset")]) {
+        return;
+    }
+    let scene = Scene::new();
+    let made = scene.create(Limits::new().cpuset_cpus(set("0")));
+    let with_set = made.paths().find(|path| path.join("cpuset.cpus").exists());
+    let bare = with_set.unwrap().join(scene.name().as_str());
+    fs::create_dir(&bare).unwrap();
+    let bare = scene.hierarchy.open([bare]).unwrap();
+    let child = Child::outside(Payload::Sleep);
+    let text = bare.add(child.pid()).unwrap_err().to_string();
+    assert!(
+        text.contains("ENOSPC") && text.contains("is empty"),
+        "{text}"
+    );
+    bare.remove().unwrap();
+    made.remove().unwrap();
+}
+
+#[test]
 fn a_v1_set_that_the_cgroup_above_has_not_is_no_matter_of_permission() {
     if is_unified() || !have(&[Need::Root, Need::Cgroup1Controller("cpuset")]) {
         return;

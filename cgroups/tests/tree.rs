@@ -120,6 +120,9 @@ fn below_a_threaded_cgroup_the_type_is_the_reason_told() {
         let text = error.to_string();
         assert!(text.contains("its cgroup.type is \"threaded\""), "{text}");
     }
+    let error = threaded.kill().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.to_string().contains("threads alone"), "{error}");
     threaded.remove().unwrap();
 }
 
