@@ -204,8 +204,12 @@ enum Inner {
         errno: Errno,
         reason: &'static str,
     },
-    #[error("freeze {}: a process in it had not stopped after {waited:?}, so it was thawed again; one that waits for a device stops only then", path.display())]
-    Unfrozen { path: PathBuf, waited: Duration },
+    #[error("freeze {}: a process in it had not stopped after {waited:?}, {outcome}; one that waits for a device stops only then", path.display())]
+    Unfrozen {
+        path: PathBuf,
+        waited: Duration,
+        outcome: &'static str,
+    },
 }
 
 const EAGAIN: i32 = rustix::io::Errno::AGAIN.raw_os_error();
@@ -600,10 +604,14 @@ impl Error {
         })
     }
 
-    pub(crate) fn unfrozen(path: &Path, waited: Duration) -> Self {
+    pub(crate) fn unfrozen(path: &Path, waited: Duration, thawed: bool) -> Self {
         Self::new(Inner::Unfrozen {
             path: path.to_owned(),
             waited,
+            outcome: match thawed {
+                true => "so it was thawed again",
+                false => "and it goes on freezing, as was asked before",
+            },
         })
     }
 

@@ -45,7 +45,11 @@ impl Cgroup {
         }
         match frozen? {
             true => Ok(()),
-            false => Err(Error::unfrozen(freezer.member().dir.path(), waited)),
+            false => Err(Error::unfrozen(
+                freezer.member().dir.path(),
+                waited,
+                !before,
+            )),
         }
     }
 

@@ -389,7 +389,10 @@ fn a_freeze_that_takes_too_long_is_busy_and_taken_back() {
     assert_eq!(asked.unwrap(), "0\n");
     // Who asked before is not undone.
     fs::write(cgroup.path().join("cgroup.freeze"), "1").unwrap();
-    let _frozen = cgroup.freeze(Duration::ZERO).is_ok();
+    if let Err(error) = cgroup.freeze(Duration::ZERO) {
+        let text = error.to_string();
+        assert!(text.contains("asked before"), "{text}");
+    }
     let asked = fs::read_to_string(cgroup.path().join("cgroup.freeze"));
     assert_eq!(asked.unwrap(), "1\n");
     cgroup.kill().unwrap();
