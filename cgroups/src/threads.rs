@@ -75,13 +75,23 @@ impl Hierarchy {
         name: &CgroupName,
         limits: &Limits,
     ) -> Result<Cgroup> {
+        self.create_threaded_below(parent.as_ref(), name, limits)
+            .map_err(|error| self.explained(error))
+    }
+
+    fn create_threaded_below(
+        &self,
+        parent: &Path,
+        name: &CgroupName,
+        limits: &Limits,
+    ) -> Result<Cgroup> {
         limits.validate()?;
         let mut skipped = Vec::new();
         let needed = tells_threads_apart(limits, &mut skipped)?;
         let mount = self.v2.as_ref().ok_or_else(|| {
             Error::unsayable("cgroup.type", "threaded cgroups take a cgroup v2 mount")
         })?;
-        let dir = mount.below_root(parent.as_ref())?;
+        let dir = mount.below_root(parent)?;
         let mut cgroup = Cgroup::made(Member::make(Version::V2, &dir, name)?);
         // Before the limits: it makes the parent a domain that may have processes and pass controllers on.
         set_threaded(cgroup.main())?;

@@ -126,6 +126,25 @@ fn below_a_threaded_cgroup_the_type_is_the_reason_told() {
     threaded.remove().unwrap();
 }
 
+#[test]
+fn a_threaded_cgroup_too_many_names_the_bound() {
+    if !have(&[Need::Root, Need::Cgroup2]) {
+        return;
+    }
+    let scene = Scene::new();
+    let parent = scene.create(Limits::new());
+    fs::write(parent.path().join("cgroup.max.descendants"), "0").unwrap();
+    let below = below_top(&parent);
+    let made = scene
+        .hierarchy
+        .create_threaded_in(below, &scene.name(), &Limits::new());
+    let error = made.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::LimitReached);
+    let text = error.to_string();
+    assert!(text.contains("cgroup.max.descendants is 0"), "{text}");
+    parent.remove().unwrap();
+}
+
 fn invalid_takes_no_process(scene: &Scene, threaded: &Cgroup) {
     let path = threaded.path().join("invalid");
     fs::create_dir(&path).unwrap();
