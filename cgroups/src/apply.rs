@@ -1,6 +1,6 @@
 //! Writing limits: in an order the kernel takes, and back again if not all can be had.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -36,7 +36,8 @@ impl Skipped {
 }
 
 impl Cgroup {
-    /// Changes limits of a cgroup that exists: all that are given, or none. What is not given stays as it is.
+    /// Changes limits of a cgroup that exists: all that are given, or none. What is not given stays as it is, but swap:
+    /// [`Limits::memory_max`] alone sets that too, as its description says, so give both where there is some.
     ///
     /// All values are checked, and that the cgroup has the controllers, before the first write. If a write fails then,
     /// those done are written back, in reverse order. Returns what [`Limits::best_effort`] left out; without it,
@@ -97,11 +98,12 @@ impl Cgroup {
         skipped: &mut Vec<Skipped>,
     ) -> Result<Vec<(&Member, Vec<Setting>)>> {
         let mut places = Vec::new();
-        for (controller, limit) in limits.controllers() {
+        for controller in limits.controllers() {
             let Some(member) = self.with(controller)? else {
-                let error = Error::not_enabled(limit, controller.name(), self.path());
-                let path = Some(self.path().to_owned());
-                skip(limits, skipped, limit, error, path)?;
+                let path = self.path();
+                skip_all(limits, skipped, controller, Some(path), |limit| {
+                    Error::not_enabled(limit, controller.name(), path)
+                })?;
                 continue;
             };
             let rendering = limits.render(controller, member.version);
@@ -164,6 +166,41 @@ pub(crate) fn skip(
         return Err(error);
     }
     skipped.push(Skipped::new(limit, &error, path));
+    Ok(())
+}
+
+/// As [`skip`], of all limits of a controller: what is left out is listed to the last.
+pub(crate) fn skip_all(
+    limits: &Limits,
+    skipped: &mut Vec<Skipped>,
+    controller: Controller,
+    path: Option<&Path>,
+    error: impl Fn(&'static str) -> Error,
+) -> Result<()> {
+    limits.names(controller).into_iter().try_for_each(|limit| {
+        skip(
+            limits,
+            skipped,
+            limit,
+            error(limit),
+            path.map(Path::to_owned),
+        )
+    })
+}
+
+/// As [`skip_all`], for an error that names the controller and no limit.
+pub(crate) fn skip_controller(
+    limits: &Limits,
+    skipped: &mut Vec<Skipped>,
+    controller: Controller,
+    path: Option<&Path>,
+    error: Error,
+) -> Result<()> {
+    if !limits.is_best_effort() || error.kind() != ErrorKind::Unsupported {
+        return Err(error);
+    }
+    let names = limits.names(controller).into_iter();
+    skipped.extend(names.map(|limit| Skipped::new(limit, &error, path.map(Path::to_owned))));
     Ok(())
 }
 
@@ -240,30 +277,47 @@ impl<'a> Writer<'a> {
 
     /// `None` if there is no such file.
     fn write_to(&mut self, setting: &Setting, file: &str, value: &str) -> Option<Result<()>> {
-        let old = if self.remember {
-            match self.dir.read(file).transpose()? {
-                Ok(text) => Some(before(&setting.old, file, &text)),
-                Err(error) => return Some(Err(error)),
-            }
-        } else {
-            None
+        let old = match self.replaced(&setting.old, file).transpose()? {
+            Ok(old) => old,
+            Err(error) => return Some(Err(error)),
         };
         match self.dir.write(file, value) {
             Ok(()) => {}
             Err(Errno::NOENT) => return None,
-            Err(errno) => {
-                let path = self.dir.file_path(file);
-                return Some(Err(Error::write(path, value, errno)));
-            }
+            Err(errno) => return Some(Err(self.refused(file, value, errno))),
         }
-        if let Some(old) = old {
-            let (dir, file) = (self.dir, file.to_owned());
-            self.written.push(Written { dir, file, old });
-        }
+        self.written.extend(old);
         Some(match setting.old {
             Old::Partition => self.check_partition(file, value),
             _ => Ok(()),
         })
+    }
+
+    /// What a write replaces; `None` if there is no such file.
+    fn replaced(&self, old: &Old, file: &str) -> Result<Option<Vec<Written<'a>>>> {
+        let mut all = Vec::new();
+        if !self.remember {
+            return Ok(Some(all));
+        }
+        let Some(text) = self.dir.read(file)? else {
+            return Ok(None);
+        };
+        let dir = self.dir;
+        let idle = file == "cpu.idle" && text.trim_end() == "0";
+        // A nice value is read back rounded, and to be idle no longer makes the kernel forget the weight.
+        if idle || file == "cpu.weight.nice" {
+            for weight in ["cpu.weight", "cpu.shares"] {
+                if let Some(text) = dir.read(weight)? {
+                    let (file, old) = (weight.to_owned(), before(&Old::Whole, weight, &text));
+                    all.push(Written { dir, file, old });
+                }
+            }
+        }
+        if file != "cpu.weight.nice" {
+            let (file, old) = (file.to_owned(), before(old, file, &text));
+            all.push(Written { dir, file, old });
+        }
+        Ok(Some(all))
     }
 
     fn check_partition(&self, file: &str, value: &str) -> Result<()> {
@@ -272,6 +326,17 @@ impl<'a> Writer<'a> {
             None => Ok(()),
             Some(reason) => Err(Error::partition(self.dir.file_path(file), value, reason)),
         }
+    }
+
+    /// A write that failed. What opens and cannot be written for EACCES is a set of v1 that the cgroup above has not all
+    /// of.
+    fn refused(&self, file: &str, value: &str, errno: Errno) -> Error {
+        let path = self.dir.file_path(file);
+        let set = matches!(file, "cpuset.cpus" | "cpuset.mems");
+        if errno == Errno::ACCESS && set && self.dir.open_file(file, OFlags::WRONLY).is_ok() {
+            return Error::outside(path, value, errno);
+        }
+        Error::write(path, value, errno)
     }
 
     fn absent(&self, setting: &Setting) -> Error {

@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::kill;
 use crate::member::Member;
 use crate::stat;
+use crate::wait;
 
 /// A cgroup, held by fds: one directory, or on a hybrid machine one in each hierarchy used.
 ///
@@ -36,8 +37,6 @@ pub struct Cgroup {
 
 /// How long [`Cgroup::remove`] waits for processes to end.
 const REMOVE_WITHIN: Duration = Duration::from_secs(5);
-/// Where a caller's time is too long for the clock.
-const LONGEST: Duration = Duration::from_secs(1 << 32);
 /// How long a drop waits for processes that were killed.
 const DROP_WITHIN: Duration = Duration::from_secs(1);
 
@@ -167,7 +166,7 @@ impl Cgroup {
     /// each process that is later started into this one by `CLONE_INTO_CGROUP`.
     ///
     /// # Errors
-    /// `PermissionDenied`; `Busy` if a kernel without freezer lets processes fork faster than they are killed.
+    /// `PermissionDenied`; `Unsupported` for a threaded cgroup; `Busy` if a kernel without freezer lets processes fork faster than they are killed.
     pub fn kill(&self) -> Result<()> {
         self.killed.store(true, Ordering::Relaxed);
         if self.main.version == Version::V1 {
@@ -176,6 +175,10 @@ impl Cgroup {
         match self.main.dir.write("cgroup.kill", "1") {
             Ok(()) | Err(Errno::NODEV) => Ok(()),
             Err(Errno::NOENT) => self.kill_each(),
+            Err(Errno::OPNOTSUPP) => {
+                let reason = "it holds threads alone, and processes are killed in the domain above";
+                Err(Error::lacks("kill", self.path().to_owned(), reason))
+            }
             Err(errno) => {
                 let path = self.main.dir.file_path("cgroup.kill");
                 Err(Error::write(path, "1", errno))
@@ -215,10 +218,9 @@ impl Cgroup {
 
     fn remove_all(&self, time: Duration) -> Result<()> {
         let start = Instant::now();
+        let deadline = wait::end(start, time);
         let mut first = Ok(());
         for member in self.members() {
-            // Without a deadline where the clock cannot say it.
-            let deadline = start.checked_add(time).unwrap_or(start + LONGEST);
             let removed = member.remove(start, deadline);
             first = first.and(removed);
         }
@@ -275,6 +277,22 @@ mod tests {
 
     use super::*;
     use crate::{CgroupName, Hierarchy, Limits};
+
+    #[test]
+    fn every_handle_can_be_shared_by_threads() {
+        fn shared<T: Send + Sync + std::fmt::Debug>() {}
+        shared::<Cgroup>();
+        shared::<Hierarchy>();
+        shared::<Entry<'_>>();
+        shared::<crate::Stats>();
+        shared::<crate::Watch<crate::State>>();
+        shared::<crate::PressureTrigger>();
+        shared::<crate::Peak>();
+        shared::<crate::OwnSubtree>();
+        shared::<crate::Error>();
+        #[cfg(feature = "systemd")]
+        shared::<crate::systemd::Scope>();
+    }
 
     const ASLEEP: &str = "COFFERDAM_CGROUPS_ASLEEP";
 

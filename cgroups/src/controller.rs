@@ -6,6 +6,8 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Controller {
     Cpu,
+    /// Of v1 only, and without limits: it counts.
+    Cpuacct,
     Cpuset,
     /// Of v1 only: in v2 devices are filtered by eBPF.
     Devices,
@@ -22,8 +24,9 @@ pub(crate) enum Controller {
 }
 
 impl Controller {
-    const ALL: [Controller; 11] = [
+    const ALL: [Controller; 12] = [
         Controller::Cpu,
+        Controller::Cpuacct,
         Controller::Cpuset,
         Controller::Devices,
         Controller::Dmem,
@@ -59,6 +62,7 @@ impl Controller {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Controller::Cpu => "cpu",
+            Controller::Cpuacct => "cpuacct",
             Controller::Cpuset => "cpuset",
             Controller::Devices => "devices",
             Controller::Dmem => "dmem",
@@ -84,6 +88,7 @@ impl Controller {
     pub(crate) fn v1_file(self) -> &'static str {
         match self {
             Controller::Cpu => "cpu.shares",
+            Controller::Cpuacct => "cpuacct.usage",
             Controller::Cpuset => "cpuset.cpus",
             Controller::Devices => "devices.list",
             Controller::Dmem => "dmem.max",
@@ -122,6 +127,6 @@ mod tests {
         }
         assert_eq!(Controller::from_name("blkio"), Some(Controller::Io));
         assert_eq!(Controller::Io.v1_name(), "blkio");
-        assert_eq!(Controller::from_name("cpuacct"), None);
+        assert_eq!(Controller::from_name("perf_event"), None);
     }
 }

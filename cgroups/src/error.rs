@@ -97,6 +97,21 @@ enum Inner {
         controller: &'static str,
         path: PathBuf,
     },
+    #[error("write {value:?} to {}: {errno}; not all of it is in the set of the cgroup above", path.display())]
+    Outside {
+        path: PathBuf,
+        value: String,
+        errno: Errno,
+    },
+    #[error(
+        "limit {limit}: the {controller} controller is not given to {}, where this hierarchy begins",
+        path.display()
+    )]
+    NotGiven {
+        limit: &'static str,
+        controller: &'static str,
+        path: PathBuf,
+    },
     #[error("update {}: {cause}{}", path.display(), Undoing(undone, stuck))]
     Update {
         path: PathBuf,
@@ -189,8 +204,12 @@ enum Inner {
         errno: Errno,
         reason: &'static str,
     },
-    #[error("freeze {}: a process in it had not stopped after {waited:?}, so it was thawed again; one that waits for a device stops only then", path.display())]
-    Unfrozen { path: PathBuf, waited: Duration },
+    #[error("freeze {}: a process in it had not stopped after {waited:?}, {outcome}; one that waits for a device stops only then", path.display())]
+    Unfrozen {
+        path: PathBuf,
+        waited: Duration,
+        outcome: &'static str,
+    },
 }
 
 const EAGAIN: i32 = rustix::io::Errno::AGAIN.raw_os_error();
@@ -222,10 +241,12 @@ impl Error {
             | Inner::Path { .. }
             | Inner::Device { .. }
             | Inner::Partition { .. }
+            | Inner::Outside { .. }
             | Inner::KernelThread { .. } => ErrorKind::InvalidInput,
             Inner::NotCgroupfs { .. }
             | Inner::NoHierarchy
             | Inner::NoController { .. }
+            | Inner::NotGiven { .. }
             | Inner::Unsayable { .. }
             | Inner::NotEnabled { .. }
             | Inner::Type { .. }
@@ -258,6 +279,7 @@ impl Error {
             | Inner::Write { errno, .. }
             | Inner::Type { errno, .. }
             | Inner::Bpf { errno, .. }
+            | Inner::Outside { errno, .. }
             | Inner::WriteExplained { errno, .. } => Some(errno.0),
             _ => None,
         }
@@ -345,6 +367,22 @@ impl Error {
 
     pub(crate) fn no_controller(limit: &'static str, controller: &'static str) -> Self {
         Self::new(Inner::NoController { limit, controller })
+    }
+
+    pub(crate) fn not_given(limit: &'static str, controller: &'static str, path: &Path) -> Self {
+        Self::new(Inner::NotGiven {
+            limit,
+            controller,
+            path: path.to_owned(),
+        })
+    }
+
+    pub(crate) fn outside(path: PathBuf, value: &str, errno: rustix::io::Errno) -> Self {
+        Self::new(Inner::Outside {
+            path,
+            value: value.to_owned(),
+            errno: Errno(errno.raw_os_error()),
+        })
     }
 
     pub(crate) fn unsayable(limit: &'static str, reason: &'static str) -> Self {
@@ -444,6 +482,14 @@ impl Error {
             Inner::Sys { path, .. } | Inner::Write { path, .. } => Some(path),
             _ => None,
         }
+    }
+
+    /// Whether it is for lack of fds or memory, which says nothing of what it was about.
+    pub(crate) fn is_shortage(&self) -> bool {
+        use rustix::io::Errno as E;
+        [E::MFILE, E::NFILE, E::NOMEM]
+            .iter()
+            .any(|errno| self.raw_os_error() == Some(errno.raw_os_error()))
     }
 
     pub(crate) fn is_not_passed_on(&self) -> bool {
@@ -558,10 +604,14 @@ impl Error {
         })
     }
 
-    pub(crate) fn unfrozen(path: &Path, waited: Duration) -> Self {
+    pub(crate) fn unfrozen(path: &Path, waited: Duration, thawed: bool) -> Self {
         Self::new(Inner::Unfrozen {
             path: path.to_owned(),
             waited,
+            outcome: match thawed {
+                true => "so it was thawed again",
+                false => "and it goes on freezing, as was asked before",
+            },
         })
     }
 

@@ -21,7 +21,7 @@ impl Cgroup {
     /// Stops every process in it and in cgroups inside it, by `cgroup.freeze`, and returns when all have stopped: when
     /// `cgroup.events` says `frozen 1`. On v1 by `freezer.state`, when that says `FROZEN`.
     ///
-    /// They stay stopped until [`Cgroup::thaw`]; [`Cgroup::kill`] works all the same. New ones start stopped. Most stop
+    /// The caller is not to be in it, or it stops itself. They stay stopped until [`Cgroup::thaw`]; [`Cgroup::kill`] works all the same. New ones start stopped. Most stop
     /// within a few milliseconds; one in an uninterruptible wait, such as for a disk, stops when that is over. One that
     /// is frozen is frozen already.
     ///
@@ -34,21 +34,23 @@ impl Cgroup {
         let before = freezer.asked()?;
         let deadline = Deadline::after(timeout);
         let frozen = match freezer {
-            Freezer::V2(_) => {
-                freezer.write(true)?;
-                let mut watch = self.watch_state()?;
-                watch.wait_for(timeout, |state| state.frozen)?.is_some()
-            }
-            Freezer::V1(_) => freezer.freeze_v1(&deadline)?,
+            Freezer::V2(_) => self.freeze_v2(freezer, &deadline),
+            Freezer::V1(_) => freezer.freeze_v1(&deadline),
         };
-        if frozen {
-            return Ok(());
-        }
         let waited = deadline.waited();
-        if !before {
-            freezer.write(false)?;
+        if !before && !matches!(frozen, Ok(true)) {
+            let thawed = freezer.write(false);
+            // The first error is the one to tell.
+            frozen.as_ref().map_or(Ok(()), |_| thawed)?;
         }
-        Err(Error::unfrozen(freezer.member().dir.path(), waited))
+        match frozen? {
+            true => Ok(()),
+            false => Err(Error::unfrozen(
+                freezer.member().dir.path(),
+                waited,
+                !before,
+            )),
+        }
     }
 
     /// Lets its processes go on, by `cgroup.freeze`, on v1 by `freezer.state`. They stay still as long as a cgroup above
@@ -70,6 +72,14 @@ impl Cgroup {
             Freezer::V2(_) => Ok(self.watch_state()?.last().frozen),
             freezer @ Freezer::V1(_) => freezer.frozen_v1(),
         }
+    }
+
+    fn freeze_v2(&self, freezer: Freezer<'_>, deadline: &Deadline) -> Result<bool> {
+        // What can fail for lack of fds fails before the write.
+        let mut watch = self.watch_state()?;
+        freezer.write(true)?;
+        let frozen = watch.wait_for(deadline.left(), |state| state.frozen)?;
+        Ok(frozen.is_some())
     }
 
     fn freezer(&self) -> Result<Freezer<'_>> {

@@ -46,16 +46,15 @@ impl Hierarchy {
     ///
     /// # Errors
     /// `Unsupported` if no cgroup hierarchy can be seen, `NotFound` without `/proc`, `Malformed` if the kernel's text
-    /// is not understood.
+    /// is not understood; `Os` if fds or memory run out: a hierarchy is not left out for that.
     pub fn detect() -> Result<Self> {
-        let mounts = mountinfo::mounts(Path::new(MOUNTINFO), &read(MOUNTINFO)?)?;
-        let memberships = mountinfo::memberships(Path::new(CGROUP), &read(CGROUP)?)?;
+        let (mounts, memberships) = (mounts()?, memberships()?);
         let mut found = Hierarchy {
             v2: None,
             v1: Vec::new(),
         };
         for device in devices(&mounts) {
-            let Some(mount) = best(&mounts, device, &memberships) else {
+            let Some(mount) = best(&mounts, device, &memberships)? else {
                 continue;
             };
             match mount.version {
@@ -120,19 +119,22 @@ impl Hierarchy {
             .map_err(|error| self.explained(error))
     }
 
-    /// A handle to cgroups that exist: the directories that [`Cgroup::persist`] or [`Hierarchy::find`] gave, the v2 one
-    /// first if it is among them. Dropping it removes nothing; [`Cgroup::remove`] does.
+    /// A handle to cgroups that exist: the directories that [`Cgroup::persist`] or [`Hierarchy::find`] gave, in whatever
+    /// order. Dropping it removes nothing; [`Cgroup::remove`] does.
     ///
     /// # Errors
     /// `NotFound` if one does not exist, `InvalidInput` if there is none or one is not below a cgroup mount.
     pub fn open<P: AsRef<Path>>(&self, paths: impl IntoIterator<Item = P>) -> Result<Cgroup> {
-        let mut paths = paths.into_iter();
-        let first = paths
+        let members = paths.into_iter().map(|path| self.member(path.as_ref()));
+        let mut members = members.collect::<Result<Vec<_>>>()?;
+        members.sort_by_key(|member| member.version == Version::V1);
+        let mut members = members.into_iter();
+        let first = members
             .next()
             .ok_or_else(|| Error::path(Path::new(""), "no path given"))?;
-        let mut cgroup = Cgroup::found(self.member(first.as_ref())?);
-        for path in paths {
-            cgroup.push(self.member(path.as_ref())?);
+        let mut cgroup = Cgroup::found(first);
+        for member in members {
+            cgroup.push(member);
         }
         Ok(cgroup)
     }
@@ -194,11 +196,12 @@ impl Hierarchy {
         let needed = limits.controllers();
         let offered = self.offered_by_v2(&needed)?;
         let mut plan: Vec<_> = self.v2.iter().map(Site::new).collect();
-        for (controller, limit) in needed {
+        for controller in needed {
             let v2 = self.v2.as_ref().filter(|_| offered.contains(&controller));
             let Some(mount) = v2.or_else(|| self.with(controller)) else {
-                let error = Error::no_controller(limit, controller.name());
-                apply::skip(limits, skipped, limit, error, None)?;
+                apply::skip_all(limits, skipped, controller, None, |limit| {
+                    self.without(limit, controller)
+                })?;
                 continue;
             };
             let rendering = limits.render(controller, mount.version);
@@ -241,8 +244,8 @@ impl Hierarchy {
 
     /// What v2 has, as far as it matters: not what a v1 hierarchy has, for a controller is in one alone; and what its top
     /// passes on already it has for certain.
-    fn offered_by_v2(&self, needed: &[(Controller, &str)]) -> Result<Vec<Controller>> {
-        let asked = needed.iter().map(|(controller, _)| *controller);
+    fn offered_by_v2(&self, needed: &[Controller]) -> Result<Vec<Controller>> {
+        let asked = needed.iter().copied();
         let asked: Vec<_> = asked.filter(|one| self.with(*one).is_none()).collect();
         let Some(v2) = self.v2.as_ref().filter(|_| !asked.is_empty()) else {
             return Ok(Vec::new());
@@ -253,6 +256,14 @@ impl Hierarchy {
         }
         let offered = v2.root.read_required("cgroup.controllers")?;
         Ok(level::controllers(&offered))
+    }
+
+    /// That a controller is not there: in the part that can be seen, or on the whole machine.
+    fn without(&self, limit: &'static str, controller: Controller) -> Error {
+        match self.mounts().find(|mount| mount.is_part()) {
+            Some(part) => Error::not_given(limit, controller.name(), part.root.path()),
+            None => Error::no_controller(limit, controller.name()),
+        }
     }
 
     fn with(&self, controller: Controller) -> Option<&Arc<Mount>> {
@@ -285,6 +296,16 @@ impl Hierarchy {
     }
 }
 
+/// What is mounted where this thread can see it.
+pub(crate) fn mounts() -> Result<Vec<Mounted>> {
+    mountinfo::mounts(Path::new(MOUNTINFO), &read(MOUNTINFO)?)
+}
+
+/// Where this thread is.
+pub(crate) fn memberships() -> Result<Vec<Membership>> {
+    mountinfo::memberships(Path::new(CGROUP), &read(CGROUP)?)
+}
+
 pub(crate) fn read(path: &str) -> Result<Vec<u8>> {
     fs::read(path).map_err(|error| {
         let errno = rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO);
@@ -305,14 +326,23 @@ fn devices(mounts: &[Mounted]) -> Vec<(u32, u32)> {
 }
 
 /// The mount of one hierarchy to work through: one that shows the own cgroup if there is one.
-fn best(mounts: &[Mounted], device: (u32, u32), memberships: &[Membership]) -> Option<Mount> {
+fn best(
+    mounts: &[Mounted],
+    device: (u32, u32),
+    memberships: &[Membership],
+) -> Result<Option<Mount>> {
     let mut candidates: Vec<_> = mounts
         .iter()
         .filter(|mount| mount.device == device)
         .collect();
     candidates.sort_by_key(|mount| mount.own(memberships).is_none());
-    // One that cannot be opened is hidden under another mount.
-    candidates
-        .into_iter()
-        .find_map(|mounted| Mount::open(mounted, memberships).ok())
+    for mounted in candidates {
+        match Mount::open(mounted, memberships) {
+            Ok(mount) => return Ok(Some(mount)),
+            Err(error) if error.is_shortage() => return Err(error),
+            // It is hidden under another mount.
+            Err(_) => {}
+        }
+    }
+    Ok(None)
 }

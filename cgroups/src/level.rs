@@ -4,6 +4,7 @@ use crate::controller::Controller;
 use crate::dir::Dir;
 use crate::error::{Error, Result};
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 /// What one v2 cgroup says about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,7 +41,10 @@ impl Kind {
             // Kernels before 4.14 have no types. Only the root lacks this one too.
             None => match dir.open_file("cgroup.events", OFlags::PATH) {
                 Ok(_) => Kind::Domain,
-                Err(_) => Kind::Root,
+                Err(Errno::NOENT | Errno::NODEV) => Kind::Root,
+                Err(errno) => {
+                    return Err(Error::sys("open", &dir.file_path("cgroup.events"), errno));
+                }
             },
         })
     }
@@ -72,7 +76,8 @@ impl Level {
         } else {
             Some(Rest {
                 offered: controllers(&dir.read_required("cgroup.controllers")?),
-                has_processes: kind != Kind::Root && has_processes(dir)?,
+                // Of a threaded one it cannot be read, and does not matter.
+                has_processes: kind == Kind::Domain && has_processes(dir)?,
             })
         };
         Ok(Level {

@@ -1,22 +1,23 @@
 //! Typed cgroup v2 limits, with a v1 fallback for hybrid machines.
 //!
 //! ```no_run
+//! use std::process::Command;
+//!
 //! use cofferdam_cgroups::{CgroupName, Hierarchy, Limits};
 //!
-//! # fn main() -> cofferdam_cgroups::Result<()> {
-//! # let pid = 1;
-//! let hierarchy = Hierarchy::detect()?;
-//! let limits = Limits::new().memory_max(64 << 20).pids_max(64).cpus(0.5);
-//! let cgroup = hierarchy.create(&CgroupName::new("web-1")?, &limits)?;
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let limits = Limits::new().memory_max(64 << 20).pids_max(64).cpus(0.5);
+//!     let cgroup = Hierarchy::detect()?.create(&CgroupName::new("web-1")?, &limits)?;
 //!
-//! cgroup.add(pid)?;                // or, a hundred times faster, start it there: `cgroup.entry()`
-//! if cgroup.oom_kills()? > 0 {
-//!     eprintln!("{} ran out of memory", cgroup.path().display());
+//!     let mut child = Command::new("sleep").arg("60").spawn()?;
+//!     cgroup.add(child.id())?; // or, a hundred times faster, start it there: `cgroup.entry()`
+//!     println!("{} bytes in use", cgroup.memory_current()?);
+//!
+//!     cgroup.kill()?; // all of it, at once
+//!     child.wait()?;
+//!     cgroup.remove()?; // waits until it is empty
+//!     Ok(())
 //! }
-//! cgroup.kill()?;                  // all of it, at once
-//! cgroup.remove()?;                // waits until it is empty
-//! # Ok(())
-//! # }
 //! ```
 //!
 //! A new process is best born in its cgroup: [`Entry`] has the directory fd for clone3(2) with `CLONE_INTO_CGROUP`,
@@ -51,6 +52,25 @@
 //! there, into one directory for each hierarchy used; kill and [`Entry::dir`] use the v2 directory where there is one.
 //! A limit whose controller no hierarchy has, and one that v1 cannot say, is [`ErrorKind::Unsupported`].
 //! [`Limits::best_effort`] leaves such limits out and lists them.
+//!
+//! | | v2 | a cgroup with v1 directories only |
+//! |---|---|---|
+//! | [`Entry`], [`Cgroup::add`] | `CLONE_INTO_CGROUP`, `cgroup.procs` | `cgroup.procs` of each directory |
+//! | [`Cgroup::kill`] | `cgroup.kill` | held still by `freezer.state`, signalled by pidfd |
+//! | [`Cgroup::populated`], [`Cgroup::remove`] | `cgroup.events` | `cgroup.procs`, looked at again and again |
+//! | [`Cgroup::freeze`] | `cgroup.freeze` | `freezer.state`, if it is in that hierarchy |
+//! | [`Cgroup::watch_pids`] | `pids.events` | the same |
+//! | [`Cgroup::watch_state`], [`Cgroup::watch_memory`] | `cgroup.events`, `memory.events` | `Unsupported` |
+//! | [`Cgroup::pressure`], [`Cgroup::pressure_trigger`] | `cpu.pressure` and so on | `None`, `Unsupported` |
+//! | [`Sample::cpu`](field@Sample::cpu) | `cpu.stat` | `cpuacct.usage`, if it has a directory there |
+//! | [`Cgroup::memory_peak`] | `memory.peak`, reset for one reader | `memory.max_usage_in_bytes`, reset for all |
+//! | [`Cgroup::memory_reclaim`] | `memory.reclaim` | `Unsupported` |
+//! | [`Cgroup::set_devices`] | eBPF | `devices.deny`, `devices.allow` |
+//! | [`Cgroup::add_thread`] | `cgroup.threads` of a threaded cgroup | `tasks` |
+//! | [`Cgroup::delegate_to`], [`Hierarchy::own_subtree`] | yes | `Unsupported` |
+//!
+//! On a hybrid machine a cgroup has a v2 directory as well, and the middle column holds for all but memory, huge pages and
+//! what else v1 has the controller of.
 //!
 //! # What it changes on the host
 //!

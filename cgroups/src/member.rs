@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
@@ -19,6 +18,7 @@ use crate::limits::Setting;
 use crate::name::CgroupName;
 use crate::stat;
 use crate::threads;
+use crate::wait;
 
 #[derive(Debug)]
 pub(crate) struct Member {
@@ -181,26 +181,13 @@ impl Member {
             // The kernel compares with what this fd has read: a change after the read is not missed.
             let text = dir::read_whole(events.as_fd()).unwrap_or_default();
             if !text.is_empty() && self.populated_in(&text)? {
-                return self.poll(&events, pause);
+                let path = self.dir.file_path("cgroup.events");
+                let told = wait::poll(&events, pause).map(drop);
+                return told.map_err(|errno| Error::sys("poll", &path, errno));
             }
         }
         thread::sleep(pause);
         Ok(())
-    }
-
-    fn poll(&self, events: &OwnedFd, pause: Duration) -> Result<()> {
-        let timeout = Timespec {
-            tv_sec: 0,
-            tv_nsec: pause.subsec_nanos().into(),
-        };
-        let mut fds = [PollFd::new(events, PollFlags::PRI)];
-        match rustix::event::poll(&mut fds, Some(&timeout)) {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
-            Err(errno) => {
-                let path = self.dir.file_path("cgroup.events");
-                Err(Error::sys("poll", &path, errno))
-            }
-        }
     }
 
     fn populated_in(&self, text: &str) -> Result<bool> {

@@ -19,6 +19,8 @@ pub(crate) struct Mount {
     own: Option<Arc<Dir>>,
     /// Whether `root` is the root of the whole v2 tree, which it then stays.
     whole: bool,
+    /// Whether the caller chose it.
+    chosen: bool,
 }
 
 /// Which parent the caller asked for.
@@ -35,8 +37,12 @@ impl Mount {
         let own = match mounted.own(memberships) {
             None => None,
             Some(own) if own.as_os_str().is_empty() => Some(Arc::clone(&root)),
-            // The own cgroup may be removed, or hidden by another mount.
-            Some(own) => root.open(&own).ok().map(Arc::new),
+            Some(own) => match root.open(&own) {
+                Ok(own) => Some(Arc::new(own)),
+                Err(error) if error.is_shortage() => return Err(error),
+                // It may be removed, or hidden by another mount.
+                Err(_) => None,
+            },
         };
         if mounted.version == Version::V2 {
             // Opened now, so that work with the hierarchy leaves no more fds than it began with.
@@ -50,6 +56,7 @@ impl Mount {
             controllers: mounted.controllers.clone(),
             root,
             own,
+            chosen: false,
         })
     }
 
@@ -65,6 +72,7 @@ impl Mount {
             controllers,
             root,
             own: None,
+            chosen: true,
         })
     }
 
@@ -75,7 +83,13 @@ impl Mount {
             root: Arc::clone(&self.root),
             own: Some(Arc::clone(own)),
             whole: self.whole,
+            chosen: self.chosen,
         }
+    }
+
+    /// Whether there may be more than it shows.
+    pub(crate) fn is_part(&self) -> bool {
+        self.chosen || (self.version == Version::V2 && !self.whole)
     }
 
     /// The parent of a new cgroup that is to have the controllers, which are enabled there if it is v2.

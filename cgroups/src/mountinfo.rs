@@ -256,7 +256,10 @@ mod tests {
     fn co_mounted_controllers_share_a_hierarchy() {
         let line = b"30 25 0:27 / /sys/fs/cgroup/cpu,cpuacct rw shared:12 - cgroup cgroup rw,cpu,cpuacct,pids";
         let mounts = all(line);
-        assert_eq!(mounts[0].controllers, [Controller::Cpu, Controller::Pids]);
+        assert_eq!(
+            mounts[0].controllers,
+            [Controller::Cpu, Controller::Cpuacct, Controller::Pids]
+        );
         let memberships = of(b"4:cpu,cpuacct,pids:/a\n1:name=systemd:/b\n0::/c\n");
         assert_eq!(mounts[0].own(&memberships).as_deref(), Some(Path::new("a")));
     }

@@ -13,9 +13,6 @@ use crate::hierarchy::{self, Hierarchy};
 use crate::mount::Mount;
 use crate::mountinfo::{self, Membership, Mounted};
 
-const MOUNTINFO: &str = "/proc/thread-self/mountinfo";
-const CGROUP: &str = "/proc/thread-self/cgroup";
-
 impl Hierarchy {
     /// The hierarchy of the cgroup directory at `path`, and nothing above it: a mount that
     /// [`Hierarchy::detect`] would not choose, or a directory below one, such as one delegated to this process.
@@ -58,21 +55,15 @@ impl Hierarchy {
     pub(crate) fn own_dir(&self) -> Result<Arc<Dir>> {
         let v2 = self.v2.as_ref().ok_or_else(Error::no_v2)?;
         let device = v2.root.device()?;
-        let text = hierarchy::read(MOUNTINFO)?;
-        let mounts = mountinfo::mounts(Path::new(MOUNTINFO), &text)?;
-        let text = hierarchy::read(CGROUP)?;
-        let memberships = mountinfo::memberships(Path::new(CGROUP), &text)?;
-        let here = mounts.iter().filter(|mount| mount.device == device);
-        match here
-            .filter_map(|mount| own_through(mount, &memberships))
-            .next()
-        {
-            Some(dir) => Ok(Arc::new(dir)),
-            None => {
-                let own = memberships.iter().find_map(Membership::in_v2);
-                Err(Error::out_of_sight(own.unwrap_or(Path::new("/"))))
+        let memberships = hierarchy::memberships()?;
+        let mounts = hierarchy::mounts()?.into_iter();
+        for mount in mounts.filter(|mount| mount.device == device) {
+            if let Some(dir) = own_through(&mount, &memberships)? {
+                return Ok(Arc::new(dir));
             }
         }
+        let own = memberships.iter().find_map(Membership::in_v2);
+        Err(Error::out_of_sight(own.unwrap_or(Path::new("/"))))
     }
 
     /// Says more of an error where there is more to know.
@@ -163,9 +154,16 @@ impl Hierarchy {
     }
 }
 
-fn own_through(mounted: &Mounted, memberships: &[Membership]) -> Option<Dir> {
-    let below = mounted.own(memberships)?;
-    Dir::open_mount(mounted).ok()?.open(&below).ok()
+/// `None` if this mount does not show it.
+fn own_through(mounted: &Mounted, memberships: &[Membership]) -> Result<Option<Dir>> {
+    let Some(below) = mounted.own(memberships) else {
+        return Ok(None);
+    };
+    match Dir::open_mount(mounted).and_then(|root| root.open(&below)) {
+        Ok(dir) => Ok(Some(dir)),
+        Err(error) if error.is_shortage() => Err(error),
+        Err(_) => Ok(None),
+    }
 }
 
 /// Which user a directory belongs to that this one may not write.
@@ -188,8 +186,8 @@ fn owner(path: &Path) -> Option<String> {
 /// Of a v1 directory, by the other mounts of its hierarchy.
 fn controllers(dir: &Dir) -> Result<Vec<Controller>> {
     let device = dir.device()?;
-    let mounts = mountinfo::mounts(Path::new(MOUNTINFO), &hierarchy::read(MOUNTINFO)?)?;
-    let found = mounts.into_iter().find(|mount| mount.device == device);
+    let mut mounts = hierarchy::mounts()?.into_iter();
+    let found = mounts.find(|mount| mount.device == device);
     found
         .map(|mount| mount.controllers)
         .ok_or_else(|| Error::not_cgroupfs(dir.path()))
@@ -219,6 +217,7 @@ pub(crate) fn not_moved(dir: &Dir, pid: &str, errno: rustix::io::Errno) -> Error
             "; the process or the cgroup is outside of this cgroup namespace, which nsdelegate keeps closed".to_owned()
         }
         E::BUSY => "; it passes controllers on, so only cgroups inside it take processes".to_owned(),
+        E::NOSPC => "; its cpuset.cpus or cpuset.mems is empty, with which v1 takes no process".to_owned(),
         E::OPNOTSUPP => {
             let kind = dir.read("cgroup.type").ok().flatten().unwrap_or_default();
             format!("; its cgroup.type is {:?}, which takes no processes", kind.trim_end())

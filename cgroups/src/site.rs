@@ -57,9 +57,8 @@ impl<'a> Site<'a> {
             match self.mount.parent(parent, &[controller]) {
                 Ok(_) => self.controllers.push((controller, settings)),
                 Err(error) => {
-                    let limit = settings.first().map_or("", |setting| setting.limit);
-                    let path = Some(self.mount.root.path().to_owned());
-                    apply::skip(limits, skipped, limit, error, path)?;
+                    let path = Some(self.mount.root.path());
+                    apply::skip_controller(limits, skipped, controller, path, error)?;
                 }
             }
         }

@@ -36,6 +36,7 @@ use wire::{Message, Value};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::hierarchy::Hierarchy;
+use crate::wait;
 
 /// What a scope is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -159,18 +160,18 @@ impl Scope {
     ///
     /// # Errors
     /// `InvalidInput` as [`ScopeOptions::validate`]; `AlreadyExists` if a unit of that name is there; `NotFound` if a
-    /// process is not; `PermissionDenied` with what systemd says; `Os` with `ETIMEDOUT` if it does not answer in time,
-    /// and when the job fails; `Malformed` for an answer that is none. A scope whose job was not done in time may come
+    /// process is not; `PermissionDenied` with what systemd says; `Os` with `ETIMEDOUT` if it does not answer in time, and
+    /// `Os` when the job fails or is not done in time; `Malformed` for an answer that is none. A scope whose job was not done in time may come
     /// up later.
     #[doc(alias = "StartTransientUnit")]
     pub fn start(bus: &Bus, options: &ScopeOptions, within: Duration) -> Result<Self> {
         options.validate()?;
-        let mut connection = Connection::open(bus, Instant::now() + within)?;
+        let mut connection = Connection::open(bus, wait::end(Instant::now(), within))?;
         subscribe(&mut connection)?;
         let call = manager("StartTransientUnit", options.arguments());
         let reply = connection.call(call)?;
         let job = path_in(&connection, &reply)?;
-        wait(&mut connection, &options.name, &job, Wanted::Up)?;
+        wait_for(&mut connection, &options.name, &job, Wanted::Up)?;
         let control_group = control_group(&mut connection, &options.name)?;
         Ok(Scope {
             bus: bus.clone(),
@@ -217,7 +218,7 @@ impl Scope {
     /// As [`Scope::start`].
     pub fn abandon(mut self, within: Duration) -> Result<()> {
         self.armed = false;
-        let mut connection = Connection::open(&self.bus, Instant::now() + within)?;
+        let mut connection = Connection::open(&self.bus, wait::end(Instant::now(), within))?;
         let path = unit(&mut connection, &self.name)?;
         let abandon = Message::call(&path, SCOPE, "Abandon", Vec::new());
         connection.call(abandon).map(drop)
@@ -230,7 +231,7 @@ impl Scope {
     }
 
     fn stop_within(&self, within: Duration) -> Result<()> {
-        let mut connection = Connection::open(&self.bus, Instant::now() + within)?;
+        let mut connection = Connection::open(&self.bus, wait::end(Instant::now(), within))?;
         subscribe(&mut connection)?;
         let call = manager(
             "StopUnit",
@@ -241,7 +242,7 @@ impl Scope {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error),
         };
-        wait(&mut connection, &self.name, &job, Wanted::Down)
+        wait_for(&mut connection, &self.name, &job, Wanted::Down)
     }
 }
 
@@ -296,7 +297,7 @@ enum Wanted {
 }
 
 /// Waits for the end of a job: for its signal, or for a state that shows it.
-fn wait(connection: &mut Connection, name: &str, job: &str, wanted: Wanted) -> Result<()> {
+fn wait_for(connection: &mut Connection, name: &str, job: &str, wanted: Wanted) -> Result<()> {
     let deadline = connection.deadline();
     let mut ask = Instant::now() + PAUSE;
     loop {

@@ -75,13 +75,23 @@ impl Hierarchy {
         name: &CgroupName,
         limits: &Limits,
     ) -> Result<Cgroup> {
+        self.create_threaded_below(parent.as_ref(), name, limits)
+            .map_err(|error| self.explained(error))
+    }
+
+    fn create_threaded_below(
+        &self,
+        parent: &Path,
+        name: &CgroupName,
+        limits: &Limits,
+    ) -> Result<Cgroup> {
         limits.validate()?;
         let mut skipped = Vec::new();
         let needed = tells_threads_apart(limits, &mut skipped)?;
         let mount = self.v2.as_ref().ok_or_else(|| {
             Error::unsayable("cgroup.type", "threaded cgroups take a cgroup v2 mount")
         })?;
-        let dir = mount.below_root(parent.as_ref())?;
+        let dir = mount.below_root(parent)?;
         let mut cgroup = Cgroup::made(Member::make(Version::V2, &dir, name)?);
         // Before the limits: it makes the parent a domain that may have processes and pass controllers on.
         set_threaded(cgroup.main())?;
@@ -89,9 +99,10 @@ impl Hierarchy {
             Filter::prepare(devices, Some(dir.path()), false)?
                 .apply_to(Version::V2, &cgroup.main().dir)?;
         }
-        for (controller, limit) in needed {
+        for controller in needed {
             if let Err(error) = level::enable_threaded(&dir, controller) {
-                apply::skip(limits, &mut skipped, limit, error, None)?;
+                let path = Some(dir.path());
+                apply::skip_controller(limits, &mut skipped, controller, path, error)?;
                 continue;
             }
             let settings = limits.render(controller, Version::V2).settings;
@@ -103,23 +114,18 @@ impl Hierarchy {
 }
 
 /// The controllers the limits need, all of those that threaded cgroups can have.
-fn tells_threads_apart(
-    limits: &Limits,
-    skipped: &mut Vec<Skipped>,
-) -> Result<Vec<(Controller, &'static str)>> {
-    let mut needed = limits.controllers();
-    for (controller, limit) in &needed {
-        if !is_threaded(*controller) {
-            let reason = "its controller does not tell threads of one process apart";
-            let error = Error::unsayable(limit, reason);
-            apply::skip(limits, skipped, limit, error, None)?;
-        }
+fn tells_threads_apart(limits: &Limits, skipped: &mut Vec<Skipped>) -> Result<Vec<Controller>> {
+    let reason = "its controller does not tell threads of one process apart";
+    let refused = |limit| Error::unsayable(limit, reason);
+    let (threaded, others): (Vec<_>, Vec<_>) =
+        limits.controllers().into_iter().partition(is_threaded);
+    for controller in others {
+        apply::skip_all(limits, skipped, controller, None, refused)?;
     }
-    needed.retain(|(controller, _)| is_threaded(*controller));
-    Ok(needed)
+    Ok(threaded)
 }
 
-fn is_threaded(controller: Controller) -> bool {
+fn is_threaded(controller: &Controller) -> bool {
     use Controller::{Cpu, Cpuset, Pids};
     matches!(controller, Cpu | Cpuset | Pids)
 }

@@ -13,6 +13,14 @@ pub(crate) struct Deadline {
     end: Option<Instant>,
 }
 
+/// Where a caller's time is too long for the clock.
+const LONGEST: Duration = Duration::from_secs(1 << 32);
+
+/// When a wait ends that began at `start`.
+pub(crate) fn end(start: Instant, time: Duration) -> Instant {
+    start.checked_add(time).unwrap_or(start + LONGEST)
+}
+
 impl Deadline {
     pub(crate) fn after(time: Duration) -> Self {
         let start = Instant::now();

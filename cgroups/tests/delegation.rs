@@ -510,6 +510,24 @@ fn a_v1_hierarchy_is_used_by_its_path_as_well() {
 }
 
 #[test]
+fn a_controller_that_is_not_given_to_where_a_hierarchy_begins_is_told_so() {
+    if !have(&[Need::Root, Need::Cgroup2]) {
+        return;
+    }
+    let scene = Scene::new();
+    let outer = scene.create(Limits::new());
+    let inside = Hierarchy::at(outer.path()).unwrap();
+    let error = inside.create(&scene.name(), &Limits::new().misc_max("a", 1_u64));
+    let text = error.unwrap_err().to_string();
+    let expected = format!(
+        "limit misc_max: the misc controller is not given to {}, where this hierarchy begins",
+        outer.path().display()
+    );
+    assert_eq!(text, expected);
+    outer.remove().unwrap();
+}
+
+#[test]
 fn what_is_no_cgroup_directory_is_refused() {
     for path in ["/", "/proc", "/sys"] {
         let error = Hierarchy::at(path).unwrap_err();
@@ -628,22 +646,20 @@ fn no_fd_is_left() {
         with_outer(this_test!(), limits(), |_| {});
         return;
     };
-    let once = || {
+    let work = || {
         let subtree = scene
             .hierarchy
             .own_subtree(&scene.name(), &limits(), Others::Refuse);
         let subtree = subtree.unwrap();
-        let cgroup = subtree
-            .hierarchy()
-            .create(&scene.name(), &limits())
-            .unwrap();
+        let cgroup = subtree.hierarchy().create(&scene.name(), &limits());
+        let cgroup = cgroup.unwrap();
         cgroup.delegate_to(NOBODY, NOBODY).unwrap();
         cgroup.remove().unwrap();
         let _at = Hierarchy::at(outer.path()).unwrap();
     };
-    // A hierarchy keeps what it opens the first time.
-    once();
+    // A hierarchy keeps one file of its root open once it has read it.
+    work();
     let before = Snapshot::take().fds;
-    once();
+    work();
     assert_eq!(Snapshot::take().fds, before);
 }

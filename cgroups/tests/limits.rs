@@ -18,7 +18,9 @@ use cofferdam_cgroups::{
     Partition,
 };
 use cofferdam_testkit::{Need, have};
-use support::{Scene, alone, argument, eventually, is_unified, this_test, unified};
+use support::{
+    Scene, alone, argument, eventually, have_controllers, is_unified, this_test, unified,
+};
 use sys::{Child, End, Payload};
 
 const MIB: u64 = 1 << 20;
@@ -379,17 +381,6 @@ fn pick<'a>(v2: (&'a str, &'a str), v1: (&'a str, &'a str)) -> (&'a str, &'a str
     if is_unified() { v2 } else { v1 }
 }
 
-fn have_controllers(names: &[&'static str]) -> bool {
-    if is_unified() {
-        return unified(names);
-    }
-    let needs: Vec<_> = names
-        .iter()
-        .map(|name| Need::Cgroup1Controller(name))
-        .collect();
-    have(&[Need::Root]) && have(&needs)
-}
-
 #[test]
 fn an_update_lowers_and_raises_what_depends_on_each_other() {
     if !have_controllers(&["cpu", "memory"]) {
@@ -452,6 +443,31 @@ fn an_update_that_fails_half_way_is_undone() {
 }
 
 #[test]
+fn an_update_that_is_undone_leaves_the_weight_as_it_was() {
+    if !have_controllers(&["cpu", "cpuset"]) {
+        return;
+    }
+    let scene = Scene::new();
+    let (file, value) = pick(("cpu.weight", "150"), ("cpu.shares", "1536"));
+    let impossible = || Limits::new().cpuset_cpus(set("8191"));
+    let mut updates = vec![
+        impossible().cpu_idle(true),
+        impossible().cpu_weight(7).cpu_idle(true),
+    ];
+    if is_unified() {
+        updates.push(impossible().cpu_weight_nice(5));
+    }
+    for limits in updates {
+        let cgroup = scene.create(Limits::new().cpu_weight(150).cpuset_cpus(set("0")));
+        let error = cgroup.update(&limits).unwrap_err();
+        assert!(error.to_string().contains("written back"), "{error}");
+        is(&cgroup, file, value);
+        is(&cgroup, "cpu.idle", "0");
+        cgroup.remove().unwrap();
+    }
+}
+
+#[test]
 fn an_update_of_what_the_cgroup_was_made_without_changes_nothing() {
     if !have_controllers(&["memory", "pids"]) {
         return;
@@ -501,6 +517,67 @@ fn best_effort_tells_what_it_left_out() {
         .hierarchy
         .create(&scene.name(), &limits.best_effort().pids_max(0));
     assert_eq!(error.unwrap_err().kind(), ErrorKind::InvalidInput);
+}
+
+#[test]
+fn a_v1_cpuset_without_cpus_says_why_it_takes_no_process() {
+    if is_unified() || !have(&[Need::Root, Need::Cgroup1Controller("cpuset")]) {
+        return;
+    }
+    let scene = Scene::new();
+    let made = scene.create(Limits::new().cpuset_cpus(set("0")));
+    let with_set = made.paths().find(|path| path.join("cpuset.cpus").exists());
+    let bare = with_set.unwrap().join(scene.name().as_str());
+    fs::create_dir(&bare).unwrap();
+    let bare = scene.hierarchy.open([bare]).unwrap();
+    let child = Child::outside(Payload::Sleep);
+    let text = bare.add(child.pid()).unwrap_err().to_string();
+    assert!(
+        text.contains("ENOSPC") && text.contains("is empty"),
+        "{text}"
+    );
+    bare.remove().unwrap();
+    made.remove().unwrap();
+}
+
+#[test]
+fn a_v1_set_that_the_cgroup_above_has_not_is_no_matter_of_permission() {
+    if is_unified() || !have(&[Need::Root, Need::Cgroup1Controller("cpuset")]) {
+        return;
+    }
+    let scene = Scene::new();
+    let outer = scene.create(Limits::new().cpuset_cpus(set("0")));
+    let limits = Limits::new().cpuset_cpus(set("1"));
+    let parent = in_hierarchy(&outer);
+    let made = scene.hierarchy.create_in(parent, &scene.name(), &limits);
+    let error = made.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    let text = error.to_string();
+    assert!(text.contains("in the set of the cgroup above"), "{text}");
+    assert!(!text.contains("needs root"), "{text}");
+    outer.remove().unwrap();
+}
+
+#[test]
+fn best_effort_lists_every_limit_of_a_controller_that_is_not_there() {
+    if !have(&[Need::Root]) {
+        return;
+    }
+    let scene = Scene::new();
+    let limits = Limits::new().dmem_max("a", 2_u64).dmem_low("a", 1_u64);
+    if scene.hierarchy.create(&scene.name(), &limits).is_ok() {
+        return; // This machine has the controller.
+    }
+    let cgroup = scene.create(limits.clone().best_effort());
+    let names: Vec<_> = cgroup.skipped().iter().map(|one| one.limit).collect();
+    assert_eq!(names, ["dmem_low", "dmem_max"]);
+    let skipped = cgroup.update(&limits.best_effort()).unwrap();
+    let names: Vec<_> = skipped.iter().map(|one| one.limit).collect();
+    assert_eq!(names, ["dmem_low", "dmem_max"]);
+    for one in &skipped {
+        assert!(one.reason.contains(one.limit), "{one:?}");
+    }
+    cgroup.remove().unwrap();
 }
 
 #[test]

@@ -1,8 +1,6 @@
 //! What cgroups use, in the real kernel: the numbers move with the work, and end with the cgroup.
 #![expect(clippy::unwrap_used, reason = "helpers of tests unwrap as well")]
 
-#[path = "support/controllers.rs"]
-mod controllers;
 #[allow(
     unused_macros,
     unused_imports,
@@ -15,14 +13,13 @@ mod sys;
 
 use std::fs;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use cofferdam_cgroups::{Cgroup, ErrorKind, Limits, Resource, Stats};
 use cofferdam_testkit::{Need, have};
-use controllers::have_controllers;
-use support::{Scene, alone, argument, eventually, is_unified, this_test};
+use support::{Scene, alone, argument, eventually, have_controllers, is_unified, this_test};
 use sys::{Child, End, Payload};
 
 const MIB: usize = 1 << 20;
@@ -32,6 +29,43 @@ fn enable_beside(cgroup: &Cgroup, controller: &str) {
     let parent = cgroup.path().parent().unwrap();
     let control = parent.join("cgroup.subtree_control");
     fs::write(control, format!("+{controller}")).unwrap();
+}
+
+#[test]
+fn what_v1_counts_in_hierarchies_of_their_own_is_sampled() {
+    let needs = ["cpuacct", "blkio"].map(Need::Cgroup1Controller);
+    if is_unified() || !have(&[Need::Root]) || !have(&needs) {
+        return;
+    }
+    let scene = Scene::new();
+    let name = scene.name();
+    let paths = ["cpuacct", "blkio"].map(|of| mount_of(of).join(name.as_str()));
+    paths.iter().for_each(|path| fs::create_dir(path).unwrap());
+    assert_eq!(scene.left().len(), 2);
+    let cgroup = scene.hierarchy.open(&paths).unwrap();
+    let _child = Child::inside(&cgroup.entry(), Payload::Spin);
+    let mut stats = cgroup.stats().unwrap();
+    eventually("CPU time", || {
+        let sample = stats.sample().unwrap();
+        assert!(sample.io.is_some() && sample.memory.is_none());
+        sample.cpu.unwrap().usage > Duration::from_millis(1)
+    });
+    cgroup.kill().unwrap();
+    cgroup.remove().unwrap();
+}
+
+/// Where a v1 hierarchy is mounted.
+fn mount_of(controller: &str) -> PathBuf {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    let of = |line: &&str| {
+        let mut words = line.split(' ').skip(2);
+        words.next() == Some("cgroup")
+            && words
+                .next()
+                .is_some_and(|options| options.split(',').any(|one| one == controller))
+    };
+    let line = mounts.lines().find(of).unwrap();
+    PathBuf::from(line.split(' ').nth(1).unwrap())
 }
 
 #[test]

@@ -1,8 +1,6 @@
 //! What a sample, a watch and a pressure file cost in allocations: none.
 #![expect(clippy::unwrap_used, reason = "helpers of tests unwrap as well")]
 
-#[path = "support/controllers.rs"]
-mod controllers;
 #[allow(
     unused_macros,
     unused_imports,
@@ -16,8 +14,7 @@ use std::time::Duration;
 
 use cofferdam_cgroups::{Limits, Resource};
 use cofferdam_testkit::{Need, have};
-use controllers::have_controllers;
-use support::Scene;
+use support::{Scene, have_controllers};
 
 #[global_allocator]
 static COUNTING: sys::Counting = sys::Counting;

@@ -12,10 +12,10 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use cofferdam_cgroups::{Cgroup, CgroupName, ErrorKind, Hierarchy, Limits};
+use cofferdam_cgroups::{Cgroup, CgroupName, ErrorKind, Hierarchy, HugePage, Limits};
 use cofferdam_testkit::{Need, have, in_mount_namespace};
 use rustix::mount::{MountFlags, UnmountFlags};
-use support::{Scene, eventually, unified};
+use support::{Scene, eventually, is_unified, unified};
 use sys::{Child, Payload};
 
 fn set_control(cgroup: &Cgroup, value: &str) -> io::Result<()> {
@@ -98,6 +98,51 @@ fn a_cgroup_that_another_made_threaded_is_told_from_others() {
     invalid_takes_no_process(&scene, &cgroup);
     drop(child);
     cgroup.remove().unwrap();
+}
+
+#[test]
+fn below_a_threaded_cgroup_the_type_is_the_reason_told() {
+    if !have(&[Need::Root, Need::Cgroup2]) {
+        return;
+    }
+    let scene = Scene::new();
+    let limits = match is_unified() {
+        true => Limits::new().memory_max(1 << 20),
+        false => Limits::new().hugetlb_max(HugePage::MB2, 0_u64),
+    };
+    let threaded = scene.create(Limits::new());
+    threaded.set_threaded().unwrap();
+    for limits in [Limits::new(), limits] {
+        let parent = below_top(&threaded);
+        let made = scene.hierarchy.create_in(parent, &scene.name(), &limits);
+        let error = made.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        let text = error.to_string();
+        assert!(text.contains("its cgroup.type is \"threaded\""), "{text}");
+    }
+    let error = threaded.kill().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.to_string().contains("threads alone"), "{error}");
+    threaded.remove().unwrap();
+}
+
+#[test]
+fn a_threaded_cgroup_too_many_names_the_bound() {
+    if !have(&[Need::Root, Need::Cgroup2]) {
+        return;
+    }
+    let scene = Scene::new();
+    let parent = scene.create(Limits::new());
+    fs::write(parent.path().join("cgroup.max.descendants"), "0").unwrap();
+    let below = below_top(&parent);
+    let made = scene
+        .hierarchy
+        .create_threaded_in(below, &scene.name(), &Limits::new());
+    let error = made.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::LimitReached);
+    let text = error.to_string();
+    assert!(text.contains("cgroup.max.descendants is 0"), "{text}");
+    parent.remove().unwrap();
 }
 
 fn invalid_takes_no_process(scene: &Scene, threaded: &Cgroup) {

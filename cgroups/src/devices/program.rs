@@ -261,7 +261,8 @@ mod tests {
         agree(&Devices::docker_default());
         let mut state = 0x9e37_79b9_7f4a_7c15;
         for _ in 0..100 {
-            let mut devices = pick(&mut state, &[Devices::deny_all, Devices::allow_all])();
+            let defaults: [fn() -> Devices; 2] = [Devices::deny_all, Devices::allow_all];
+            let mut devices = pick(&mut state, &defaults)();
             for _ in 0..pick(&mut state, &[1, 2, 5, 9]) {
                 let kinds = [DeviceKind::All, DeviceKind::Block, DeviceKind::Char];
                 let rule = DeviceRule::new(

@@ -133,19 +133,23 @@ impl Limits {
         self.best_effort
     }
 
-    /// The controllers these limits need, each with the name of its first limit.
-    pub(crate) fn controllers(&self) -> Vec<(Controller, &'static str)> {
+    /// The controllers these limits need.
+    pub(crate) fn controllers(&self) -> Vec<Controller> {
+        let mut needed = Controller::LIMITING.to_vec();
         // v2 can say all of it.
-        let first = |controller| {
-            self.render(controller, Version::V2)
-                .settings
-                .into_iter()
-                .next()
-        };
-        Controller::LIMITING
-            .into_iter()
-            .filter_map(|controller| Some((controller, first(controller)?.limit)))
-            .collect()
+        needed.retain(|controller| !self.render(*controller, Version::V2).settings.is_empty());
+        needed
+    }
+
+    /// The names of its limits of one controller, each once.
+    pub(crate) fn names(&self, controller: Controller) -> Vec<&'static str> {
+        let mut names = Vec::new();
+        for setting in self.render(controller, Version::V2).settings {
+            if !names.contains(&setting.limit) {
+                names.push(setting.limit);
+            }
+        }
+        names
     }
 
     /// What to write for one controller.
@@ -161,7 +165,7 @@ impl Limits {
             Controller::Rdma => self.rdma.render(&mut out),
             Controller::Misc => self.misc.render(&mut out),
             Controller::Dmem => self.dmem.render(&mut out),
-            Controller::Devices | Controller::Freezer => {}
+            Controller::Cpuacct | Controller::Devices | Controller::Freezer => {}
         }
         self.unified.render(controller, version, &mut out);
         out
@@ -212,7 +216,7 @@ mod tests {
         limits
             .controllers()
             .into_iter()
-            .flat_map(|(controller, _)| limits.render(controller, version).settings)
+            .flat_map(|controller| limits.render(controller, version).settings)
             .map(|setting| (setting.file.into_owned(), setting.value))
             .collect()
     }
@@ -259,7 +263,7 @@ mod tests {
     fn only_the_swap_files_may_be_absent() {
         let limits = Limits::new().memory_max(1 << 20).pids_max(1).cpus(1.0);
         for version in [Version::V1, Version::V2] {
-            for (controller, _) in limits.controllers() {
+            for controller in limits.controllers() {
                 for setting in limits.render(controller, version).settings {
                     let swap = setting.file.contains("sw");
                     assert_eq!(setting.if_absent == IfAbsent::Skip, swap, "{setting:?}");

@@ -372,10 +372,15 @@ fn only_what_has_limits_needs_its_controller() {
     let limits = new().raw("io.max", "8:0 rbps=1").cpu_idle(true);
     let limits = limits.cpuset_mems(set("0")).dmem_max("a", 1);
     let needed = [
-        (Controller::Cpu, "cpu_idle"),
-        (Controller::Cpuset, "cpuset_mems"),
-        (Controller::Io, "raw"),
-        (Controller::Dmem, "dmem_max"),
+        Controller::Cpu,
+        Controller::Cpuset,
+        Controller::Io,
+        Controller::Dmem,
     ];
     assert_eq!(limits.controllers(), needed);
+    assert_eq!(limits.names(Controller::Io), ["raw"]);
+    assert_eq!(limits.names(Controller::Memory), [""; 0]);
+    let limits = new().memory_max(MIB).memory_high(MIB);
+    let names = limits.names(Controller::Memory);
+    assert_eq!(names, ["memory_max", "memory_high"]);
 }

@@ -68,7 +68,9 @@ pub struct MemoryUse {
 
 /// How often what happened for lack of memory, with cgroups inside it: `memory.events`.
 ///
-/// v1 has `max` (`memory.failcnt`, with that of `memory.memsw`) and `oom_kill` (of `memory.oom_control`), without those of cgroups inside it.
+/// v1 has `max` (`memory.failcnt`, with that of `memory.memsw`) and `oom_kill` (of `memory.oom_control`), without those of
+/// cgroups inside it. Some kernels, such as 6.18, do not count in `memory.failcnt`: it stays 0 even if its processes are
+/// killed for the limit. `oom_kill` can be relied on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MemoryEvents {

@@ -1,13 +1,13 @@
 //! A D-Bus connection: one socket, one call at a time, each with a deadline.
 
 use std::io::{self, Read};
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use rustix::net::SendFlags;
+use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::wire::{self, Kind, Message, Value};
 use crate::error::{Error, ErrorKind, Result};
@@ -111,13 +111,28 @@ impl Bus {
         }
     }
 
-    fn connect(&self) -> io::Result<UnixStream> {
-        match &self.socket {
-            Socket::Path(path) => UnixStream::connect(path),
-            Socket::Abstract(name) => {
-                UnixStream::connect_addr(&SocketAddr::from_abstract_name(name)?)
+    /// Connects until then at most: to wait in connect(2) for a peer that does not accept has no end.
+    fn connect(&self, deadline: Instant) -> io::Result<UnixStream> {
+        let address = match &self.socket {
+            Socket::Path(path) => SocketAddrUnix::new(path)?,
+            Socket::Abstract(name) => SocketAddrUnix::new_abstract_name(name)?,
+        };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (family, kind) = (AddressFamily::UNIX, SocketType::STREAM);
+        let socket = rustix::net::socket_with(family, kind, flags, None)?;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match rustix::net::connect(&socket, &address) {
+                Ok(()) => break,
+                Err(Errno::INTR) => {}
+                // More are waiting to be accepted than it lets wait.
+                Err(Errno::AGAIN) if !left.is_zero() => thread::sleep(left.min(CONNECT_PAUSE)),
+                Err(errno) => return Err(errno.into()),
             }
         }
+        let stream = UnixStream::from(socket);
+        stream.set_nonblocking(false)?;
+        Ok(stream)
     }
 }
 
@@ -167,6 +182,9 @@ pub(super) struct Connection {
     deadline: Instant,
 }
 
+/// How long to wait before it tries again to connect.
+const CONNECT_PAUSE: Duration = Duration::from_millis(10);
+
 /// More than there are jobs between a call and its reply.
 const MOST_SIGNALS: usize = 4096;
 const LONGEST_LINE: usize = 4096;
@@ -176,7 +194,7 @@ impl Connection {
     pub(super) fn open(bus: &Bus, deadline: Instant) -> Result<Self> {
         let place = bus.place();
         let stream = bus
-            .connect()
+            .connect(deadline)
             .map_err(|error| io_error(&place, "connect", &error))?;
         let mut connection = Connection {
             stream,
@@ -351,17 +369,20 @@ impl Connection {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        self.stream
-            .set_write_timeout(Some(left.max(Duration::from_millis(1))))
-            .and_then(|()| send_all(&self.stream, bytes))
+        send_all(&self.stream, bytes, self.deadline)
             .map_err(|error| io_error(&self.place, "write to", &error))
     }
 }
 
-/// Without SIGPIPE, which may end an embedder that has not asked for it.
-fn send_all(stream: &UnixStream, mut bytes: &[u8]) -> io::Result<()> {
+/// Until then at most, however slowly the peer reads. Without SIGPIPE, which may end an embedder that has not asked for
+/// it.
+fn send_all(stream: &UnixStream, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {
     while !bytes.is_empty() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(Errno::TIMEDOUT.into());
+        }
+        stream.set_write_timeout(Some(left.max(Duration::from_millis(1))))?;
         match rustix::net::send(stream, bytes, SendFlags::NOSIGNAL) {
             Ok(n) => bytes = bytes.get(n..).unwrap_or_default(),
             Err(Errno::INTR) => {}

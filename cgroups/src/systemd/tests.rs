@@ -251,6 +251,36 @@ fn one_that_says_nothing_is_waited_for_no_longer_than_told() {
 }
 
 #[test]
+fn one_that_does_not_accept_is_waited_for_no_longer_than_told() {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, listen, socket};
+    let name = format!("cofferdam-bus-{}-full", std::process::id());
+    let address = SocketAddrUnix::new_abstract_name(name.as_bytes()).unwrap();
+    let listener = socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+    bind(&listener, &address).unwrap();
+    listen(&listener, 0).unwrap();
+    let peer = SocketAddr::from_abstract_name(&name).unwrap();
+    let _first = UnixStream::connect_addr(&peer).unwrap();
+
+    let (said, told) = std::sync::mpsc::channel();
+    thread::spawn(move || {
+        let bus = Bus::address(&format!("unix:abstract={name}")).unwrap();
+        said.send(Scope::start(&bus, &options(), Duration::from_millis(200)).map(Scope::persist))
+    });
+    let error = told.recv_timeout(Duration::from_secs(10)).unwrap();
+    let error = error.unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::ETIMEDOUT), "{error}");
+    assert!(error.to_string().starts_with("connect "), "{error}");
+}
+
+#[test]
+fn a_time_without_end_is_no_panic() {
+    let (bus, server) = fake(b"OK\r\n", answers);
+    let scope = Scope::start(&bus, &options(), Duration::MAX).unwrap();
+    scope.persist();
+    server.join().unwrap();
+}
+
+#[test]
 fn a_peer_that_talks_nonsense_is_malformed() {
     let nonsense: [Script; 3] = [
         |_| vec![vec![b'x'; 100]],

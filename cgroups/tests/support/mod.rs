@@ -68,6 +68,16 @@ pub(crate) fn is_unified() -> bool {
     Hierarchy::detect().is_ok_and(|found| found.mode() == Mode::Unified)
 }
 
+/// Root, and on this machine's kind of hierarchy these controllers.
+pub(crate) fn have_controllers(names: &[&'static str]) -> bool {
+    let unified = is_unified();
+    let on = |name| match unified {
+        true => Need::Cgroup2Controller(name),
+        false => Need::Cgroup1Controller(name),
+    };
+    have(&[Need::Root]) && names.iter().all(|name| have(&[on(name)]))
+}
+
 pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
