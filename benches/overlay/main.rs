@@ -1,6 +1,7 @@
 //! What layers cost, each beside the bare system calls that do the same work in the kernel.
 //!
-//! `cargo bench --bench overlay [-- --quick]`; needs `CAP_SYS_ADMIN`. A line for each: `row <id> <who> min=<n> p50=<n> unit=us`.
+//! `cargo bench --bench overlay [-- --quick] [mount|diff|apply]`; needs `CAP_SYS_ADMIN`. A line for each:
+//! `row <id> <who> min=<n> p50=<n> unit=us`.
 //! All of it is on a tmpfs in a mount namespace of the bench's own.
 #![allow(
     clippy::unwrap_used,
@@ -19,10 +20,18 @@ use cofferdam_testkit::in_mount_namespace;
 use rustix::mount::MountFlags;
 
 fn main() {
-    let quick = std::env::args().any(|argument| argument == "--quick");
-    mount::rows(quick);
-    diff::rows(quick);
-    apply::rows(quick);
+    let has = |name: &str| std::env::args().any(|argument| argument == name);
+    let groups: [(&str, fn(bool)); 3] = [
+        ("mount", mount::rows),
+        ("diff", diff::rows),
+        ("apply", apply::rows),
+    ];
+    let all = !groups.iter().any(|(name, _)| has(name));
+    for (name, rows) in groups {
+        if all || has(name) {
+            rows(has("--quick"));
+        }
+    }
 }
 
 /// Runs `work` with an empty tmpfs of at most `size`, as tmpfs spells it, in a mount namespace that ends with it.
