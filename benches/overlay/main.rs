@@ -20,17 +20,18 @@ use cofferdam_testkit::in_mount_namespace;
 use rustix::mount::MountFlags;
 
 fn main() {
-    let has = |name: &str| std::env::args().any(|argument| argument == name);
-    let groups: [(&str, fn(bool)); 3] = [
-        ("mount", mount::rows),
-        ("diff", diff::rows),
-        ("apply", apply::rows),
-    ];
-    let all = !groups.iter().any(|(name, _)| has(name));
-    for (name, rows) in groups {
-        if all || has(name) {
-            rows(has("--quick"));
-        }
+    let arguments: Vec<String> = std::env::args().collect();
+    let has = |name: &str| arguments.iter().any(|argument| argument == name);
+    let all = !["mount", "diff", "apply"].into_iter().any(has);
+    let quick = has("--quick");
+    if all || has("mount") {
+        mount::rows(quick);
+    }
+    if all || has("diff") {
+        diff::rows(quick);
+    }
+    if all || has("apply") {
+        apply::rows(quick);
     }
 }
 
