@@ -1,6 +1,7 @@
 //! What layers cost, each beside the bare system calls that do the same work in the kernel.
 //!
-//! `cargo bench --bench overlay [-- --quick]`; needs `CAP_SYS_ADMIN`. A line for each: `row <id> <who> min=<n> p50=<n> unit=us`.
+//! `cargo bench --bench overlay [-- --quick] [mount|diff|apply]`; needs `CAP_SYS_ADMIN`. A line for each:
+//! `row <id> <who> min=<n> p50=<n> unit=us`.
 //! All of it is on a tmpfs in a mount namespace of the bench's own.
 #![allow(
     clippy::unwrap_used,
@@ -19,10 +20,19 @@ use cofferdam_testkit::in_mount_namespace;
 use rustix::mount::MountFlags;
 
 fn main() {
-    let quick = std::env::args().any(|argument| argument == "--quick");
-    mount::rows(quick);
-    diff::rows(quick);
-    apply::rows(quick);
+    let arguments: Vec<String> = std::env::args().collect();
+    let has = |name: &str| arguments.iter().any(|argument| argument == name);
+    let all = !["mount", "diff", "apply"].into_iter().any(has);
+    let quick = has("--quick");
+    if all || has("mount") {
+        mount::rows(quick);
+    }
+    if all || has("diff") {
+        diff::rows(quick);
+    }
+    if all || has("apply") {
+        apply::rows(quick);
+    }
 }
 
 /// Runs `work` with an empty tmpfs of at most `size`, as tmpfs spells it, in a mount namespace that ends with it.

@@ -409,17 +409,12 @@ impl Header<'_> {
     fn check(self) -> Result<(), &'static str> {
         const WRONG: &str = "it is no tar header, or a damaged one";
         let expected = unsigned(&self.0[148..156]).map_err(|_not_octal| WRONG)?;
-        let blanked = |at: usize, byte: u8| if (148..156).contains(&at) { b' ' } else { byte };
-        let bytes = || {
-            self.0
-                .iter()
-                .enumerate()
-                .map(|(at, byte)| blanked(at, *byte))
-        };
-        let sum: u64 = bytes().map(u64::from).sum();
+        let mut block = *self.0;
+        block[148..156].fill(b' ');
+        let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
         // Some old writers took bytes for signed.
-        let signed: i64 = bytes().map(|byte| i64::from(byte as i8)).sum();
-        if expected == sum || i64::try_from(expected) == Ok(signed) {
+        let signed = || -> i32 { block.iter().map(|byte| i32::from(*byte as i8)).sum() };
+        if expected == u64::from(sum) || i64::try_from(expected) == Ok(signed().into()) {
             return Ok(());
         }
         Err(WRONG)

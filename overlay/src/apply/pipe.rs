@@ -1,12 +1,14 @@
-//! From the reader to the tar stream: one thread reads and inflates, one hashes, the caller's parses and writes.
+//! From the reader to the tar stream: one thread reads and inflates, one hashes, the caller's parses and writes. What is
+//! not compressed is hashed by the thread that reads it, which together takes less time than to write it.
 //!
 //! Chunks go round: whoever drops the last reference to one hands its buffer back, so that memory is bounded and a
-//! reader that is ahead waits.
+//! reader that is ahead waits. There is no second thread that writes: with three the two cores of a small
+//! machine were slower.
 
 use std::io::{self, BufRead, Read, Write};
 use std::ops::Deref;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{Builder, Scope};
 
 use flate2::bufread::MultiGzDecoder;
@@ -19,6 +21,9 @@ use crate::digest::{Digest, Hashing};
 /// Small enough for a core's second-level cache, which all three threads read it from.
 const CHUNK: usize = 256 << 10;
 const CHUNKS: usize = 24;
+
+/// How many buffers must be back before a reader that ran out of them goes on. If it were one, it would be woken for each.
+const ENOUGH: usize = CHUNKS / 2;
 
 /// How a layer was compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +42,7 @@ pub enum Compression {
 pub(crate) struct Chunk {
     buffer: Vec<u8>,
     filled: usize,
-    home: Sender<Vec<u8>>,
+    home: Arc<Home>,
 }
 
 impl Deref for Chunk {
@@ -50,8 +55,7 @@ impl Deref for Chunk {
 
 impl Drop for Chunk {
     fn drop(&mut self) {
-        // Nobody waits for it any more: the stream has ended.
-        let _ended = self.home.send(std::mem::take(&mut self.buffer)).is_err();
+        self.home.put(std::mem::take(&mut self.buffer));
     }
 }
 
@@ -60,16 +64,19 @@ pub(crate) type Piece = Result<Arc<Chunk>, Failure>;
 /// What the threads found out.
 #[derive(Debug)]
 pub(crate) struct Sums {
-    pub(crate) blob: (Digest, u64),
-    pub(crate) tar: (Digest, u64),
+    pub(crate) blob: Sum,
+    pub(crate) tar: Sum,
     pub(crate) compression: Compression,
 }
+
+/// The sha256 of a stream, and its bytes.
+type Sum = (Digest, u64);
 
 /// The running threads.
 pub(crate) struct Pipe<'scope> {
     pub(crate) tar: Receiver<Piece>,
-    reading: std::thread::ScopedJoinHandle<'scope, Compression>,
-    hashing: std::thread::ScopedJoinHandle<'scope, [(Digest, u64); 2]>,
+    reading: std::thread::ScopedJoinHandle<'scope, (Compression, Option<Sum>)>,
+    hashing: std::thread::ScopedJoinHandle<'scope, [Sum; 2]>,
 }
 
 impl<'scope> Pipe<'scope> {
@@ -89,7 +96,7 @@ impl<'scope> Pipe<'scope> {
             .spawn_scoped(scope, move || {
                 let mut out = Out {
                     tar,
-                    sums,
+                    hash: Hash::There(sums),
                     limits,
                     tar_bytes: 0,
                 };
@@ -98,7 +105,7 @@ impl<'scope> Pipe<'scope> {
                     // A caller that has stopped listening has an error of its own.
                     let _stopped = out.tar.send(Err(failure)).is_err();
                 }
-                compression
+                (compression, out.hash.finish())
             })?;
         Ok(Pipe {
             tar: tar_receiver,
@@ -110,11 +117,10 @@ impl<'scope> Pipe<'scope> {
     /// Waits for the threads, which end at the end of the stream, or after the next read when `self.tar` is dropped.
     pub(crate) fn finish(self) -> Sums {
         drop(self.tar);
-        let compression = joined(self.reading);
-        let [blob, tar] = joined(self.hashing);
-        let blob = match compression {
-            Compression::None => tar,
-            _ => blob,
+        let (compression, plain) = joined(self.reading);
+        let [blob, tar] = match (joined(self.hashing), plain) {
+            (_, Some(both)) => [both; 2],
+            (sums, None) => sums,
         };
         Sums {
             blob,
@@ -136,16 +142,56 @@ enum Summed {
     Tar(Arc<Chunk>),
 }
 
-fn hash(chunks: &Receiver<Summed>) -> [(Digest, u64); 2] {
+fn hash(chunks: &Receiver<Summed>) -> [Sum; 2] {
     let (mut blob, mut tar) = (Hashing::new(io::sink()), Hashing::new(io::sink()));
     for chunk in chunks {
-        // A sink takes it all.
-        let _taken = match chunk {
-            Summed::Blob(chunk) => blob.write_all(&chunk).is_ok(),
-            Summed::Tar(chunk) => tar.write_all(&chunk).is_ok(),
-        };
+        match chunk {
+            Summed::Blob(chunk) => take(&mut blob, &chunk),
+            Summed::Tar(chunk) => take(&mut tar, &chunk),
+        }
     }
-    [blob.finish(), tar.finish()].map(|(_sink, digest, size)| (digest, size))
+    [blob, tar].map(sum)
+}
+
+fn take(hashing: &mut Hashing<io::Sink>, chunk: &[u8]) {
+    // A sink takes it all.
+    let _taken = hashing.write_all(chunk).is_ok();
+}
+
+fn sum(hashing: Hashing<io::Sink>) -> Sum {
+    let (_sink, digest, size) = hashing.finish();
+    (digest, size)
+}
+
+/// Where the tar stream is hashed.
+enum Hash {
+    There(Sender<Summed>),
+    Here(Hashing<io::Sink>),
+}
+
+impl Hash {
+    fn take(&mut self, chunk: &Arc<Chunk>) {
+        match self {
+            Hash::There(sums) => {
+                let _panicked = sums.send(Summed::Tar(chunk.clone())).is_err();
+            }
+            Hash::Here(hashing) => take(hashing, chunk),
+        }
+    }
+
+    fn there(&self) -> Option<Sender<Summed>> {
+        match self {
+            Hash::There(sums) => Some(sums.clone()),
+            Hash::Here(_) => None,
+        }
+    }
+
+    fn finish(self) -> Option<Sum> {
+        match self {
+            Hash::There(_) => None,
+            Hash::Here(hashing) => Some(sum(hashing)),
+        }
+    }
 }
 
 enum Stop {
@@ -162,7 +208,7 @@ impl From<Failure> for Stop {
 
 struct Out<'a> {
     tar: Sender<Piece>,
-    sums: Sender<Summed>,
+    hash: Hash,
     limits: &'a Limits,
     tar_bytes: u64,
 }
@@ -181,14 +227,14 @@ impl Out<'_> {
             let what = "bytes of tar stream for a byte of the compressed one";
             return Err(Failure::Limit { what, limit }.into());
         }
-        let _panicked = self.sums.send(Summed::Tar(chunk.clone())).is_err();
+        self.hash.take(&chunk);
         self.tar.send(Ok(chunk)).map_err(|_unheard| Stop::Unheard)
     }
 }
 
 fn read(reader: impl Read, out: &mut Out<'_>, found: &mut Compression) -> Result<(), Stop> {
-    let mut pool = Pool::new();
-    let mut input = Input::new(reader, out.sums.clone());
+    let mut pool = Pool::default();
+    let mut input = Input::new(reader, out.hash.there());
     let magic = input.fill_buf().map_err(failed("read"))?;
     *found = match magic {
         [0x1f, 0x8b, ..] => Compression::Gzip,
@@ -211,8 +257,9 @@ fn unsupported<T>(what: &'static str) -> Result<T, Stop> {
 }
 
 fn plain(input: &mut Input<impl Read>, out: &mut Out<'_>) -> Result<(), Stop> {
-    // What is not compressed is hashed once.
+    // Once, and while it is in this core's cache.
     input.hashed = None;
+    out.hash = Hash::Here(Hashing::new(io::sink()));
     while let Some(chunk) = input.next().map_err(failed("read"))? {
         out.send(chunk, None)?;
     }
@@ -296,32 +343,59 @@ fn failed(format: &'static str) -> impl Fn(io::Error) -> Stop {
 }
 
 /// At most so many buffers, each made when it is first needed.
+#[derive(Default)]
 struct Pool {
-    home: Sender<Vec<u8>>,
-    back: Receiver<Vec<u8>>,
+    home: Arc<Home>,
+    ready: Vec<Vec<u8>>,
     made: usize,
 }
 
-impl Pool {
-    fn new() -> Self {
-        let (home, back) = channel();
-        Pool {
-            home,
-            back,
-            made: 0,
+/// Where buffers come back to.
+#[derive(Debug, Default)]
+struct Home {
+    back: Mutex<Vec<Vec<u8>>>,
+    enough: Condvar,
+}
+
+impl Home {
+    fn put(&self, buffer: Vec<u8>) {
+        let mut back = self.back.lock().unwrap_or_else(PoisonError::into_inner);
+        back.push(buffer);
+        let enough = back.len() == ENOUGH;
+        drop(back);
+        if enough {
+            self.enough.notify_one();
         }
     }
 
+    fn take(&self) -> Vec<Vec<u8>> {
+        let mut back = self.back.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *back)
+    }
+
+    /// Those in use come back all but two: a chunk that is being hashed, and one that is being written.
+    fn wait(&self) -> Vec<Vec<u8>> {
+        let back = self.back.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut back = self
+            .enough
+            .wait_while(back, |back| back.len() < ENOUGH)
+            .unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *back)
+    }
+}
+
+impl Pool {
     fn buffer(&mut self) -> Vec<u8> {
-        if let Ok(buffer) = self.back.try_recv() {
-            return buffer;
+        if self.ready.is_empty() {
+            self.ready = self.home.take();
         }
-        if self.made < CHUNKS {
+        if self.ready.is_empty() && self.made == CHUNKS {
+            self.ready = self.home.wait();
+        }
+        self.ready.pop().unwrap_or_else(|| {
             self.made += 1;
-            return vec![0; CHUNK];
-        }
-        // `home` lives as long as `back`: this waits, and never fails.
-        self.back.recv().unwrap_or_else(|_never| vec![0; CHUNK])
+            vec![0; CHUNK]
+        })
     }
 
     /// A chunk as full as the reader can make it, none at the end.
@@ -355,14 +429,14 @@ struct Input<R> {
 }
 
 impl<R: Read> Input<R> {
-    fn new(reader: R, hashed: Sender<Summed>) -> Self {
+    fn new(reader: R, hashed: Option<Sender<Summed>>) -> Self {
         Input {
             reader,
-            pool: Pool::new(),
+            pool: Pool::default(),
             chunk: None,
             used: 0,
             bytes: 0,
-            hashed: Some(hashed),
+            hashed,
         }
     }
 
