@@ -1,5 +1,7 @@
 //! What can go wrong, said in one line.
 
+mod text;
+
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,8 +11,7 @@ use std::time::Duration;
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// Why a cgroup operation failed: what was being done, to which path, and the errno with its name.
-#[derive(Debug, thiserror::Error)]
-#[error(transparent)]
+#[derive(Debug)]
 pub struct Error(Box<Inner>);
 
 /// What sort of failure an [`Error`] is.
@@ -37,174 +38,165 @@ pub enum ErrorKind {
     Os,
 }
 
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug)]
 enum Inner {
-    #[error("{op} {}: {errno}{}", path.display(), errno.remedy())]
     Sys {
         op: &'static str,
         path: PathBuf,
         errno: Errno,
     },
-    #[error("write {value:?} to {}: {errno}{}", path.display(), errno.remedy())]
     Write {
         path: PathBuf,
         value: String,
         errno: Errno,
     },
-    #[error("{}: unexpected line {line:?}", path.display())]
-    Parse { path: PathBuf, line: String },
-    #[error("{}: is not the cgroup filesystem that mountinfo tells of", path.display())]
-    NotCgroupfs { path: PathBuf },
-    #[error("no cgroup hierarchy is mounted where this process can see it")]
+    Parse {
+        path: PathBuf,
+        line: String,
+    },
+    NotCgroupfs {
+        path: PathBuf,
+    },
     NoHierarchy,
-    #[error("limit {limit} {value}: {reason}")]
     Limit {
         limit: &'static str,
         value: String,
         reason: &'static str,
     },
-    #[error("cgroup name {name:?}: {reason}")]
-    Name { name: String, reason: &'static str },
-    #[error("cgroup path {}: {reason}", path.display())]
-    Path { path: PathBuf, reason: &'static str },
-    #[error(
-        "limit {limit}: no hierarchy of this machine has the {controller} controller{}",
-        since(controller)
-    )]
+    Name {
+        name: String,
+        reason: &'static str,
+    },
+    Path {
+        path: PathBuf,
+        reason: &'static str,
+    },
     NoController {
         limit: &'static str,
         controller: &'static str,
     },
-    #[error("limit {limit}: {reason}")]
     Unsayable {
         limit: &'static str,
         reason: &'static str,
     },
-    #[error("device {}: {reason}", path.display())]
-    Device { path: PathBuf, reason: String },
-    #[error("write {asked:?} to {}: the kernel says {asked:?} is invalid: {reason}", path.display())]
+    Device {
+        path: PathBuf,
+        reason: String,
+    },
     Partition {
         path: PathBuf,
         asked: String,
         reason: String,
     },
-    #[error(
-        "limit {limit}: the {controller} controller is not enabled for {}; create it with such a limit",
-        path.display()
-    )]
     NotEnabled {
         limit: &'static str,
         controller: &'static str,
         path: PathBuf,
     },
-    #[error("write {value:?} to {}: {errno}; not all of it is in the set of the cgroup above", path.display())]
     Outside {
         path: PathBuf,
         value: String,
         errno: Errno,
     },
-    #[error(
-        "limit {limit}: the {controller} controller is not given to {}, where this hierarchy begins",
-        path.display()
-    )]
     NotGiven {
         limit: &'static str,
         controller: &'static str,
         path: PathBuf,
     },
-    #[error("update {}: {cause}{}", path.display(), Undoing(undone, stuck))]
     Update {
         path: PathBuf,
         cause: Error,
         undone: Vec<PathBuf>,
         stuck: Vec<Error>,
     },
-    #[error("move {pid} to {}: it is a kernel thread, which has its place", path.display())]
-    KernelThread { path: PathBuf, pid: u32 },
-    #[error("{op} {}: {errno}; its cgroup.type is {kind:?}{}", path.display(), type_remedy(kind))]
+    KernelThread {
+        path: PathBuf,
+        pid: u32,
+    },
     Type {
         op: String,
         path: PathBuf,
         kind: String,
         errno: Errno,
     },
-    #[error("limit {limit}: this kernel has no {}", path.display())]
-    NoFile { limit: &'static str, path: PathBuf },
-    #[error("{}: the memory controller is not enabled for this cgroup; create it with a memory limit", path.display())]
-    NoMemory { path: PathBuf },
-    #[error(
-        "enable {controllers} in {}: not in its cgroup.controllers; the parent cgroup has to pass it on",
-        level.display()
-    )]
-    NotPassedOn { level: PathBuf, controllers: String },
-    #[error(
-        "enable {controllers} in {}: it has processes of its own; move them into a child cgroup first",
-        level.display()
-    )]
-    Populated { level: PathBuf, controllers: String },
-    #[error(
-        "create a cgroup in {}: its cgroup.type is {kind:?}, where only threads can live; choose another parent",
-        level.display()
-    )]
-    Threaded { level: PathBuf, kind: String },
-    #[error("{op} {}: {errno}{}", path.display(), errno.bpf_remedy())]
+    NoFile {
+        limit: &'static str,
+        path: PathBuf,
+    },
+    NoMemory {
+        path: PathBuf,
+    },
+    NotPassedOn {
+        level: PathBuf,
+        controllers: String,
+    },
+    Populated {
+        level: PathBuf,
+        controllers: String,
+    },
+    Threaded {
+        level: PathBuf,
+        kind: String,
+    },
     Bpf {
         op: &'static str,
         path: PathBuf,
         errno: Errno,
     },
-    #[error(
-        "limit devices: this machine has neither device programs for cgroup v2 (Linux 4.15 with CONFIG_CGROUP_BPF) nor a \
-         v1 hierarchy with the devices controller"
-    )]
     NoDevices,
-    #[error("{error}{more}")]
-    Explained { error: Error, more: String },
-    #[error("{}: is no cgroup filesystem", path.display())]
-    NoCgroup { path: PathBuf },
-    #[error("this machine has no cgroup v2 mount that this process can see")]
+    Explained {
+        error: Error,
+        more: String,
+    },
+    NoCgroup {
+        path: PathBuf,
+    },
     NoV2,
-    #[error(
-        "own cgroup {}: lies outside of what this process can see, as its cgroup namespace or its cgroup2 mount begins \
-         elsewhere; mount cgroup2 anew in this namespace",
-        path.display()
-    )]
-    OutOfSight { path: PathBuf },
-    #[error("delegate {}: is of a v1 hierarchy, which cannot be delegated; create it without limits of v1 controllers", path.display())]
-    NotDelegable { path: PathBuf },
-    #[error("divide {}: it has {who}; move them, or have them moved", path.display())]
-    Occupied { path: PathBuf, who: String },
-    #[error("undo the division above {}: it would lose its limits; remove it first", path.display())]
-    InTheWay { path: PathBuf },
+    OutOfSight {
+        path: PathBuf,
+    },
+    NotDelegable {
+        path: PathBuf,
+    },
+    Occupied {
+        path: PathBuf,
+        who: String,
+    },
+    InTheWay {
+        path: PathBuf,
+    },
     #[cfg(feature = "systemd")]
-    #[error("systemd: {place}: {text}")]
     Systemd {
         place: String,
         text: String,
         kind: ErrorKind,
     },
-    #[error("limit devices: rule {rule}: {reason}")]
-    NoDeviceRule { rule: String, reason: &'static str },
-    #[error("remove {}: processes are still in it after {waited:?}", path.display())]
-    Remaining { path: PathBuf, waited: Duration },
-    #[error("kill {}: processes appeared faster than they could be killed for {waited:?}", path.display())]
-    Unkilled { path: PathBuf, waited: Duration },
-    #[error("{}: the cgroup is gone", path.display())]
-    Gone { path: PathBuf },
-    #[error("{op} {}: {reason}", path.display())]
+    NoDeviceRule {
+        rule: String,
+        reason: &'static str,
+    },
+    Remaining {
+        path: PathBuf,
+        waited: Duration,
+    },
+    Unkilled {
+        path: PathBuf,
+        waited: Duration,
+    },
+    Gone {
+        path: PathBuf,
+    },
     Lacks {
         op: &'static str,
         path: PathBuf,
         reason: &'static str,
     },
-    #[error("write {value:?} to {}: {errno}; {reason}", path.display())]
     WriteExplained {
         path: PathBuf,
         value: String,
         errno: Errno,
         reason: &'static str,
     },
-    #[error("freeze {}: a process in it had not stopped after {waited:?}, {outcome}; one that waits for a device stops only then", path.display())]
     Unfrozen {
         path: PathBuf,
         waited: Duration,
@@ -213,6 +205,14 @@ enum Inner {
 }
 
 const EAGAIN: i32 = rustix::io::Errno::AGAIN.raw_os_error();
+
+impl std::error::Error for Error {}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 impl Error {
     /// What sort of failure it is.

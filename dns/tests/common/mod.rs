@@ -230,8 +230,9 @@ fn serve_udp(
         let mut buffer = [0; 65535];
         while !end.load(Ordering::Relaxed) {
             if let Ok((size, peer)) = udp.recv_from(&mut buffer) {
-                seen.lock().unwrap().push(buffer[..size].to_vec());
+                // Who sees the question finds its asker.
                 peers.lock().unwrap().push(peer);
+                seen.lock().unwrap().push(buffer[..size].to_vec());
                 for reply in behave(&buffer[..size]) {
                     udp.send_to(&reply, peer).unwrap();
                 }
