@@ -210,7 +210,7 @@ fn metadata(root: &Path) {
     at(root, ".", 1_600_000_000, 1);
 }
 
-fn at(root: &Path, name: &str, seconds: i64, nanoseconds: i64) {
+fn at(root: &Path, name: impl AsRef<Path>, seconds: i64, nanoseconds: i64) {
     let time = Timespec {
         tv_sec: seconds,
         tv_nsec: nanoseconds,
@@ -297,6 +297,14 @@ pub(crate) fn second(world: &World) -> PathBuf {
     fs::write(tree.join("odd/empty"), "second").unwrap();
     fs::write(tree.join("odd/d/file2"), "without xattrs").unwrap();
     fs::hard_link(tree.join("odd/empty"), tree.join("odd/hard")).unwrap();
+    // GNU tar, and only it, leaves a directory the xattrs that its entry has not.
+    lsetxattr(
+        tree.join("odd/d"),
+        "user.d",
+        b"another",
+        XattrFlags::empty(),
+    )
+    .unwrap();
     let mut todo = vec![tree.clone()];
     while let Some(path) = todo.pop() {
         if path.is_dir() {
@@ -306,7 +314,12 @@ pub(crate) fn second(world: &World) -> PathBuf {
                     .map(|name| name.unwrap().path()),
             );
         }
-        at(&path, "", 1_710_000_000, 987_654_321);
+        at(
+            path.parent().unwrap(),
+            path.file_name().unwrap(),
+            1_710_000_000,
+            987_654_321,
+        );
     }
     tree
 }

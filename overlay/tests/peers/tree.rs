@@ -13,7 +13,8 @@ use crate::archive::xattr;
 
 pub(crate) type Tree = BTreeMap<PathBuf, String>;
 
-/// By path the type, mode, owner, mtime, xattrs, contents, and what else is the same inode.
+/// By path the type, mode, owner, mtime, xattrs, contents, and what else is the same inode. Not how many links it has: overlayfs
+/// counts those that upper layers hide.
 pub(crate) fn tree(root: &Path) -> Tree {
     let (mut found, mut inodes) = (Tree::new(), BTreeMap::new());
     let mut todo = BTreeSet::from([PathBuf::new()]);
@@ -30,7 +31,7 @@ pub(crate) fn tree(root: &Path) -> Tree {
         );
         if !stat.is_dir() {
             let first = inodes.entry(stat.ino()).or_insert_with(|| relative.clone());
-            text += &format!(" {} x{} as {}", stat.size(), stat.nlink(), first.display());
+            text += &format!(" {} as {}", stat.size(), first.display());
         }
         text += &format!(" {:x}{}", stat.rdev(), xattrs(&path));
         if stat.is_dir() {
