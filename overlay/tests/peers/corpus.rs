@@ -247,7 +247,7 @@ pub(crate) fn upgrade(root: &Path) {
     fs::remove_file(odd.join("disk")).unwrap();
     symlink("null", odd.join("disk")).unwrap();
     fs::set_permissions(odd.join("d/file0"), fs::Permissions::from_mode(0o4711)).unwrap();
-    // By the whole second, which is what the tars of some hold.
+    // By the whole second: umoci repack rounds to it.
     for (seconds, name) in [
         "etc/debian_version",
         "etc/upgraded",
