@@ -1,5 +1,6 @@
 //! Layers that readers disagree on: what each makes of them, as the table in `Apply`'s documentation says.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -7,7 +8,7 @@ use std::path::Path;
 use cofferdam_overlay::{Expected, LayerRef, LayerStore, Result};
 use cofferdam_testkit::Need;
 
-use crate::archive::{Archive, Header};
+use crate::archive::{Archive, Header, xattr};
 use crate::layout;
 use crate::programs::{Buildah, umoci};
 use crate::world::{in_world, view};
@@ -62,6 +63,9 @@ fn what_is(path: &Path) -> String {
         1000 => {}
         time if time < 1_000_000 => text += &format!(" @{time}"),
         _ => text += " @now",
+    }
+    if let Some(value) = xattr(path, "trusted.a") {
+        text += &format!(" a={}", String::from_utf8_lossy(&value));
     }
     if !found.is_dir() && found.nlink() > 1 {
         text += &format!(" x{}", found.nlink());
@@ -389,6 +393,189 @@ fn cases() -> Vec<Case> {
             umoci: Some(r#"l: "" x2"#),
             buildah: Some(r#"l: "" x2"#),
         },
+        Case {
+            name: "a whiteout of what is not there",
+            layers: vec![base().directory("d/"), top().file("d/.wh.x", "")],
+            watch: &["d", "d/x"],
+            ours: "d: dir[]; d/x: none",
+            umoci: None,
+            buildah: Some("d: dir[] @now; d/x: none"),
+        },
+        Case {
+            name: "a whiteout in an opaque directory",
+            layers: vec![
+                base().directory("d/").file("d/x", ""),
+                top()
+                    .directory("d/")
+                    .file("d/.wh..wh..opq", "")
+                    .file("d/.wh.x", ""),
+            ],
+            watch: &["d", "d/x"],
+            ours: "d: dir[]; d/x: none",
+            umoci: None,
+            buildah: Some("d: dir[x]; d/x: ghost"),
+        },
+        Case {
+            name: "a whiteout on the way",
+            layers: vec![
+                base().directory("d/").file("d/x", ""),
+                top().file(".wh.d/y", ""),
+            ],
+            watch: &["d"],
+            ours: REFUSED,
+            umoci: Some("d: dir[x]"),
+            buildah: Some("d: dir[x]"),
+        },
+        Case {
+            name: "a file on the way",
+            layers: vec![base().file("f", "old"), top().file("f/new", "")],
+            watch: &["f"],
+            ours: "f: dir[new]",
+            umoci: Some(REFUSED),
+            buildah: Some("f: dir[new] @now"),
+        },
+        Case {
+            name: "a file on the way, of the same layer",
+            layers: vec![base().file("f", "old").file("f/new", "")],
+            watch: &["f"],
+            ours: REFUSED,
+            umoci: None,
+            buildah: None,
+        },
+        Case {
+            name: "a symlink to nowhere on the way",
+            layers: vec![base().symlink("ln", "nowhere"), top().file("ln/new", "")],
+            watch: &["ln", "nowhere"],
+            ours: "ln: -> nowhere; nowhere: dir[new]",
+            umoci: Some("ln: -> nowhere; nowhere: dir[new] @now"),
+            buildah: Some("ln: dir[new] @now; nowhere: none"),
+        },
+        Case {
+            name: "a symlink in the place of a directory",
+            layers: vec![
+                base().directory("d/").file("d/x", "").directory("e/"),
+                top().symlink("d", "e"),
+            ],
+            watch: &["d"],
+            ours: "d: -> e",
+            umoci: None,
+            buildah: None,
+        },
+        Case {
+            name: "a directory in the place of a symlink",
+            layers: vec![
+                base().directory("e/").file("e/x", "").symlink("d", "e"),
+                top().directory("d/").file("d/new", ""),
+            ],
+            watch: &["d", "e"],
+            ours: "d: dir[new]; e: dir[x]",
+            umoci: None,
+            buildah: None,
+        },
+        Case {
+            name: "an opaque directory through a symlink",
+            layers: vec![
+                base().directory("e/").file("e/x", "").symlink("ln", "e"),
+                top().file("ln/.wh..wh..opq", "").file("ln/new", ""),
+            ],
+            watch: &["ln", "e"],
+            ours: "ln: -> e; e: dir[new]",
+            umoci: None,
+            buildah: Some("ln: dir[new] @now; e: dir[x]"),
+        },
+        Case {
+            name: "a hard link to what is whited out",
+            layers: vec![
+                base().file("f", "text"),
+                top().file(".wh.f", "").link("l", "f"),
+            ],
+            watch: &["f", "l"],
+            ours: REFUSED,
+            umoci: None,
+            buildah: Some("f: none; l: none"),
+        },
+        Case {
+            name: "a hard link before its file",
+            layers: vec![base().link("l", "f").file("f", "text")],
+            watch: &["f", "l"],
+            ours: REFUSED,
+            umoci: None,
+            buildah: None,
+        },
+        Case {
+            name: "a hard link to a file that comes twice",
+            layers: vec![base().file("f", "first").link("l", "f").file("f", "last")],
+            watch: &["f", "l"],
+            ours: r#"f: "last"; l: "first""#,
+            umoci: None,
+            buildah: Some(REFUSED),
+        },
+        Case {
+            name: "a hard link to a file that is below too",
+            layers: vec![
+                base().file("f", "old"),
+                top().file("f", "new").link("l", "f"),
+            ],
+            watch: &["f", "l"],
+            ours: r#"f: "new" x2; l: "new" x2"#,
+            umoci: None,
+            buildah: None,
+        },
+        Case {
+            name: "a hard link through a symlink",
+            layers: vec![
+                base()
+                    .directory("d/")
+                    .file("d/f", "text")
+                    .symlink("ln", "/d")
+                    .link("l", "ln/f"),
+            ],
+            watch: &["d/f", "l"],
+            ours: r#"d/f: "text" x2; l: "text" x2"#,
+            umoci: None,
+            buildah: None,
+        },
+        Case {
+            name: "a directory's entry without the xattr it has below",
+            layers: vec![
+                base()
+                    .pax(&[("SCHILY.xattr.trusted.a", b"1")])
+                    .directory("d/"),
+                top().directory("d/").file("d/new", ""),
+            ],
+            watch: &["d"],
+            ours: "d: dir[new]",
+            umoci: None,
+            buildah: None,
+        },
+        Case {
+            name: "an xattr of a symlink",
+            layers: vec![
+                base()
+                    .pax(&[("SCHILY.xattr.trusted.a", b"1")])
+                    .symlink("ln", "d"),
+            ],
+            watch: &["ln"],
+            ours: "ln: -> d a=1",
+            umoci: None,
+            buildah: None,
+        },
+        Case {
+            name: "a time before 1970",
+            layers: vec![base().pax(&[("mtime", b"-5.25")]).file("f", "")],
+            watch: &["f"],
+            ours: r#"f: "" @-6"#,
+            umoci: None,
+            buildah: Some(r#"f: "" @0"#),
+        },
+        Case {
+            name: "a file whose name ends in a slash",
+            layers: vec![base().file("f/", "")],
+            watch: &["f"],
+            ours: REFUSED,
+            umoci: Some(r#"f: """#),
+            buildah: Some(r#"f: """#),
+        },
     ]
 }
 
@@ -427,6 +614,30 @@ fn ours_is_as_documented() {
         });
         assert_eq!(store.check().unwrap(), []);
     });
+}
+
+#[test]
+fn the_table_has_a_row_for_each_difference() {
+    let table = include_str!("../../src/apply/others.md");
+    let rows = table.lines().filter(|line| line.starts_with("| ")).skip(1);
+    let mut told: BTreeMap<_, _> = rows
+        .map(|row| {
+            let columns: Vec<_> = row.split('|').map(str::trim).collect();
+            (columns[1], [columns[3], columns[4]])
+        })
+        .collect();
+    for case in cases() {
+        let row = told.remove(case.name);
+        let differs = [case.umoci, case.buildah].map(|theirs| theirs.is_some());
+        assert_eq!(row.is_some(), differs != [false; 2], "{}", case.name);
+        if let Some([umoci, buildah]) = row {
+            // "The same, but": it looks different or does not, as the time does.
+            let says = [umoci != "the same", buildah != "the same"];
+            assert_eq!(says[1], differs[1], "{}", case.name);
+            assert!(says[0] || !differs[0], "{}", case.name);
+        }
+    }
+    assert_eq!(told.into_keys().collect::<Vec<_>>(), [""; 0]);
 }
 
 /// The image in a directory of its own.
