@@ -55,6 +55,8 @@
 //! An [`OverlayMount`] ends with its fd, also when the process is killed. A [`MountedOverlay`] is unmounted when dropped;
 //! of a killed process it stays until unmounted, or until its mount namespace ends. An upper is free for the next mount as
 //! soon as the last file in its overlay is closed, and as no mount namespace has a copy of it.
+//! A [`LayerStore`] removes what killed processes left in it when it is next opened, and layers that nobody uses by
+//! [`LayerStore::collect`].
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod apply;

@@ -19,7 +19,7 @@ use super::lowers::{DIRECTORY, Directory};
 use super::metadata::{FileKind, Metadata};
 use super::options::Diff;
 use super::walk::{Entry, Standing, Step, Walk};
-use super::write::{Links, Omitted, OmittedPart};
+use super::write::{Links, MOST_OMITTED, Omitted, OmittedPart};
 use super::xattrs::{self, Opened, Xattrs};
 use crate::beneath;
 use crate::error::{Error, Result};
@@ -40,7 +40,7 @@ pub struct Usage {
 pub struct Committed {
     /// What it takes, its root not counted.
     pub usage: Usage,
-    /// What a layer cannot hold.
+    /// What a layer cannot hold, at most the first 1000.
     pub skipped: Vec<Omitted>,
 }
 
@@ -243,7 +243,9 @@ impl Commit {
         if entry.metadata.kind == FileKind::Socket {
             let path = self.walk.path().to_owned();
             let what = OmittedPart::Socket;
-            self.done.skipped.push(Omitted { path, what });
+            if self.done.skipped.len() < MOST_OMITTED {
+                self.done.skipped.push(Omitted { path, what });
+            }
             return Ok(());
         }
         let path = self.walk.path().as_os_str().as_bytes().to_vec();

@@ -21,7 +21,7 @@ use crate::digest::{Digest, Hashing};
 use crate::error::{Error, Result};
 
 /// The most that is told of what was left out.
-const MOST_OMITTED: usize = 1000;
+pub(super) const MOST_OMITTED: usize = 1000;
 
 /// A layer that was written.
 #[derive(Clone, Debug, PartialEq, Eq)]

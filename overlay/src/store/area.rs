@@ -190,3 +190,50 @@ pub(crate) fn unique() -> String {
         .unwrap_or_default();
     format!("{}-{}-{count}", std::process::id(), now.as_nanos())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use rustix::fs::{CWD, openat};
+
+    use super::*;
+
+    #[test]
+    fn a_lock_that_is_removed_while_waited_for_is_taken_anew() {
+        let path = std::env::temp_dir().join(unique());
+        std::fs::create_dir(&path).unwrap();
+        let fd = openat(
+            CWD,
+            &path,
+            OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .unwrap();
+        let area = Area::new(fd, path.clone());
+        let exclusive = FlockOperation::LockExclusive;
+        let held = area.lock("lock", exclusive).unwrap();
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| area.lock("lock", exclusive).unwrap());
+            // Until it waits, as the kernel tells.
+            while !waits() {
+                thread::yield_now();
+            }
+            area.unlink("lock").unwrap();
+            drop(held);
+            let _taken = waiting.join().unwrap();
+            assert!(area.has("lock").unwrap());
+            assert!(area.try_lock("lock").unwrap().is_none());
+        });
+        std::fs::remove_dir_all(path).unwrap();
+    }
+
+    /// Whether a thread of this process waits for a flock: `1: -> FLOCK ADVISORY WRITE 123 ...`.
+    fn waits() -> bool {
+        let own = format!(" {} ", std::process::id());
+        let locks = std::fs::read_to_string("/proc/locks").unwrap();
+        locks
+            .lines()
+            .any(|line| line.contains("->") && line.contains(&own))
+    }
+}

@@ -123,16 +123,23 @@ impl Live {
     }
 }
 
-/// Moves them to staging, at which they are gone for others.
+/// Moves them to staging, at which they are gone for others: the upper ones first, so that a crash between leaves none
+/// without those below it.
 fn unused_layers(layout: &Layout, live: &Live, garbage: &mut Vec<Garbage>) -> Result<Vec<Digest>> {
     let mut unused = Vec::new();
     for name in layout.layers.names()? {
-        let Ok(chain) = format!("sha256:{name}").parse() else {
-            continue;
-        };
-        if live.layers.contains(&chain) {
-            continue;
+        if let Ok(chain) = format!("sha256:{name}").parse::<Digest>() {
+            if !live.layers.contains(&chain) {
+                // One that cannot be read goes first.
+                let depth = chain_of(layout, chain).map_or(usize::MAX, |records| records.len());
+                unused.push((depth, chain));
+            }
         }
+    }
+    unused.sort_unstable_by(|one, other| other.cmp(one));
+    let mut moved = Vec::new();
+    for (_, chain) in unused {
+        let name = chain.hex();
         // None has it: who makes a layer takes its lock in staging, and leases it before the store's lock is free.
         let Some(lock) = layout.layers.try_lock(&name)? else {
             continue;
@@ -140,9 +147,9 @@ fn unused_layers(layout: &Layout, live: &Live, garbage: &mut Vec<Garbage>) -> Re
         let trash = unique();
         layout.layers.rename(&name, &layout.staging, &trash)?;
         garbage.push((trash, lock));
-        unused.push(chain);
+        moved.push(chain);
     }
-    Ok(unused)
+    Ok(moved)
 }
 
 fn unused_images(layout: &Layout, live: &Live) -> Result<Vec<Digest>> {

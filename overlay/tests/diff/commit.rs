@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use cofferdam_overlay::{Committed, ErrorKind, Overlay};
 use rustix::fs::{XattrFlags, setxattr};
+use rustix::mount::{MountFlags, mount};
 
 use crate::tree::{tree, xattrs};
 use crate::world::{World, in_world, root_of, write};
@@ -22,7 +23,7 @@ fn work(world: &World) {
         fs::hard_link(root.join("again/new"), root.join("link")).unwrap();
         write(root.join("suid"), "x");
         fs::set_permissions(root.join("suid"), fs::Permissions::from_mode(0o4755)).unwrap();
-        setxattr(root.join("suid"), "user.a", b"1", XattrFlags::empty()).unwrap();
+        setxattr(root.join("suid"), "trusted.a", b"1", XattrFlags::empty()).unwrap();
         symlink("nowhere", root.join("symlink")).unwrap();
         let holes = fs::File::create(root.join("holes")).unwrap();
         holes.set_len(100 << 20).unwrap();
@@ -89,6 +90,20 @@ fn a_moved_layer_shows_what_the_upper_did() {
             committed
         });
         assert_eq!(xattrs(&layer.join("e/f/touched")).len(), 0);
+    });
+}
+
+#[test]
+fn a_layer_on_another_filesystem_is_copied_where_it_was_to_be_moved() {
+    in_world(1, |world| {
+        let other = world.base.join("other");
+        fs::create_dir(&other).unwrap();
+        mount("tmpfs", &other, "tmpfs", MountFlags::empty(), c"size=64m").unwrap();
+        write(world.upper.join("d/a"), "shared");
+        fs::hard_link(world.upper.join("d/a"), world.upper.join("b")).unwrap();
+        let committed = world.diff().commit_moving(&other).unwrap();
+        assert_eq!((committed.usage.bytes, committed.usage.inodes), (6, 2));
+        assert_eq!(tree(&other), tree(&world.upper));
     });
 }
 

@@ -78,7 +78,7 @@ fn trees_are_equal() {
 /// A container's changes as a layer of an image, which the others read.
 fn changed(world: &World, store: &LayerStore, image: &Image) {
     let below = image.layer().unwrap();
-    let upper = world.upper(below, corpus::container);
+    let upper = world.upper(&below.directories(), corpus::container);
     let top = store.commit(Some(below), upper).unwrap();
     let merged = view(&top, tree);
     let image = store.image(Some(&top), image.config()).unwrap();

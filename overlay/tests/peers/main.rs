@@ -11,5 +11,6 @@ mod corpus;
 mod equal;
 mod layout;
 mod programs;
+mod random;
 mod tree;
 mod world;

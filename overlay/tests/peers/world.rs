@@ -38,11 +38,10 @@ impl World {
         LayerStore::open(self.path(name)).unwrap()
     }
 
-    /// Has a container on `layer` do `work`, and returns its upper.
-    pub(crate) fn upper(&self, layer: &LayerRef, work: impl FnOnce(&Path)) -> PathBuf {
+    /// Has a container on `layers` do `work`, and returns its upper.
+    pub(crate) fn upper(&self, layers: &[PathBuf], work: impl FnOnce(&Path)) -> PathBuf {
         let (upper, scratch) = (self.directory("upper"), self.directory("work"));
-        let overlay = Overlay::builder(layer.directories()).upperdir(&upper, &scratch);
-        shown(&overlay, work);
+        shown(&Overlay::builder(layers).upperdir(&upper, &scratch), work);
         upper
     }
 }

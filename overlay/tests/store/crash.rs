@@ -18,7 +18,7 @@ fn worker(world: &World) -> Child {
         .args(["--exact", "crash::works_until_it_is_killed", "--nocapture"])
         .env(VARIABLE, world.path("store"))
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
+        .stderr(fs::File::create(world.path("stderr")).unwrap())
         .spawn()
         .unwrap()
 }
@@ -51,14 +51,17 @@ fn a_process_killed_at_any_time_leaves_a_whole_store() {
     in_world(|world| {
         prepare(world);
         let (mut dice, mut found) = (88_172_645_463_325_252_u64, Found::default());
-        for _ in 0..200 {
+        let window = first_layer(world) * 6;
+        let start = Instant::now();
+        // Fewer where the machine is slow.
+        for _ in (0..200).take_while(|_| start.elapsed() < Duration::from_secs(60)) {
             dice ^= dice << 13;
             dice ^= dice >> 7;
             dice ^= dice << 17;
             let mut child = worker(world);
             wait_for_work(world, &mut child);
-            thread::sleep(Duration::from_micros(dice % 30_000));
-            assert!(child.try_wait().unwrap().is_none(), "it failed");
+            thread::sleep(window.mul_f64((dice % 1000) as f64 / 1000.0));
+            assert!(child.try_wait().unwrap().is_none(), "{}", said(world));
             child.kill().unwrap();
             child.wait().unwrap();
             found.look(world);
@@ -91,12 +94,32 @@ fn prepare(world: &World) {
     }
 }
 
+/// Why it ended before it was killed.
+fn said(world: &World) -> String {
+    fs::read_to_string(world.path("stderr")).unwrap()
+}
+
+/// How long one takes to make a layer: a round makes three.
+fn first_layer(world: &World) -> Duration {
+    let mut child = worker(world);
+    wait_for_work(world, &mut child);
+    let start = Instant::now();
+    while world.names("layers").is_empty() {
+        assert!(start.elapsed() < Duration::from_secs(60), "it makes none");
+    }
+    let taken = start.elapsed();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_whole(world);
+    taken.max(Duration::from_millis(5))
+}
+
 /// A process takes long to start.
 fn wait_for_work(world: &World, child: &mut Child) {
     let start = Instant::now();
     while world.names("staging").is_empty() && world.names("leases").is_empty() {
         assert!(start.elapsed() < Duration::from_secs(60), "it does nothing");
-        assert!(child.try_wait().unwrap().is_none(), "it failed");
+        assert!(child.try_wait().unwrap().is_none(), "{}", said(world));
         thread::yield_now();
     }
 }

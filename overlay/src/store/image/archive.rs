@@ -30,7 +30,7 @@ pub(crate) enum Member {
 pub(crate) fn index(file: &File, path: &Path) -> Result<HashMap<String, Member>> {
     let length = file.metadata().map_err(Error::sys("stat", path))?.len();
     let mut members = HashMap::new();
-    let (mut at, mut pax) = (0, HashMap::<String, String>::new());
+    let (mut at, mut pax) = (0, HashMap::new());
     while at + BLOCK <= length {
         let mut header = [0; BLOCK as usize];
         file.read_exact_at(&mut header, at)
@@ -40,35 +40,28 @@ pub(crate) fn index(file: &File, path: &Path) -> Result<HashMap<String, Member>>
         }
         check_sum(&header).ok_or_else(|| malformed(path, "it is no tar"))?;
         let bad = || malformed(path, format!("a header at byte {at} that cannot be read"));
-        let mut size = number(&header[124..136]).ok_or_else(bad)?;
-        let kind = header[156];
-        if kind != b'x' && kind != b'g' {
-            if let Some(own) = pax.get("size") {
-                size = own.parse().ok().ok_or_else(bad)?;
-            }
-        }
+        let size = size_of(&header, &pax).ok_or_else(bad)?;
         let offset = at + BLOCK;
-        let end = offset
-            .checked_add(size)
-            .filter(|end| *end <= length)
-            .ok_or_else(bad)?;
-        match kind {
-            b'x' if size <= MOST_PAX => pax = records(file, offset, size, path)?,
-            b'x' => return Err(bad()),
+        let end = offset.checked_add(size).filter(|end| *end <= length);
+        at = end.ok_or_else(bad)?.next_multiple_of(BLOCK);
+        match header[156] {
+            b'x' => pax = records(file, offset, size, path)?,
             b'g' => {}
-            _ => {
-                let pax = std::mem::take(&mut pax);
-                if let Some((name, member)) = member(&header, &pax, offset, size) {
-                    members.insert(name, member);
-                }
-            }
+            _ => members.extend(member(&header, &std::mem::take(&mut pax), offset, size)),
         }
         if members.len() > MOST_ENTRIES {
             return Err(malformed(path, format!("over {MOST_ENTRIES} members")));
         }
-        at = end.next_multiple_of(BLOCK);
     }
     Err(malformed(path, "it is cut off"))
+}
+
+/// A PAX record of a size is for the member after it, not for another extended header.
+fn size_of(header: &[u8], pax: &HashMap<String, String>) -> Option<u64> {
+    match pax.get("size") {
+        Some(size) if !matches!(header[156], b'x' | b'g') => size.parse().ok(),
+        _ => number(&header[124..136]),
+    }
 }
 
 fn member(
@@ -154,6 +147,9 @@ fn number(field: &[u8]) -> Option<u64> {
 }
 
 fn records(file: &File, offset: u64, size: u64, path: &Path) -> Result<HashMap<String, String>> {
+    if size > MOST_PAX {
+        return Err(malformed(path, format!("a PAX header of {size} bytes")));
+    }
     let mut bytes = vec![0; usize::try_from(size).unwrap_or(0)];
     file.read_exact_at(&mut bytes, offset)
         .map_err(Error::sys("read", path))?;

@@ -1,0 +1,171 @@
+//! Containers that do anything to their files, layer upon layer: what the last one sees is what others unpack.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, lchown, symlink};
+use std::path::{Path, PathBuf};
+
+use cofferdam_overlay::{Compress, ImageConfig, ImageSource, LayerRef, LayerStore};
+use cofferdam_testkit::Need;
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags, lsetxattr, mknodat, utimensat,
+};
+
+use crate::programs::umoci;
+use crate::tree::{Tree, same, tree};
+use crate::world::{World, in_world, view};
+
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % end as u64) as usize
+    }
+
+    pub(crate) fn one<'a>(&mut self, of: &[&'a str]) -> &'a str {
+        of[self.below(of.len())]
+    }
+
+    /// Few names, so that the same is met again and again.
+    fn path(&mut self) -> PathBuf {
+        let depth = 1 + self.below(4);
+        (0..depth).map(|_| self.one(&["a", "b", "c"])).collect()
+    }
+}
+
+/// Does one thing to the tree at `root`. What cannot be done is not.
+fn act(root: &Path, random: &mut Random) -> std::io::Result<()> {
+    let (path, other) = (root.join(random.path()), root.join(random.path()));
+    match random.below(16) {
+        0 | 1 => fs::create_dir_all(&path),
+        2 | 3 => fs::write(&path, vec![b'x'; random.below(9000)]),
+        4 if path.is_dir() => fs::remove_dir_all(&path),
+        4 | 5 => fs::remove_file(&path),
+        6 if path.is_dir() => {
+            fs::remove_dir_all(&path)?;
+            fs::create_dir(&path)?;
+            fs::write(path.join(random.one(&["a", "b", "c"])), "anew")
+        }
+        6 => fs::create_dir(&path),
+        7 => fs::rename(&path, &other),
+        8 => fs::hard_link(&path, &other),
+        9 => symlink(random.path(), &path),
+        10 => fs::OpenOptions::new().append(true).open(&path).map(drop),
+        11 => {
+            fs::symlink_metadata(&path)?;
+            let owner = Some(random.below(3) as u32);
+            lchown(&path, owner, Some(4_000_000))
+        }
+        12 if path.is_symlink() => Ok(()),
+        12 => fs::set_permissions(
+            &path,
+            fs::Permissions::from_mode(random.below(0o10000) as u32),
+        ),
+        13 => {
+            let key = random.one(&["user.a", "trusted.b", "trusted.overlay.opaque"]);
+            let value = [b'y'; 3];
+            Ok(lsetxattr(&path, key, &value, XattrFlags::empty())?)
+        }
+        14 => {
+            let time = Timespec {
+                tv_sec: random.below(1 << 33) as i64,
+                tv_nsec: random.below(1_000_000_000) as i64,
+            };
+            let times = Timestamps {
+                last_access: time,
+                last_modification: time,
+            };
+            Ok(utimensat(CWD, &path, &times, AtFlags::SYMLINK_NOFOLLOW)?)
+        }
+        _ => Ok(mknodat(
+            CWD,
+            &path,
+            FileType::Fifo,
+            Mode::from_raw_mode(0o600),
+            0,
+        )?),
+    }
+}
+
+/// A container's changes as a layer, which shows what the container saw.
+fn lived(
+    world: &World,
+    store: &LayerStore,
+    below: Option<&LayerRef>,
+    random: &mut Random,
+) -> LayerRef {
+    let mut seen = Tree::new();
+    let empty = world.directory("empty");
+    let below_directories = below.map_or_else(|| vec![empty], LayerRef::directories);
+    let upper = world.upper(&below_directories, |root| {
+        let done = (0..60).filter(|_| act(root, random).is_ok()).count();
+        assert!(done > 5, "{done}");
+        seen = tree(root);
+    });
+    let moving = random.below(2) == 0;
+    let layer = match moving {
+        true => store.commit_moving(below, &upper),
+        false => store.commit(below, &upper),
+    };
+    let layer = layer.unwrap();
+    same("the layer, and the container", &view(&layer, tree), &seen);
+    for name in ["upper", "work"].map(OsString::from) {
+        let path = world.path(&name);
+        if path.exists() {
+            fs::remove_dir_all(path).unwrap();
+        }
+    }
+    layer
+}
+
+fn round(world: &World, seed: u64) {
+    eprintln!("seed {seed}");
+    let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let store = world.store("store");
+    let mut layer = None;
+    for _ in 0..1 + random.below(5) {
+        layer = Some(lived(world, &store, layer.as_ref(), &mut random));
+    }
+    let layer = layer.unwrap();
+    let image = store.image(Some(&layer), &ImageConfig::default()).unwrap();
+    let layout = world.path("layout");
+    image.export(&layout, "latest", Compress::None).unwrap();
+    let seen = view(&layer, tree);
+    let other = world.store("other");
+    let again = other.import(&ImageSource::layout(&layout)).unwrap();
+    assert_eq!(again.layer().unwrap().chain_id(), layer.chain_id());
+    same(
+        "imported, and exported",
+        &view(again.layer().unwrap(), tree),
+        &seen,
+    );
+    let theirs = umoci(world, &layout, "theirs").unwrap();
+    same("umoci's, and ours", &tree(&theirs), &by_umoci(seen));
+    assert_eq!(store.check().unwrap(), []);
+    assert_eq!(other.check().unwrap(), []);
+    drop((image, layer, again));
+    for name in ["store", "other", "layout", "theirs"] {
+        fs::remove_dir_all(world.path(name)).unwrap();
+    }
+}
+
+/// It leaves out xattrs that overlayfs shows by the names of its own.
+fn by_umoci(mut ours: Tree) -> Tree {
+    for line in ours.values_mut() {
+        *line = line.replace(" trusted.overlay.opaque=[121, 121, 121]", "");
+    }
+    ours
+}
+
+#[test]
+fn what_containers_did_is_what_others_unpack() {
+    in_world(&[Need::Program("umoci")], |world| {
+        let rounds = std::env::var("ROUNDS").map_or(20, |rounds| rounds.parse().unwrap());
+        for seed in 1..=rounds {
+            round(world, seed);
+        }
+    });
+}
