@@ -209,10 +209,8 @@ fn interpreter(elf: &[u8]) -> Option<PathBuf> {
         Some(digits.fold(0, |number, byte| number << 8 | byte))
     };
     let (table, size, count) = (number(32, 8)?, number(54, 2)?, number(56, 2)?);
-    let headers = (0..count).filter_map(|n| usize::try_from(table + n * size).ok());
-    let header = headers
-        .filter(|at| number(*at, 4) == Some(PT_INTERP))
-        .next()?;
+    let mut headers = (0..count).filter_map(|n| usize::try_from(table + n * size).ok());
+    let header = headers.find(|at| number(*at, 4) == Some(PT_INTERP))?;
     let start = usize::try_from(number(header + 8, 8)?).ok()?;
     let end = start + usize::try_from(number(header + 32, 8)?).ok()?;
     let name = elf.get(start..end)?.strip_suffix(&[0])?;
