@@ -10,7 +10,7 @@ use cofferdam_testkit::Need;
 
 use crate::archive::{Archive, Header, xattr};
 use crate::layout;
-use crate::programs::{Buildah, umoci};
+use crate::programs::{Buildah, forget_notes, umoci};
 use crate::world::{in_world, view};
 
 /// What is seen at the watched paths: `none`, a file's text, `dir[names]`, and what of mode, owner, time and links is not
@@ -695,6 +695,7 @@ fn umoci_is_as_documented() {
 fn buildah_is_as_documented() {
     in_world(&[Need::Program("buildah")], |world| {
         let image = world.path("image");
+        forget_notes();
         let buildah = Buildah::new(world, "overlay");
         check(|case| {
             written(&image, case);

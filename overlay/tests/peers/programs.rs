@@ -52,6 +52,13 @@ pub(crate) fn umoci(world: &World, layout: &Path, name: &str) -> Result<PathBuf,
     run("umoci", &arguments, world).map(|_printed| target)
 }
 
+/// Has what skopeo and buildah note of all images, wherever their stores are, end with the test's mount namespace.
+pub(crate) fn forget_notes() {
+    for directory in ["/var/lib", "/run"] {
+        tmpfs(Path::new(directory), "size=16m,mode=0755");
+    }
+}
+
 /// A store of containers/storage.
 pub(crate) struct Buildah<'a> {
     world: &'a World,
@@ -59,12 +66,7 @@ pub(crate) struct Buildah<'a> {
 }
 
 impl<'a> Buildah<'a> {
-    /// In a mount namespace of the test's own.
     pub(crate) fn new(world: &'a World, driver: &'static str) -> Self {
-        // It keeps notes there even with a store elsewhere.
-        for directory in ["/var/lib", "/run"] {
-            tmpfs(Path::new(directory), "size=16m,mode=0755");
-        }
         let policy = r#"{"default": [{"type": "insecureAcceptAnything"}]}"#;
         fs::write(world.path("policy"), policy).unwrap();
         Buildah { world, driver }

@@ -16,11 +16,14 @@ pub(crate) fn in_world(needs: &[Need], work: impl FnOnce(&World) + Send) {
     if !have(&[&[Need::Root, Need::Filesystem("overlay")], needs].concat()) {
         return;
     }
+    let notes = || Path::new("/var/lib/containers").exists();
+    let noted = notes();
     in_mount_namespace(|| {
         let base = std::env::temp_dir();
         tmpfs(&base, "size=300m,mode=0755");
         work(&World(base));
     });
+    assert_eq!(notes(), noted, "left on the host");
 }
 
 impl World {
