@@ -543,6 +543,9 @@ impl<'a> Build<'a> {
         if self.tree.child(id, &last).is_some() {
             return Err(self.wrong(path, "a hard link to a directory"));
         }
+        if self.takes_the_place_of(parent, name, id) {
+            return Err(self.wrong(path, "a hard link to what it takes the place of"));
+        }
         let from = self
             .tree
             .fd(id)
@@ -553,6 +556,16 @@ impl<'a> Build<'a> {
         self.make_at(path, parent, name, "link", |directory| {
             linkat(&from, last.as_slice(), directory, name, AtFlags::empty())
         })
+    }
+
+    /// Whether `name` in `parent` is the directory `id` or one above it.
+    fn takes_the_place_of(&mut self, parent: u32, name: &[u8], id: u32) -> bool {
+        if self.tree.child(parent, name).is_none() {
+            return false;
+        }
+        let mut place = self.path_of(Place::Made(parent));
+        place.push(name.to_vec());
+        self.path_of(Place::Made(id)).starts_with(&place)
     }
 
     /// The target of a hard link as a name in a directory of this layer; none for a device that was left out.

@@ -89,6 +89,8 @@ use ids::Ids;
 /// their order does not matter. Without [`lower`](Apply::lower) it is not known what is below: then every whiteout is made
 /// that is not in a directory which hides those below.
 ///
+#[doc = include_str!("others.md")]
+///
 /// # Errors and what they leave
 ///
 /// An error leaves the directory empty, as it was; only where that fails too, or the process is killed, is something left.
