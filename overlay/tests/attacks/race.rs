@@ -3,6 +3,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::{fs, thread};
 
 use cofferdam_overlay::Apply;
+use cofferdam_testkit::turns;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use crate::archive::{Archive, directory, in_world, names};
@@ -41,7 +42,7 @@ fn directories_swapped_for_symlinks_meanwhile() {
         }
         let archive = archive.end();
         let (mut applied, mut swaps) = (0, 0);
-        for round in 0..crate::rounds(300) {
+        for round in 0..turns(300, 20) {
             let layer = directory(world, &format!("layer{round}"));
             std::os::unix::fs::symlink(&victim, world.join("spare")).unwrap();
             let stop = AtomicBool::new(false);
