@@ -64,7 +64,8 @@ pub(super) fn usage(diff: &Diff) -> Result<Usage> {
             Step::File(entry) => {
                 if entry.metadata.links < 2 || seen.insert(entry.id) {
                     usage.inodes += 1;
-                    usage.bytes += content(&entry.metadata);
+                    // Holes count: a few files of the largest size are more than there is a number for.
+                    usage.bytes = usage.bytes.saturating_add(content(&entry.metadata));
                 }
             }
             Step::Leave => {}
@@ -197,7 +198,7 @@ impl Commit {
     /// Something was made: it, and what it is in, stays.
     fn count(&mut self, bytes: u64) {
         self.done.usage.inodes += 1;
-        self.done.usage.bytes += bytes;
+        self.done.usage.bytes = self.done.usage.bytes.saturating_add(bytes);
         for level in self.stack.iter_mut().rev().skip_while(|level| level.stays) {
             if !level.stays {
                 level.stays = true;

@@ -12,7 +12,8 @@ use crate::digest::Digest;
 use crate::error::Result;
 
 /// A layer of a store, with those below it, which stay as long as this value: no process collects them. Dropping it removes its
-/// lease, a file; of a killed process that file is found by its lock, which is free then.
+/// lease, a file; of a killed process that file is found by its lock, which is free then. A process forked without execve(2)
+/// has part in the lease: it lasts until the first of the two drops the value, or the last of them ends.
 #[derive(Debug)]
 #[must_use = "dropping the LayerRef gives the layer up to be collected"]
 pub struct LayerRef {

@@ -1,18 +1,17 @@
 //! What is where in a store.
 
 use std::fs::DirBuilder;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::{fs, io};
 
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, fchmod, fstat, openat};
-use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::Fault;
 use super::area::Area;
 use crate::error::{Error, Result};
+use crate::lock::Locked;
 
 const VERSION: &str = "cofferdam layers 1\n";
 /// The tree of a layer, in its directory.
@@ -65,13 +64,22 @@ impl Layout {
         Ok(layout)
     }
 
+    /// Whether both are of the same store.
+    pub(crate) fn is(&self, other: &Layout) -> Result<bool> {
+        let place = |layout: &Layout| {
+            let found = fstat(&layout.root).map_err(layout.root.failed("stat", ""))?;
+            Ok::<_, Error>((found.st_dev, found.st_ino))
+        };
+        Ok(place(self)? == place(other)?)
+    }
+
     /// While it is held, nothing is collected.
-    pub(crate) fn shared(&self) -> Result<OwnedFd> {
+    pub(crate) fn shared(&self) -> Result<Locked> {
         self.root.lock("lock", FlockOperation::LockShared)
     }
 
     /// While it is held, nobody finds, leases or begins anything.
-    pub(crate) fn exclusive(&self) -> Result<OwnedFd> {
+    pub(crate) fn exclusive(&self) -> Result<Locked> {
         self.root.lock("lock", FlockOperation::LockExclusive)
     }
 
@@ -139,12 +147,4 @@ fn check_version(root: &Area) -> Result<()> {
         expected,
     }
     .into())
-}
-
-/// For what another process may have removed first.
-pub(crate) fn gone_is_fine(done: std::result::Result<(), Errno>) -> std::result::Result<(), Errno> {
-    match done {
-        Err(Errno::NOENT) => Ok(()),
-        done => done,
-    }
 }

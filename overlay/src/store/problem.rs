@@ -32,6 +32,8 @@ pub(crate) enum Fault {
     Malformed { path: PathBuf, why: String },
     #[error("{}: over {limit} bytes", Shown(path))]
     TooLarge { path: PathBuf, limit: u64 },
+    #[error("layer {chain} is not of the store {}, but of another", Shown(path))]
+    ForeignLayer { path: PathBuf, chain: Digest },
     #[error("no layer {chain} in the store")]
     NoLayer { chain: Digest },
     #[error("nothing is kept as {name:?} in the store")]
@@ -60,7 +62,9 @@ impl Fault {
             Fault::OpenToOthers { .. } | Fault::Foreign { .. } => ErrorKind::PermissionDenied,
             Fault::NoLayer { .. } | Fault::NoPin { .. } => ErrorKind::NotFound,
             Fault::PinExists { .. } => ErrorKind::AlreadyExists,
-            Fault::NoStore { .. } | Fault::BadName { .. } => ErrorKind::InvalidInput,
+            Fault::NoStore { .. } | Fault::BadName { .. } | Fault::ForeignLayer { .. } => {
+                ErrorKind::InvalidInput
+            }
             Fault::Version { .. } => ErrorKind::Unsupported,
             Fault::Malformed { .. } | Fault::TooLarge { .. } => ErrorKind::Malformed,
             #[cfg(feature = "images")]

@@ -131,3 +131,18 @@ fn only_an_empty_directory_becomes_a_layer() {
         assert_eq!(error.kind(), ErrorKind::NotFound);
     });
 }
+
+#[test]
+fn files_of_the_largest_size_are_counted() {
+    in_world(0, |world| {
+        for name in ["a", "b", "c"] {
+            let file = fs::File::create(world.upper.join(name)).unwrap();
+            file.set_len(i64::MAX as u64).unwrap();
+        }
+        let usage = world.diff().usage().unwrap();
+        assert_eq!((usage.bytes, usage.inodes), (u64::MAX, 3));
+        let layer = world.base.join("layer");
+        fs::create_dir(&layer).unwrap();
+        assert_eq!(world.diff().commit(&layer).unwrap().usage, usage);
+    });
+}

@@ -152,6 +152,16 @@ fn archives_are_checked_too() {
             symlink("link.tar", tree.join("x/link.tar")).unwrap();
         });
         assert!(error.contains("it has no file"), "{error}");
+        // Few bytes for a member each, but long ones.
+        let error = refused(&|tree| {
+            let deep: PathBuf = std::iter::repeat_n("d".repeat(250), 15).collect();
+            fs::create_dir_all(tree.join(&deep)).unwrap();
+            for n in 0..5000 {
+                fs::write(tree.join(&deep).join(format!("{n}")), "").unwrap();
+            }
+        });
+        assert!(error.contains("bytes of names"), "{error}");
+        archive(world, "bad.tar", |_| {});
         let whole = fs::read(world.path("bad.tar")).unwrap();
         fs::write(world.path("cut.tar"), &whole[..whole.len() / 2]).unwrap();
         fs::write(world.path("text.tar"), "x".repeat(1024)).unwrap();

@@ -1,0 +1,61 @@
+//! Work with few fds. Alone in its binary: the limit is the whole process's.
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy sees only functions marked as tests"
+)]
+
+use std::fs;
+use std::path::Path;
+
+use cofferdam_overlay::{Diff, Expected, LayerStore};
+use cofferdam_testkit::{Need, have, in_mount_namespace};
+use rustix::mount::{MountFlags, mount};
+use rustix::process::{Resource, Rlimit, setrlimit};
+
+const FDS: u64 = 128;
+
+#[test]
+fn a_store_needs_few_however_much_is_in_it() {
+    if !have(&[Need::Root]) {
+        return;
+    }
+    let limit = Rlimit {
+        current: Some(FDS),
+        maximum: Some(FDS),
+    };
+    setrlimit(Resource::Nofile, limit).unwrap();
+    in_mount_namespace(|| {
+        let world = std::env::temp_dir();
+        mount("tmpfs", &world, "tmpfs", MountFlags::empty(), c"size=64m").unwrap();
+        leftovers(&world);
+        layers(&world);
+    });
+}
+
+/// As a process leaves them that was killed while it removed a layer of wide directories.
+fn leftovers(world: &Path) {
+    let store = LayerStore::open(world.join("store")).unwrap();
+    let staging = world.join("store/staging");
+    for n in 0..3 * FDS {
+        fs::create_dir(staging.join(format!("1-{n}-1"))).unwrap();
+    }
+    LayerStore::open(store.path()).unwrap();
+    assert_eq!(fs::read_dir(&staging).unwrap().count(), 0);
+}
+
+fn layers(world: &Path) {
+    let store = LayerStore::open(world.join("store")).unwrap();
+    let tree = world.join("tree");
+    fs::create_dir(&tree).unwrap();
+    for n in 0..2 * FDS {
+        fs::write(tree.join("file"), format!("{n}")).unwrap();
+        let mut tar = Vec::new();
+        Diff::of(&tree).write_tar(&mut tar).unwrap();
+        drop(store.apply(None, &tar[..], Expected::default()).unwrap());
+    }
+    assert_eq!(store.collect().unwrap().layers.len() as u64, 2 * FDS);
+    assert_eq!(
+        fs::read_dir(store.path().join("staging")).unwrap().count(),
+        0
+    );
+}
