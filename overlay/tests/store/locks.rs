@@ -71,7 +71,9 @@ fn no_layer_appears_while_others_collect() {
             inner: &layer[..],
         };
         thread::scope(|scope| {
-            let apply = || world.store.apply(None, reader, Expected::default());
+            // Known by its diff id: it is looked for before it is read, and not again.
+            let expected = Expected::diff_id(Digest::of(&layer));
+            let apply = move || world.store.apply(None, reader, expected);
             let applied = scope.spawn(apply);
             wait_until_one_waits();
             assert_eq!(world.names("layers"), [""; 0]);
