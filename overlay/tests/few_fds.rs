@@ -7,12 +7,13 @@
 use std::fs;
 use std::path::Path;
 
-use cofferdam_overlay::{Diff, Expected, LayerStore};
+use cofferdam_overlay::{Diff, Expected, LayerRef, LayerStore};
 use cofferdam_testkit::{Need, have, in_mount_namespace};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::mount::{MountFlags, mount};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-const FDS: u64 = 128;
+const FDS: u64 = 256;
 
 #[test]
 fn a_store_needs_few_however_much_is_in_it() {
@@ -29,6 +30,7 @@ fn a_store_needs_few_however_much_is_in_it() {
         mount("tmpfs", &world, "tmpfs", MountFlags::empty(), c"size=64m").unwrap();
         leftovers(&world);
         layers(&world);
+        deep_stack(&world);
     });
 }
 
@@ -58,4 +60,42 @@ fn layers(world: &Path) {
         fs::read_dir(store.path().join("staging")).unwrap().count(),
         0
     );
+}
+
+/// Directories inside each other that many layers have.
+fn deep_stack(world: &Path) {
+    let store = LayerStore::open(world.join("deep")).unwrap();
+    let (tree, deep) = (world.join("stack"), "a/b/c/d/e/f/g");
+    fs::create_dir_all(tree.join(deep)).unwrap();
+    let mut top: Option<LayerRef> = None;
+    for n in 0..60 {
+        for name in [deep, "a/b", "a/b/c/d/z"] {
+            fs::create_dir_all(tree.join(name)).unwrap();
+            fs::write(tree.join(name).join("file"), format!("{n}")).unwrap();
+        }
+        let mut tar = Vec::new();
+        Diff::of(&tree).write_tar(&mut tar).unwrap();
+        top = Some(
+            store
+                .apply(top.as_ref(), &tar[..], Expected::default())
+                .unwrap(),
+        );
+    }
+    let layers = top.as_ref().unwrap().directories();
+    let upper = world.join("changed");
+    fs::create_dir_all(upper.join(deep)).unwrap();
+    for name in [deep, "a/b/c/d", "a", "a/b"] {
+        for gone in ["file", "nothing"] {
+            let whiteout = upper.join(name).join(gone);
+            mknodat(CWD, whiteout, FileType::CharacterDevice, Mode::empty(), 0).unwrap();
+        }
+    }
+    let diff = Diff::of(&upper).lower(&layers);
+    let changes: Vec<_> = diff.changes().unwrap().map(Result::unwrap).collect();
+    let deleted = changes.iter().filter(|change| change.metadata.is_none());
+    let deleted: Vec<_> = deleted
+        .map(|change| change.path.to_str().unwrap())
+        .collect();
+    assert_eq!(deleted, ["a/b/c/d/e/f/g/file", "a/b/file"]);
+    drop(store.commit(top.as_ref(), &upper).unwrap());
 }

@@ -21,7 +21,8 @@ use crate::marks::Marks;
 /// Only the upper is walked, in the order of the bytes of names: what it costs depends on the changes, not on the size of the
 /// layers. The overlay should be unmounted, or at rest: what is changed meanwhile may be told in either state, or be an error.
 /// No symlink is followed, no mount below is entered, and no fifo or device opened, whatever the upper holds. It takes an fd
-/// for the upper and for each layer that has the directory, for each level of directories it is in.
+/// for each layer, one for each layer that has the directory it is in, one for each level of directories of the upper (two
+/// where these are made anew), and a hundred more.
 #[derive(Clone, Debug)]
 #[must_use = "nothing is read before `changes`, `write_tar` or `commit`"]
 pub struct Diff {

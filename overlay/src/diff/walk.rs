@@ -20,6 +20,9 @@ use crate::marks::Marks;
 /// The longest path: what the kernel takes, and so others who read the layer.
 const LONGEST: usize = 4096;
 
+/// Directories of layers that stay open, besides the layers and those of where the walk is. More are closed, and opened again.
+const MOST_OPEN: usize = 64;
+
 /// Where the walk is.
 #[derive(Debug)]
 pub(crate) struct Walk {
@@ -128,6 +131,7 @@ impl Walk {
                 self.stack.pop();
                 return Ok(Some(Step::Leave));
             };
+            self.reopen()?;
             self.append(&name)?;
             if let Some(step) = self.look(name)? {
                 return Ok(Some(step));
@@ -209,15 +213,13 @@ impl Walk {
     }
 
     fn enter(&mut self, name: &CStr, lower: Option<&Statx>) -> Result<Step> {
-        let Some(level) = self.stack.last() else {
-            return Err(self.failed("walk")(Errno::NOENT));
-        };
-        let fd = beneath::open(&level.directory.fd, name, DIRECTORY)
+        self.save_fds();
+        let fd = beneath::open(self.directory()?, name, DIRECTORY)
             .map_err(self.failed("open directory"))?;
         let upper = Directory::new(fd, self.marks, self.named())?;
         let found = stat(&upper.fd).map_err(self.failed("statx"))?;
         let mut lowers = match lower.map(file_type) {
-            Some(FileType::Directory) => level.lowers.child(name, self.marks, self.named())?,
+            Some(FileType::Directory) => self.lowers_of(name)?,
             _ => Lowers::default(),
         };
         let mut opaque = false;
@@ -236,6 +238,38 @@ impl Walk {
         }
         self.push(upper, lowers)?;
         Ok(Step::Enter(Entry::new(name, &found, standing, opaque)))
+    }
+
+    fn save_fds(&mut self) {
+        let levels = self.stack.get_mut(1..).unwrap_or_default();
+        let open: usize = levels.iter().map(|level| level.lowers.open()).sum();
+        if open > MOST_OPEN {
+            levels.iter_mut().for_each(|level| level.lowers.close());
+        }
+    }
+
+    /// Undoes the closing where the walk has come back to.
+    fn reopen(&mut self) -> Result<()> {
+        let [root, .., level] = self.stack.as_mut_slice() else {
+            return Ok(());
+        };
+        if level.lowers.is_closed() {
+            let path = Path::new(OsStr::from_bytes(&self.path));
+            level.lowers = root.lowers.again(&level.lowers, self.marks, path)?;
+        }
+        Ok(())
+    }
+
+    /// The layers' directories of the present path, which is `name` in that of the walk.
+    fn lowers_of(&self, name: &CStr) -> Result<Lowers> {
+        match self.stack.as_slice() {
+            [root, .., level] if level.lowers.is_closed() => {
+                root.lowers
+                    .descendant(&level.lowers, self.marks, self.path())
+            }
+            [.., level] => level.lowers.child(name, self.marks, self.named()),
+            [] => Ok(Lowers::default()),
+        }
     }
 
     fn push(&mut self, directory: Directory, lowers: Lowers) -> Result<()> {
@@ -334,7 +368,7 @@ impl Walk {
         let upper = beneath::open(&level.directory.fd, name, flags).map_err(self.failed("open"))?;
         let lower = level
             .lowers
-            .open(name, flags)
+            .open_file(name, flags)
             .map_err(self.failed("open in layers"))?;
         let Some(lower) = lower else { return Ok(false) };
         if self.xattrs(&upper, opened)? != self.xattrs(&lower, opened)? {
