@@ -186,7 +186,7 @@ impl MountedOverlay {
         // With our fd open it is in use, so this never unmounts: it tells whether it is here.
         let here = unmount(fd_path(mount), UnmountFlags::EXPIRE);
         match here {
-            Err(Errno::BUSY | Errno::AGAIN) => self.unmount_at_target(),
+            Err(Errno::BUSY | Errno::AGAIN) => self.unmount_by_path(),
             done => self.ended(done),
         }
     }
@@ -213,16 +213,18 @@ impl MountedOverlay {
         std::mem::take(&mut self.target)
     }
 
-    /// By the path, without an fd of ours that would keep it in use.
-    fn unmount_at_target(&mut self) -> Result<()> {
+    /// By its path, without an fd of ours that would keep it in use. Not by the target: that may be a symlink to it, or be
+    /// relative to what was the working directory, and directories on the way may have been renamed.
+    fn unmount_by_path(&mut self) -> Result<()> {
         let Some(mount) = self.mount.take() else {
             return Ok(());
         };
-        let id = mount_id(&mount.fd, Path::new(""));
         let error = Error::sys("umount", &self.target);
-        if mount_id(CWD, &self.target) != id {
+        let id = mount_id(&mount.fd, Path::new(""));
+        let path = fs::read_link(fd_path(&mount)).unwrap_or_else(|_unknown| self.target.clone());
+        if mount_id(CWD, &path) != id {
             self.mount = Some(mount);
-            return Err(error(Errno::BUSY).because("something is mounted over it, or it was moved"));
+            return Err(error(Errno::BUSY).because("something is mounted over it"));
         }
         let OverlayMount {
             fd,
@@ -231,11 +233,11 @@ impl MountedOverlay {
             lock,
         } = mount;
         drop(fd);
-        let Err(errno) = unmount(&self.target, UnmountFlags::NOFOLLOW) else {
+        let Err(errno) = unmount(&path, UnmountFlags::NOFOLLOW) else {
             return Ok(());
         };
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let again = open(&self.target, flags, Mode::empty()).ok();
+        let again = open(&path, flags, Mode::empty()).ok();
         self.mount = again
             .filter(|fd| mount_id(fd, Path::new("")) == id)
             .map(|fd| OverlayMount {

@@ -7,7 +7,7 @@
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -53,6 +53,32 @@ fn a_workdir_that_cannot_be_used_is_an_error() {
         let error = overlay.detached().unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EROFS), "{error}");
         assert!(overlay.read_only().detached().is_ok());
+    });
+}
+
+#[test]
+fn it_is_unmounted_by_whatever_name_it_was_attached() {
+    in_world(|world| {
+        let (a, target) = (directory(world, "a"), directory(world, "d/target"));
+        fs::write(a.join("file"), "").unwrap();
+        symlink("d/target", world.join("link")).unwrap();
+        // This thread has a working directory of its own.
+        rustix::process::chdir(world).unwrap();
+        let overlay = Overlay::builder([&a]);
+        for name in [world.join("link"), "d/target".into()] {
+            let mut mounted = overlay.mount(&name).unwrap();
+            rustix::process::chdir("/").unwrap();
+            let open = File::open(target.join("file")).unwrap();
+            assert_eq!(mounted.unmount().unwrap_err().kind(), ErrorKind::Busy);
+            drop(open);
+            mounted.unmount().unwrap();
+            assert!(names(&target).is_empty());
+            rustix::process::chdir(world).unwrap();
+        }
+        let mut mounted = overlay.mount(&target).unwrap();
+        fs::rename("d", "e").unwrap();
+        mounted.unmount().unwrap();
+        assert!(names(&world.join("e/target")).is_empty());
     });
 }
 
