@@ -62,6 +62,7 @@
 mod apply;
 mod beneath;
 mod classic;
+mod contents;
 mod context;
 mod diff;
 mod digest;

@@ -1,6 +1,6 @@
 //! An overlay that is mounted: detached, or at a place.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::{fmt, fs};
@@ -9,7 +9,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, open, statx};
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount, unmount};
 
-use crate::directory;
+use crate::directory::{self, by_fd};
 use crate::effective::Effective;
 use crate::error::{Error, Inner, Result};
 use crate::lock::UpperLock;
@@ -184,7 +184,7 @@ impl MountedOverlay {
             return Ok(());
         };
         // With our fd open it is in use, so this never unmounts: it tells whether it is here.
-        let here = unmount(fd_path(mount), UnmountFlags::EXPIRE);
+        let here = unmount(by_fd(mount), UnmountFlags::EXPIRE);
         match here {
             Err(Errno::BUSY | Errno::AGAIN) => self.unmount_by_path(),
             done => self.ended(done),
@@ -221,7 +221,7 @@ impl MountedOverlay {
         };
         let error = Error::sys("umount", &self.target);
         let id = mount_id(&mount.fd, Path::new(""));
-        let path = fs::read_link(fd_path(&mount)).unwrap_or_else(|_unknown| self.target.clone());
+        let path = fs::read_link(by_fd(&mount)).unwrap_or_else(|_unknown| self.target.clone());
         if mount_id(CWD, &path) != id {
             self.mount = Some(mount);
             return Err(error(Errno::BUSY).because("something is mounted over it"));
@@ -257,7 +257,7 @@ impl MountedOverlay {
     fn detach(&mut self) -> Result<()> {
         // By the fd and not by the path, on which something else may be mounted by now.
         let done = match &self.mount {
-            Some(mount) => unmount(fd_path(mount), UnmountFlags::DETACH),
+            Some(mount) => unmount(by_fd(mount), UnmountFlags::DETACH),
             None => return Ok(()),
         };
         let ended = self.ended(done);
@@ -279,10 +279,6 @@ impl MountedOverlay {
         self.mount = None;
         Ok(())
     }
-}
-
-fn fd_path(mount: &OverlayMount) -> String {
-    format!("/proc/thread-self/fd/{}", mount.fd.as_raw_fd())
 }
 
 fn mount_id(at: impl AsFd, path: &Path) -> Option<u64> {

@@ -4,22 +4,23 @@
     reason = "clippy sees only functions marked as tests"
 )]
 
+mod files;
+
 use std::ffi::CString;
 use std::fs::{self, File};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use std::{env, thread};
 
-use cofferdam_overlay::{
-    Applied, ErrorKind, Fsync, Overlay, OverlayMount, RedirectDir, Switch, Verity, Xino,
-};
+use cofferdam_overlay::{Applied, ErrorKind, Fsync, Overlay, RedirectDir, Switch, Verity, Xino};
 use cofferdam_testkit::{
     Need, as_root_of_a_user_namespace, have, in_mount_namespace, refuse_syscall,
 };
+use files::{at, directory, names, tmpfs};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 /// 1, A25: more options than a page are cut off by mount(2), and the rest is mounted read-only.
@@ -755,29 +756,4 @@ fn wait_for(path: &Path) {
         assert!(Instant::now() < deadline, "{}", path.display());
         thread::sleep(Duration::from_millis(2));
     }
-}
-
-fn tmpfs(target: &Path, options: &str) {
-    let options = CString::new(options).unwrap();
-    let none = MountFlags::empty();
-    mount("tmpfs", target, "tmpfs", none, options.as_c_str()).unwrap();
-}
-
-fn at(mount: &OverlayMount, path: &str) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}", mount.as_fd().as_raw_fd())).join(path)
-}
-
-fn directory(parent: &Path, name: &str) -> PathBuf {
-    let path = parent.join(name);
-    fs::create_dir_all(&path).unwrap();
-    path
-}
-
-fn names(directory: &Path) -> Vec<String> {
-    let mut names: Vec<_> = fs::read_dir(directory)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    names.sort();
-    names
 }

@@ -14,7 +14,6 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::Problem;
-use super::content::copy_content;
 use super::lowers::{DIRECTORY, Directory};
 use super::metadata::{FileKind, Metadata};
 use super::options::Diff;
@@ -22,6 +21,8 @@ use super::walk::{Entry, Standing, Step, Walk};
 use super::write::{Links, MOST_OMITTED, Omitted, OmittedPart};
 use super::xattrs::{self, Opened, Xattrs};
 use crate::beneath;
+use crate::contents;
+use crate::directory::by_fd;
 use crate::error::{Error, Result};
 
 /// What a layer takes.
@@ -273,7 +274,7 @@ impl Commit {
         let first = beneath::open(&root.fd, first, OFlags::PATH).map_err(self.failed("open"))?;
         linkat(
             CWD,
-            xattrs::by_fd(&first),
+            by_fd(&first),
             self.here()?,
             name,
             AtFlags::SYMLINK_FOLLOW,
@@ -297,7 +298,7 @@ impl Commit {
         }
         for name in xattrs::split(&list) {
             if self.walk.marks.shown(name.to_bytes()).is_none() {
-                removexattr(xattrs::by_fd(&file), name).map_err(self.failed("removexattr"))?;
+                removexattr(by_fd(&file), name).map_err(self.failed("removexattr"))?;
             }
         }
         Ok(true)
@@ -329,7 +330,7 @@ impl Commit {
         let mode = Mode::RUSR | Mode::WUSR;
         let made = beneath::create(self.here()?, entry.name.as_c_str(), flags, mode)
             .map_err(self.failed("create"))?;
-        copy_content(&source, &made, entry.metadata.size).map_err(self.failed("copy to"))?;
+        contents::copy(&source, &made, entry.metadata.size).map_err(self.failed("copy to"))?;
         let xattrs = self.walk.xattrs(&source, Opened::Readable)?;
         let (owner, group) = (entry.metadata.uid, entry.metadata.gid);
         fchown(
@@ -353,7 +354,7 @@ impl Commit {
         let made = beneath::open(here, name, OFlags::PATH).map_err(self.failed("open"))?;
         if entry.metadata.kind != FileKind::Symlink {
             let mode = Mode::from_raw_mode(entry.metadata.mode);
-            rustix::fs::chmod(xattrs::by_fd(&made), mode).map_err(self.failed("chmod"))?;
+            rustix::fs::chmod(by_fd(&made), mode).map_err(self.failed("chmod"))?;
         }
         let source = self.walk.open_path(entry)?;
         let xattrs = self.walk.xattrs(&source, Opened::Path)?;
@@ -373,7 +374,7 @@ impl Commit {
             let name = OsStr::from_bytes(&stored);
             match opened {
                 Opened::Readable => fsetxattr(made, name, value, XattrFlags::empty()),
-                Opened::Path => setxattr(xattrs::by_fd(made), name, value, XattrFlags::empty()),
+                Opened::Path => setxattr(by_fd(made), name, value, XattrFlags::empty()),
             }
             .map_err(self.failed("setxattr"))?;
         }
