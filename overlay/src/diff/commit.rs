@@ -289,7 +289,7 @@ impl Commit {
         }
         let file = self.walk.open_path(entry)?;
         let list = xattrs::names(&file, Opened::Path).map_err(self.walk.failed("listxattr"))?;
-        xattrs::refuse_metacopy(&list, self.walk.marks, self.walk.named())?;
+        xattrs::refuse_metacopy(&list, self.walk.marks, &self.walk.named())?;
         let name = entry.name.as_c_str();
         match renameat(self.walk.directory()?, name, self.here()?, name) {
             Ok(()) => {}

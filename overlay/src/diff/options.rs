@@ -162,7 +162,7 @@ impl Diff {
             .map(|path| open_root("open layer", path, marks))
             .collect::<Result<_>>()?;
         let lowers = Lowers::roots(lowers);
-        Walk::new(marks, self.compare_content, upper, lowers)
+        Walk::new(&self.upper, marks, self.compare_content, upper, lowers)
     }
 
     /// Hidden marks look like none: what was deleted and made again would show what it hides.

@@ -3,7 +3,7 @@
 use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::vec::IntoIter;
 
 use rustix::fs::{FileType, OFlags, Statx, readlinkat};
@@ -26,6 +26,8 @@ const MOST_OPEN: usize = 64;
 /// Where the walk is.
 #[derive(Debug)]
 pub(crate) struct Walk {
+    /// The upper, for errors.
+    upper: PathBuf,
     pub(crate) marks: Marks,
     compare_content: bool,
     /// The directories above, the root first.
@@ -78,12 +80,14 @@ pub(crate) enum Standing {
 
 impl Walk {
     pub(crate) fn new(
+        path: &Path,
         marks: Marks,
         compare_content: bool,
         upper: Directory,
         lowers: Lowers,
     ) -> Result<Self> {
         let mut walk = Walk {
+            upper: path.to_owned(),
             marks,
             compare_content,
             stack: Vec::new(),
@@ -103,11 +107,11 @@ impl Walk {
         Path::new(OsStr::from_bytes(&self.path))
     }
 
-    /// The same for errors.
-    pub(crate) fn named(&self) -> &Path {
+    /// The same for errors, with the upper.
+    pub(crate) fn named(&self) -> PathBuf {
         match self.path.is_empty() {
-            true => Path::new("."),
-            false => self.path(),
+            true => self.upper.clone(),
+            false => self.upper.join(self.path()),
         }
     }
 
@@ -141,7 +145,7 @@ impl Walk {
 
     /// For `map_err` after `op` on the present path.
     pub(crate) fn failed(&self, op: &'static str) -> impl FnOnce(Errno) -> Error {
-        Error::sys(op, self.named())
+        move |errno| Error::sys(op, &self.named())(errno)
     }
 
     /// Opens the regular file of the present step to be read.
@@ -163,7 +167,7 @@ impl Walk {
 
     /// What an overlay would show of `file`.
     pub(crate) fn xattrs(&self, file: impl AsFd, opened: Opened) -> Result<Xattrs> {
-        xattrs::shown(file, opened, self.marks, self.named())
+        xattrs::shown(file, opened, self.marks, &self.named())
     }
 
     pub(crate) fn target(&self, entry: &Entry) -> Result<CString> {
@@ -179,7 +183,7 @@ impl Walk {
             return Ok(());
         }
         Err(Error::from(Problem::LongPath {
-            path: self.path().to_owned(),
+            path: self.named(),
             length: self.path.len(),
             limit: LONGEST - 1,
         }))
@@ -216,7 +220,7 @@ impl Walk {
         self.save_fds();
         let fd = beneath::open(self.directory()?, name, DIRECTORY)
             .map_err(self.failed("open directory"))?;
-        let upper = Directory::new(fd, self.marks, self.named())?;
+        let upper = Directory::new(fd, self.marks, &self.named())?;
         let found = stat(&upper.fd).map_err(self.failed("statx"))?;
         let mut lowers = match lower.map(file_type) {
             Some(FileType::Directory) => self.lowers_of(name)?,
@@ -267,7 +271,7 @@ impl Walk {
                 root.lowers
                     .descendant(&level.lowers, self.marks, self.path())
             }
-            [.., level] => level.lowers.child(name, self.marks, self.named()),
+            [.., level] => level.lowers.child(name, self.marks, &self.named()),
             [] => Ok(Lowers::default()),
         }
     }
@@ -335,7 +339,7 @@ impl Walk {
         let file =
             beneath::open(self.directory()?, name, OFlags::PATH).map_err(self.failed("open"))?;
         let list = xattrs::names(file, Opened::Path).map_err(self.failed("listxattr"))?;
-        xattrs::refuse_metacopy(&list, self.marks, self.named())
+        xattrs::refuse_metacopy(&list, self.marks, &self.named())
     }
 
     fn check_same(&self, entry: &Entry, file: &OwnedFd) -> Result<()> {
@@ -343,7 +347,7 @@ impl Walk {
         if id(&found) == entry.id && Metadata::new(&found).kind == entry.metadata.kind {
             return Ok(());
         }
-        let path = self.named().to_owned();
+        let path = self.named();
         Err(Problem::Changed { path }.into())
     }
 

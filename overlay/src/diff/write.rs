@@ -299,18 +299,18 @@ impl<'a, W: Write> Tar<'a, W> {
                 .min(self.buffer.len());
             let count = file
                 .read(&mut self.buffer[..most])
-                .map_err(Error::sys("read", self.walk.named()))?;
+                .map_err(Error::sys("read", &self.walk.named()))?;
             if count == 0 {
-                let path = self.walk.named().to_owned();
+                let path = self.walk.named();
                 return Err(Problem::Changed { path }.into());
             }
             self.out
                 .write_all(&self.buffer[..count])
-                .map_err(|error| failed_to_write(self.walk.named(), error))?;
+                .map_err(|error| failed_to_write(&self.walk.named(), error))?;
             left -= count as u64;
         }
         tar::write_padding(&mut self.out, size)
-            .map_err(|error| failed_to_write(self.walk.named(), error))
+            .map_err(|error| failed_to_write(&self.walk.named(), error))
     }
 
     fn header(
@@ -345,7 +345,7 @@ impl<'a, W: Write> Tar<'a, W> {
         if !entry.name.to_bytes().starts_with(b".wh.") {
             return Ok(());
         }
-        let path = self.walk.named().to_owned();
+        let path = self.walk.named();
         Err(Problem::WhiteoutName { path }.into())
     }
 

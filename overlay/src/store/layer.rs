@@ -121,7 +121,8 @@ pub(crate) fn chain_of(layout: &Layout, chain: Digest) -> Result<Vec<Record>> {
     let mut next = Some(chain);
     while let Some(chain) = next {
         if !layout.layers.has(&chain.hex())? {
-            return Err(Fault::NoLayer { chain }.into());
+            let path = layout.root.path().to_owned();
+            return Err(Fault::NoLayer { path, chain }.into());
         }
         let area = layout.layers.enter(&chain.hex())?;
         let record = Record::read(&area)?;

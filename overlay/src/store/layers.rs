@@ -16,7 +16,7 @@ use super::staged::Staged;
 use super::unpack::unpack;
 use crate::diff::Diff;
 use crate::digest::Digest;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::lock::Locked;
 
 /// A directory of layers, each of them there once, that any number of processes use at the same time.
@@ -151,10 +151,7 @@ impl LayerStore {
         let _shared = self.layout.shared()?;
         match self.held(name)?.layer {
             Some(chain) => LayerRef::take(&self.layout, chain, None),
-            None => {
-                let name = name.to_owned();
-                Err(Fault::NoPin { name }.into())
-            }
+            None => Err(self.nothing_kept(name)),
         }
     }
 
@@ -179,10 +176,12 @@ impl LayerStore {
 
     pub(super) fn held(&self, name: &str) -> Result<Held> {
         let held = Held::read(&self.layout.pins, &pin_name(name)?)?;
-        held.ok_or_else(|| {
-            let name = name.to_owned();
-            Fault::NoPin { name }.into()
-        })
+        held.ok_or_else(|| self.nothing_kept(name))
+    }
+
+    pub(super) fn nothing_kept(&self, name: &str) -> Error {
+        let (path, name) = (self.path().to_owned(), name.to_owned());
+        Fault::NoPin { path, name }.into()
     }
 
     /// The chain id of a layer that is to be built on, which must be one of this store.

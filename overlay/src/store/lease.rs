@@ -106,8 +106,8 @@ impl Held {
         match linked {
             Ok(()) => layout.pins.sync(),
             Err(rustix::io::Errno::EXIST) => {
-                let name = name.to_owned();
-                Err(Fault::PinExists { name }.into())
+                let (path, name) = (layout.root.path().to_owned(), name.to_owned());
+                Err(Fault::PinExists { path, name }.into())
             }
             Err(errno) => Err(layout.pins.failed("link", &file)(errno)),
         }

@@ -29,7 +29,9 @@ fn meddle(world: &Path, layer: &Path, stop: &AtomicBool) -> usize {
 #[test]
 fn directories_swapped_for_symlinks_meanwhile() {
     in_world(|world| {
+        // With what is looked for in `a`, so that who follows the symlink finds it.
         let victim = directory(world, "victim");
+        let inner = directory(&victim, "b");
         let mut archive = Archive::new();
         for n in 0..20 {
             // More directories than stay open: they are opened again and again.
@@ -52,7 +54,8 @@ fn directories_swapped_for_symlinks_meanwhile() {
                 stop.store(true, Ordering::Relaxed);
                 swaps += meddler.join().unwrap();
             });
-            assert_eq!(names(&victim), [""; 0]);
+            assert_eq!(names(&victim), ["b"]);
+            assert_eq!(names(&inner), [""; 0]);
             remove(&layer);
             remove(&world.join("spare"));
         }

@@ -102,8 +102,7 @@ impl LayerStore {
         let _shared = self.layout.shared()?;
         let held = self.held(name)?;
         let Some(id) = held.image else {
-            let name = name.to_owned();
-            return Err(super::Fault::NoPin { name }.into());
+            return Err(self.nothing_kept(name));
         };
         self.take_image(id, held.layer)
     }
