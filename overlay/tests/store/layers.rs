@@ -6,7 +6,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::process::Command;
 
 use cofferdam_overlay::{Digest, ErrorKind, Expected, Flaw, LayerStore, chain_id};
-use cofferdam_testkit::{Need, as_root_of_a_user_namespace, have};
+use cofferdam_testkit::{Need, as_root_of_a_user_namespace, have, turns};
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
 
 use crate::world::{in_world, in_world_of, tar};
@@ -333,7 +333,7 @@ fn applies_and_collects() {
     let base = std::path::Path::new(&path).parent().unwrap().to_owned();
     let layers = [0, 1, 2].map(|n| fs::read(base.join(format!("layer{n}.tar"))).unwrap());
     let store = LayerStore::open(&path).unwrap();
-    for round in 0..100 {
+    for round in 0..turns(100, 20) {
         let mut parent = None;
         for layer in &layers {
             let expected = match round % 2 {
