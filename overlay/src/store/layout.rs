@@ -3,7 +3,7 @@
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
-use std::{fs, io};
+use std::{fmt, fs, io};
 
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, fchmod, fstat, openat};
 use rustix::process::geteuid;
@@ -31,7 +31,6 @@ pub(crate) const RECORD: &str = "record";
 /// | `locks/<chain>` | held by who makes that layer | |
 /// | `pins/<name>` | what stays without a process | |
 /// | `images/<digest>` | configs | |
-#[derive(Debug)]
 pub(crate) struct Layout {
     pub(crate) root: Area,
     pub(crate) layers: Area,
@@ -40,6 +39,13 @@ pub(crate) struct Layout {
     pub(crate) locks: Area,
     pub(crate) pins: Area,
     pub(crate) images: Area,
+}
+
+impl fmt::Debug for Layout {
+    /// Which store: every layer and image shows it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Layout").field(&self.root.path()).finish()
+    }
 }
 
 impl Layout {
