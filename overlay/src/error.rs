@@ -41,7 +41,7 @@ pub enum ErrorKind {
     Malformed,
     /// A layer reaches outside of its directory.
     UnsafePath,
-    /// A layer is more than its [`Limits`](crate::Limits).
+    /// A layer is more than its [`Limits`](crate::Limits), or than a [`Diff`](crate::Diff) is to write.
     LimitExceeded,
     /// A layer is not the one that was expected.
     DigestMismatch,

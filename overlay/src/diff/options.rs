@@ -30,6 +30,7 @@ pub struct Diff {
     marks: Option<Marks>,
     pub(crate) compare_content: bool,
     pub(crate) latest: Option<i64>,
+    pub(crate) most_bytes: u64,
     pub(crate) ids: Ids,
 }
 
@@ -42,6 +43,7 @@ impl Diff {
             marks: None,
             compare_content: false,
             latest: None,
+            most_bytes: 64 << 30,
             ids: Ids::default(),
         }
     }
@@ -68,6 +70,13 @@ impl Diff {
     /// In tars, times after `seconds` since 1970 become that time, as with `SOURCE_DATE_EPOCH`.
     pub fn clamp_modified(mut self, seconds: i64) -> Self {
         self.latest = Some(seconds);
+        self
+    }
+
+    /// In tars, the most bytes of files together, holes included: whoever writes to an upper can make a file of 8 EiB that
+    /// takes no space. By default 64 GiB, which is what [`Apply`](crate::Apply) takes.
+    pub fn most_bytes(mut self, limit: u64) -> Self {
+        self.most_bytes = limit;
         self
     }
 
@@ -105,7 +114,7 @@ impl Diff {
     ///
     /// # Errors
     /// As [`changes`](Diff::changes); `InvalidInput` too for a name that begins with `.wh.` and for an id of no range; `Busy`
-    /// where a file shrank meanwhile; `Os` and others as the writer says. What was written until then is no whole tar.
+    /// where a file shrank meanwhile; `LimitExceeded` for more than [`most_bytes`](Diff::most_bytes); `Os` and others as the writer says. What was written until then is no whole tar.
     pub fn write_tar(&self, writer: impl Write) -> Result<Written> {
         write::plain(self, writer)
     }

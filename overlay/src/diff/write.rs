@@ -120,6 +120,8 @@ struct Tar<'a, W: Write> {
     /// The first names of files that have others.
     links: Links,
     entries: u64,
+    /// Of files, so far.
+    bytes: u64,
     skipped: Vec<Omitted>,
 }
 
@@ -139,6 +141,7 @@ impl<'a, W: Write> Tar<'a, W> {
             pending: Vec::new(),
             links: Links::default(),
             entries: 0,
+            bytes: 0,
             skipped: Vec::new(),
         })
     }
@@ -286,8 +289,19 @@ impl<'a, W: Write> Tar<'a, W> {
         let xattrs = self.walk.xattrs(&file, Opened::Readable)?;
         let xattrs = self.kept(xattrs);
         let size = entry.metadata.size;
+        self.check_size(size)?;
         self.header(path, Kind::Regular { size }, &entry.metadata, &xattrs)?;
         self.content(file, size)
+    }
+
+    fn check_size(&mut self, size: u64) -> Result<()> {
+        let limit = self.diff.most_bytes;
+        self.bytes = self.bytes.saturating_add(size);
+        if self.bytes <= limit {
+            return Ok(());
+        }
+        let path = self.walk.named();
+        Err(Problem::TooLarge { path, size, limit }.into())
     }
 
     fn content(&mut self, file: OwnedFd, size: u64) -> Result<()> {

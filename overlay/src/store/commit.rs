@@ -15,7 +15,7 @@ impl LayerStore {
     /// are the same layer. The overlay should be unmounted, or at rest.
     ///
     /// # Errors
-    /// As [`Diff::commit`] and [`Diff::write_tar`], and `InvalidInput` for a parent of another store; the store is as before then.
+    /// As [`Diff::commit`] and [`Diff::write_tar`], `LimitExceeded` for more than 64 GiB in files, holes included, and `InvalidInput` for a parent of another store; the store is as before then.
     pub fn commit(&self, parent: Option<&LayerRef>, upper: impl AsRef<Path>) -> Result<LayerRef> {
         self.commit_by(parent, upper.as_ref(), |diff, target| {
             diff.commit(target).map(|_committed| ())

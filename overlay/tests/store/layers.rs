@@ -104,6 +104,20 @@ fn what_a_container_did_becomes_a_layer_the_same_for_the_same() {
 }
 
 #[test]
+fn an_upper_with_a_file_of_the_largest_size_is_no_layer() {
+    in_world(|world| {
+        fs::create_dir(world.path("upper")).unwrap();
+        let file = fs::File::create(world.path("upper/file")).unwrap();
+        file.set_len(i64::MAX as u64).unwrap();
+        let error = world.store.commit(None, world.path("upper")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::LimitExceeded, "{error}");
+        for area in ["layers", "staging", "leases"] {
+            assert_eq!(world.names(area), [""; 0], "{area}");
+        }
+    });
+}
+
+#[test]
 fn what_nobody_uses_is_collected_and_nothing_else() {
     in_world(|world| {
         let layer = |name: &str, parent| {
