@@ -175,6 +175,9 @@ impl MountedOverlay {
 
     /// Unmounts it, as by umount2(2), if nobody uses it. Unmounted already is success. When it returns, an upper is free.
     ///
+    /// It is looked up by its path, since an fd of it would keep it in use: whoever mounts something over it at that very
+    /// moment, and may, loses that instead.
+    ///
     /// # Errors
     /// `Busy`: files in it are open, a process works in it, or something is mounted in it or over it. It stays as it was, and
     /// can be tried again or taken away by [`unmount_lazy`](MountedOverlay::unmount_lazy). `InvalidInput` from a thread in another
