@@ -78,7 +78,8 @@ impl LayerStore {
     /// What killed processes left behind is removed.
     ///
     /// # Errors
-    /// `InvalidInput` for a directory that is something else; `Unsupported` for a layout of another version;
+    /// `InvalidInput` for a directory that is something else; `Unsupported` for a layout of another version, or of another
+    /// user namespace (in one, layers have other [`Marks`](crate::Marks) than outside);
     /// `PermissionDenied` for one that is another user's or that others may enter; others as the kernel says.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let layout = Arc::new(Layout::open(path.as_ref())?);

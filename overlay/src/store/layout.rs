@@ -12,8 +12,17 @@ use super::Fault;
 use super::area::Area;
 use crate::error::{Error, Result};
 use crate::lock::Locked;
+use crate::marks::Marks;
 
-const VERSION: &str = "cofferdam layers 1\n";
+/// What a store's `version` says: the layout, and where its layers have their marks. Those of a user namespace are none to
+/// overlays outside of it, and the other way round: what is deleted would be seen again.
+fn version() -> Result<&'static str> {
+    Ok(match Marks::detect()? {
+        Marks::Trusted => "cofferdam layers 1, marks in trusted.overlay\n",
+        Marks::User => "cofferdam layers 1, marks in user.overlay\n",
+    })
+}
+
 /// The tree of a layer, in its directory.
 pub(crate) const TREE: &str = "tree";
 /// What is known of a layer, in its directory.
@@ -23,7 +32,7 @@ pub(crate) const RECORD: &str = "record";
 ///
 /// | name | what | who may change it |
 /// |---|---|---|
-/// | `version` | the layout | made last of all, with its name |
+/// | `version` | the layout, and where marks are | made last of all, with its name |
 /// | `lock` | held shared to find and to lease, exclusively to collect | |
 /// | `layers/<chain>/` | `tree` and `record` of a whole layer | renamed there from `staging`, and back to be removed |
 /// | `staging/<unique>` | what is being made or removed | whoever holds its lock; it is garbage where nobody does |
@@ -95,7 +104,7 @@ impl Layout {
         }
         // A half-written one was left in staging at most.
         let name = super::area::unique();
-        self.staging.write(&name, VERSION.as_bytes())?;
+        self.staging.write(&name, version()?.as_bytes())?;
         self.staging.rename(&name, &self.root, "version")?;
         self.root.sync()
     }
@@ -142,11 +151,11 @@ fn check_version(root: &Area) -> Result<()> {
             false => Err(Fault::NoStore { path }.into()),
         };
     };
-    if found == VERSION.as_bytes() {
+    let expected = version()?;
+    if found == expected.as_bytes() {
         return Ok(());
     }
     let found = String::from_utf8_lossy(&found).into_owned();
-    let expected = VERSION;
     Err(Fault::Version {
         path,
         found,

@@ -177,6 +177,34 @@ fn a_directory_that_is_something_else_is_not_made_a_store() {
     });
 }
 
+/// Its layers would be mounted without what they hide.
+#[test]
+fn a_store_is_not_opened_where_its_marks_are_not_seen() {
+    in_world(|world| {
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        child
+            .args([
+                "--exact",
+                "layers::opens_what_has_other_marks",
+                "--nocapture",
+            ])
+            .env("COFFERDAM_OTHER_MARKS", world.path("store"));
+        let output = as_root_of_a_user_namespace(&mut child).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    });
+}
+
+/// Run by the test above.
+#[test]
+fn opens_what_has_other_marks() {
+    let Some(path) = std::env::var_os("COFFERDAM_OTHER_MARKS") else {
+        return;
+    };
+    let error = LayerStore::open(path).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(error.to_string().contains("user.overlay"), "{error}");
+}
+
 #[test]
 fn damage_is_found() {
     in_world(|world| {
