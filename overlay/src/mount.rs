@@ -11,8 +11,8 @@ use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount, unmount};
 
 use crate::directory::{self, by_fd};
 use crate::effective::Effective;
-use crate::error::{Error, Inner, Result};
-use crate::lock::UpperLock;
+use crate::error::{Error, ErrorKind, Inner, Result};
+use crate::lock::{self, UpperLock};
 
 /// A mounted overlay that is attached to no directory. The fd is its root directory: `openat` and the like work from
 /// it, and move_mount(2) attaches it. It is gone, with a scratch upper, once this fd and all files opened in it are closed.
@@ -179,7 +179,8 @@ impl MountedOverlay {
     /// moment, and may, loses that instead.
     ///
     /// # Errors
-    /// `Busy`: files in it are open, a process works in it, or something is mounted in it or over it. It stays as it was, and
+    /// `Busy`: files in it are open, a process works in it, or something is mounted in it or over it, still so after an eighth
+    /// of a second. It stays as it was, and
     /// can be tried again or taken away by [`unmount_lazy`](MountedOverlay::unmount_lazy). `InvalidInput` from a thread in another
     /// mount namespace than the one it was attached in, `PermissionDenied` without `CAP_SYS_ADMIN`; `NotFound` without a `/proc`.
     pub fn unmount(&mut self) -> Result<()> {
@@ -236,7 +237,15 @@ impl MountedOverlay {
             lock,
         } = mount;
         drop(fd);
-        let Err(errno) = unmount(&path, UnmountFlags::NOFOLLOW) else {
+        // A process that another thread is just starting has copies of all fds, of this mount too, for a moment.
+        let done = lock::patiently(|| {
+            if mount_id(CWD, &path) != id {
+                let error = Error::sys("umount", &self.target)(Errno::BUSY);
+                return Err(error.because("something is mounted over it"));
+            }
+            unmount(&path, UnmountFlags::NOFOLLOW).map_err(Error::sys("umount", &self.target))
+        });
+        let Err(error) = done else {
             return Ok(());
         };
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -249,11 +258,9 @@ impl MountedOverlay {
                 effective,
                 lock,
             });
-        Err(match errno {
-            Errno::BUSY => {
-                error(errno).because("files in it are open, or something is mounted in it")
-            }
-            _ => error(errno),
+        Err(match error.kind() {
+            ErrorKind::Busy => error.because("files in it are open, or something is mounted in it"),
+            _ => error,
         })
     }
 

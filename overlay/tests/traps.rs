@@ -177,6 +177,10 @@ fn an_upper_that_only_the_kernel_knows_to_be_in_use_is_busy() {
         assert_busy(world, &overlay);
         drop(fd);
         drop(overlay.detached().unwrap());
+        // Another upper: a process that another test starts may hold the mount above for a moment, and what is mounted on its
+        // upper meanwhile is not known as its user.
+        let world = &directory(world, "other");
+        let overlay = kept(world);
         let options = format!(
             "lowerdir={0}/a,upperdir={0}/u,workdir={0}/w",
             world.display()
