@@ -1,7 +1,7 @@
 //! Directories by fd, and what can be learnt of them when a mount was refused.
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{FsWord, Mode, OFlags, fstatfs, open, readlink};
@@ -21,6 +21,11 @@ const OVERLAYFS: FsWord = 0x794c_7630;
 pub(crate) fn open_as(what: &'static str, path: &Path) -> Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     open(path, flags, Mode::empty()).map_err(Error::sys(what, path))
+}
+
+/// The path of what is open, whatever it is, for calls that take no `O_PATH` fd.
+pub(crate) fn by_fd(file: impl AsFd) -> String {
+    format!("/proc/thread-self/fd/{}", file.as_fd().as_raw_fd())
 }
 
 /// A detached copy of the mount that `directory` is on, with this directory as its root and without what is mounted

@@ -41,7 +41,7 @@ pub enum ErrorKind {
     Malformed,
     /// A layer reaches outside of its directory.
     UnsafePath,
-    /// A layer is more than its [`Limits`](crate::Limits).
+    /// A layer is more than its [`Limits`](crate::Limits), or than a [`Diff`](crate::Diff) is to write.
     LimitExceeded,
     /// A layer is not the one that was expected.
     DigestMismatch,
@@ -179,7 +179,11 @@ impl From<Error> for io::Error {
             (_, ErrorKind::PermissionDenied) => io::ErrorKind::PermissionDenied,
             (_, ErrorKind::InvalidInput) => io::ErrorKind::InvalidInput,
             (_, ErrorKind::Unsupported) => io::ErrorKind::Unsupported,
+            (_, ErrorKind::Malformed | ErrorKind::DigestMismatch) => io::ErrorKind::InvalidData,
             (Some(errno), _) => io::Error::from_raw_os_error(errno).kind(),
+            (None, ErrorKind::NotFound) => io::ErrorKind::NotFound,
+            (None, ErrorKind::AlreadyExists) => io::ErrorKind::AlreadyExists,
+            (None, ErrorKind::Busy) => io::ErrorKind::ResourceBusy,
             (None, _) => io::ErrorKind::Other,
         };
         io::Error::new(kind, error)
@@ -460,5 +464,23 @@ mod tests {
         let error = io::Error::from(error);
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
         assert_eq!(error.to_string(), text);
+    }
+
+    #[test]
+    fn an_io_error_keeps_the_kind_without_an_errno_too() {
+        let path = || PathBuf::from("/a");
+        let kind = |error: Error| io::Error::from(error).kind();
+        let chain = crate::Digest::of("");
+        let gone = Error::from(Fault::NoLayer {
+            path: path(),
+            chain,
+        });
+        assert_eq!(kind(gone), io::ErrorKind::NotFound);
+        let full = Error::from(Inner::NotEmpty { path: path() });
+        assert_eq!(kind(full), io::ErrorKind::AlreadyExists);
+        let changed = Error::from(Problem::Changed { path: path() });
+        assert_eq!(kind(changed), io::ErrorKind::ResourceBusy);
+        let damaged = Error::from(Failure::Stream { at: 0, why: "" });
+        assert_eq!(kind(damaged), io::ErrorKind::InvalidData);
     }
 }

@@ -1,4 +1,5 @@
-//! Stacks directories with overlayfs into a mount that is a file descriptor: in no mount table, and gone when it closes.
+//! Stacks directories with overlayfs into a mount that is a file descriptor, in no mount table and gone when it closes; and makes,
+//! compares and keeps the layers that it stacks.
 //!
 //! ```no_run
 //! use std::fs;
@@ -20,11 +21,21 @@
 //! # }
 //! ```
 //!
+//! | for | there is |
+//! |---|---|
+//! | mounts of layers, read-only or with an upper | [`Overlay`] |
+//! | OCI and Docker layers, tars, made directories | [`Apply`] |
+//! | what an upper changes: one by one, as a tar, as a layer's directory | [`Diff`] |
+//! | layers that are there once for many processes, by the names of images | [`LayerStore`] |
+//! | images from and to disk (feature `images`, on by default) | [`LayerStore::import`](LayerStore#method.import), [`LayerStore::image`](LayerStore#method.image) |
+//! | deep stacks made one layer | [`flatten`] |
+//!
 //! # Privileges
 //!
-//! `CAP_SYS_ADMIN` in the user namespace that owns the caller's mount namespace: root, or root of a user namespace. In a
+//! To mount, `CAP_SYS_ADMIN` in the user namespace that owns the caller's mount namespace: root, or root of a user namespace. In a
 //! user namespace overlayfs keeps its marks in `user.overlay.*` xattrs (`userxattr`), and a layer with mounts below it
-//! that the namespace may not uncover, such as its `/`, is refused. `/proc` must be mounted.
+//! that the namespace may not uncover, such as its `/`, is refused. To apply, compare and keep layers mounts nothing: it takes
+//! the capabilities that their owners, devices and marks do, as [`Apply`] and [`Diff`] say. `/proc` must be mounted.
 //!
 //! # Kernel support
 //!
@@ -48,7 +59,8 @@
 //! [`upperdir`](Overlay::upperdir) that directory gets what is written, and the workdir a directory `work`.
 //! [`Overlay::mount`] and [`OverlayMount::attach`] add a mount to the caller's mount namespace. An upperdir and its workdir are
 //! locked by flock(2) as long as they are mounted: see [`UpperLock`]. A volatile mount leaves a mark in the workdir until
-//! [`Overlay::clean_volatile`]. [`Overlay::copy_fallback`] and [`flatten`] fill a directory, which stays.
+//! [`Overlay::clean_volatile`]. [`Apply`], [`Diff::commit`], [`Overlay::copy_fallback`] and [`flatten`] fill a directory, which
+//! stays. A [`LayerStore`] is one directory, and writes nowhere else.
 //!
 //! # Cleanup
 //!
@@ -62,6 +74,7 @@
 mod apply;
 mod beneath;
 mod classic;
+mod contents;
 mod context;
 mod diff;
 mod digest;
@@ -107,7 +120,7 @@ pub use store::{Collected, Expected, Finding, Flaw, LayerRef, LayerStore, chain_
 pub use store::{Compress, History, Image, ImageConfig, ImageSource, Platform};
 pub use support::Support;
 
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "images"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
 

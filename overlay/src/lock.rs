@@ -26,12 +26,12 @@ pub struct UpperLock {
     work: Locked,
 }
 
-/// A directory that is locked, and opened for reading.
+/// An open file or directory with a flock(2) that ends with this value.
 #[derive(Debug)]
-struct Locked(OwnedFd);
+pub(crate) struct Locked(pub(crate) OwnedFd);
 
 impl Drop for Locked {
-    /// Closing it would not do where a process that is just being started has a copy.
+    /// Closing it would not do where a process that was forked, or is just being started, has a copy.
     fn drop(&mut self) {
         let _unused = flock(&self.0, FlockOperation::NonBlockingUnlock).is_ok();
     }

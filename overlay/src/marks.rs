@@ -1,11 +1,13 @@
 //! How overlayfs marks what a layer hides, and keeps its own notes, in xattrs.
 
 use std::borrow::Cow;
+use std::path::Path;
 
 use rustix::fs::FileType;
+use rustix::thread::{CapabilitySet, capabilities};
 
 use crate::directory;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Which xattrs overlayfs keeps its marks in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +29,15 @@ impl Marks {
             true => Marks::User,
             false => Marks::Trusted,
         })
+    }
+
+    /// Whether this thread sees them: trusted ones are hidden from all but `CAP_SYS_ADMIN` in the initial user namespace,
+    /// and then look like none.
+    pub(crate) fn are_seen(self) -> Result<bool> {
+        let of = Path::new("this thread");
+        let held = capabilities(None).map_err(Error::sys("capget of", of))?;
+        let capable = held.effective.contains(CapabilitySet::SYS_ADMIN);
+        Ok(self == Marks::User || capable && Marks::detect()? == Marks::Trusted)
     }
 
     /// What their names begin with.

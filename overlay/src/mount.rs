@@ -1,6 +1,6 @@
 //! An overlay that is mounted: detached, or at a place.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::{fmt, fs};
@@ -9,10 +9,10 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, open, statx};
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount, unmount};
 
-use crate::directory;
+use crate::directory::{self, by_fd};
 use crate::effective::Effective;
-use crate::error::{Error, Inner, Result};
-use crate::lock::UpperLock;
+use crate::error::{Error, ErrorKind, Inner, Result};
+use crate::lock::{self, UpperLock};
 
 /// A mounted overlay that is attached to no directory. The fd is its root directory: `openat` and the like work from
 /// it, and move_mount(2) attaches it. It is gone, with a scratch upper, once this fd and all files opened in it are closed.
@@ -175,8 +175,12 @@ impl MountedOverlay {
 
     /// Unmounts it, as by umount2(2), if nobody uses it. Unmounted already is success. When it returns, an upper is free.
     ///
+    /// It is looked up by its path, since an fd of it would keep it in use: whoever mounts something over it at that very
+    /// moment, and may, loses that instead.
+    ///
     /// # Errors
-    /// `Busy`: files in it are open, a process works in it, or something is mounted in it or over it. It stays as it was, and
+    /// `Busy`: files in it are open, a process works in it, or something is mounted in it or over it, still so after an eighth
+    /// of a second. It stays as it was, and
     /// can be tried again or taken away by [`unmount_lazy`](MountedOverlay::unmount_lazy). `InvalidInput` from a thread in another
     /// mount namespace than the one it was attached in, `PermissionDenied` without `CAP_SYS_ADMIN`; `NotFound` without a `/proc`.
     pub fn unmount(&mut self) -> Result<()> {
@@ -184,9 +188,9 @@ impl MountedOverlay {
             return Ok(());
         };
         // With our fd open it is in use, so this never unmounts: it tells whether it is here.
-        let here = unmount(fd_path(mount), UnmountFlags::EXPIRE);
+        let here = unmount(by_fd(mount), UnmountFlags::EXPIRE);
         match here {
-            Err(Errno::BUSY | Errno::AGAIN) => self.unmount_at_target(),
+            Err(Errno::BUSY | Errno::AGAIN) => self.unmount_by_path(),
             done => self.ended(done),
         }
     }
@@ -213,16 +217,18 @@ impl MountedOverlay {
         std::mem::take(&mut self.target)
     }
 
-    /// By the path, without an fd of ours that would keep it in use.
-    fn unmount_at_target(&mut self) -> Result<()> {
+    /// By its path, without an fd of ours that would keep it in use. Not by the target: that may be a symlink to it, or be
+    /// relative to what was the working directory, and directories on the way may have been renamed.
+    fn unmount_by_path(&mut self) -> Result<()> {
         let Some(mount) = self.mount.take() else {
             return Ok(());
         };
-        let id = mount_id(&mount.fd, Path::new(""));
         let error = Error::sys("umount", &self.target);
-        if mount_id(CWD, &self.target) != id {
+        let id = mount_id(&mount.fd, Path::new(""));
+        let path = fs::read_link(by_fd(&mount)).unwrap_or_else(|_unknown| self.target.clone());
+        if mount_id(CWD, &path) != id {
             self.mount = Some(mount);
-            return Err(error(Errno::BUSY).because("something is mounted over it, or it was moved"));
+            return Err(error(Errno::BUSY).because("something is mounted over it"));
         }
         let OverlayMount {
             fd,
@@ -231,11 +237,19 @@ impl MountedOverlay {
             lock,
         } = mount;
         drop(fd);
-        let Err(errno) = unmount(&self.target, UnmountFlags::NOFOLLOW) else {
+        // A process that another thread is just starting has copies of all fds, of this mount too, for a moment.
+        let done = lock::patiently(|| {
+            if mount_id(CWD, &path) != id {
+                let error = Error::sys("umount", &self.target)(Errno::BUSY);
+                return Err(error.because("something is mounted over it"));
+            }
+            unmount(&path, UnmountFlags::NOFOLLOW).map_err(Error::sys("umount", &self.target))
+        });
+        let Err(error) = done else {
             return Ok(());
         };
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let again = open(&self.target, flags, Mode::empty()).ok();
+        let again = open(&path, flags, Mode::empty()).ok();
         self.mount = again
             .filter(|fd| mount_id(fd, Path::new("")) == id)
             .map(|fd| OverlayMount {
@@ -244,18 +258,16 @@ impl MountedOverlay {
                 effective,
                 lock,
             });
-        Err(match errno {
-            Errno::BUSY => {
-                error(errno).because("files in it are open, or something is mounted in it")
-            }
-            _ => error(errno),
+        Err(match error.kind() {
+            ErrorKind::Busy => error.because("files in it are open, or something is mounted in it"),
+            _ => error,
         })
     }
 
     fn detach(&mut self) -> Result<()> {
         // By the fd and not by the path, on which something else may be mounted by now.
         let done = match &self.mount {
-            Some(mount) => unmount(fd_path(mount), UnmountFlags::DETACH),
+            Some(mount) => unmount(by_fd(mount), UnmountFlags::DETACH),
             None => return Ok(()),
         };
         let ended = self.ended(done);
@@ -277,10 +289,6 @@ impl MountedOverlay {
         self.mount = None;
         Ok(())
     }
-}
-
-fn fd_path(mount: &OverlayMount) -> String {
-    format!("/proc/thread-self/fd/{}", mount.fd.as_raw_fd())
 }
 
 fn mount_id(at: impl AsFd, path: &Path) -> Option<u64> {

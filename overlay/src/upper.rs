@@ -1,6 +1,6 @@
 //! Where writes go.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
@@ -151,8 +151,7 @@ impl Upper {
     /// With `userxattr` an upper must take `user.*` xattrs. Where it does not, overlayfs mounts all the same, but fails
     /// with `EIO` as soon as a directory of a layer is removed and made again.
     pub(crate) fn check_user_xattrs(&self, opened: BorrowedFd<'_>) -> Result<()> {
-        let path = format!("/proc/thread-self/fd/{}", opened.as_fd().as_raw_fd());
-        match getxattr(path, "user.overlay.opaque", &mut [0; 1]) {
+        match getxattr(directory::by_fd(opened), "user.overlay.opaque", &mut [0; 1]) {
             Err(errno @ Errno::OPNOTSUPP) => Err(Error::from(Inner::NoUserXattrs {
                 path: self.names().0.to_owned(),
                 errno: errno.into(),

@@ -4,24 +4,24 @@
     reason = "clippy sees only functions marked as tests"
 )]
 
+mod files;
+
 use std::collections::BTreeMap;
-use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt, chown, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, str};
 
-use cofferdam_overlay::{Applied, ErrorKind, Flatten, Overlay, OverlayMount, Switch, flatten};
+use cofferdam_overlay::{Applied, ErrorKind, Flatten, Overlay, Switch, flatten};
 use cofferdam_testkit::{Need, have, in_mount_namespace, refuse_syscall};
+use files::{at, directory, names, tmpfs};
 use rustix::fs::{
     AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags, lgetxattr, llistxattr, makedev,
     mknodat, setxattr, utimensat,
 };
-use rustix::mount::{MountFlags, mount};
 
 #[test]
 fn it_is_what_an_overlay_shows() {
@@ -482,29 +482,4 @@ fn in_world(work: impl FnOnce(&Path) + Send) {
         tmpfs(&world, "size=128m,mode=0755");
         work(&world);
     });
-}
-
-fn tmpfs(target: &Path, options: &str) {
-    let options = CString::new(options).unwrap();
-    let none = MountFlags::empty();
-    mount("tmpfs", target, "tmpfs", none, options.as_c_str()).unwrap();
-}
-
-fn at(mount: &OverlayMount, path: &str) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}", mount.as_fd().as_raw_fd())).join(path)
-}
-
-fn directory(parent: &Path, name: &str) -> PathBuf {
-    let path = parent.join(name);
-    fs::create_dir_all(&path).unwrap();
-    path
-}
-
-fn names(directory: &Path) -> Vec<String> {
-    let mut names: Vec<_> = fs::read_dir(directory)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    names.sort();
-    names
 }

@@ -4,22 +4,23 @@
     reason = "clippy sees only functions marked as tests"
 )]
 
+mod files;
+
 use std::ffi::CString;
 use std::fs::{self, File};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use std::{env, thread};
 
-use cofferdam_overlay::{
-    Applied, ErrorKind, Fsync, Overlay, OverlayMount, RedirectDir, Switch, Verity, Xino,
-};
+use cofferdam_overlay::{Applied, ErrorKind, Fsync, Overlay, RedirectDir, Switch, Verity, Xino};
 use cofferdam_testkit::{
     Need, as_root_of_a_user_namespace, have, in_mount_namespace, refuse_syscall,
 };
+use files::{at, directory, names, tmpfs};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 /// 1, A25: more options than a page are cut off by mount(2), and the rest is mounted read-only.
@@ -53,6 +54,32 @@ fn a_workdir_that_cannot_be_used_is_an_error() {
         let error = overlay.detached().unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EROFS), "{error}");
         assert!(overlay.read_only().detached().is_ok());
+    });
+}
+
+#[test]
+fn it_is_unmounted_by_whatever_name_it_was_attached() {
+    in_world(|world| {
+        let (a, target) = (directory(world, "a"), directory(world, "d/target"));
+        fs::write(a.join("file"), "").unwrap();
+        symlink("d/target", world.join("link")).unwrap();
+        // This thread has a working directory of its own.
+        rustix::process::chdir(world).unwrap();
+        let overlay = Overlay::builder([&a]);
+        for name in [world.join("link"), "d/target".into()] {
+            let mut mounted = overlay.mount(&name).unwrap();
+            rustix::process::chdir("/").unwrap();
+            let open = File::open(target.join("file")).unwrap();
+            assert_eq!(mounted.unmount().unwrap_err().kind(), ErrorKind::Busy);
+            drop(open);
+            mounted.unmount().unwrap();
+            assert!(names(&target).is_empty());
+            rustix::process::chdir(world).unwrap();
+        }
+        let mut mounted = overlay.mount(&target).unwrap();
+        fs::rename("d", "e").unwrap();
+        mounted.unmount().unwrap();
+        assert!(names(&world.join("e/target")).is_empty());
     });
 }
 
@@ -150,6 +177,10 @@ fn an_upper_that_only_the_kernel_knows_to_be_in_use_is_busy() {
         assert_busy(world, &overlay);
         drop(fd);
         drop(overlay.detached().unwrap());
+        // Another upper: a process that another test starts may hold the mount above for a moment, and what is mounted on its
+        // upper meanwhile is not known as its user.
+        let world = &directory(world, "other");
+        let overlay = kept(world);
         let options = format!(
             "lowerdir={0}/a,upperdir={0}/u,workdir={0}/w",
             world.display()
@@ -729,29 +760,4 @@ fn wait_for(path: &Path) {
         assert!(Instant::now() < deadline, "{}", path.display());
         thread::sleep(Duration::from_millis(2));
     }
-}
-
-fn tmpfs(target: &Path, options: &str) {
-    let options = CString::new(options).unwrap();
-    let none = MountFlags::empty();
-    mount("tmpfs", target, "tmpfs", none, options.as_c_str()).unwrap();
-}
-
-fn at(mount: &OverlayMount, path: &str) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}", mount.as_fd().as_raw_fd())).join(path)
-}
-
-fn directory(parent: &Path, name: &str) -> PathBuf {
-    let path = parent.join(name);
-    fs::create_dir_all(&path).unwrap();
-    path
-}
-
-fn names(directory: &Path) -> Vec<String> {
-    let mut names: Vec<_> = fs::read_dir(directory)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    names.sort();
-    names
 }

@@ -79,6 +79,18 @@ pub fn have(needs: &[Need]) -> bool {
     false
 }
 
+/// Whether the machine may be an emulated one, which takes a hundred times as long.
+#[must_use]
+pub fn is_emulated() -> bool {
+    env::var_os("COFFERDAM_VM").is_some()
+}
+
+/// How many times a test does something that it does `many` times, but `emulated` times where that takes long.
+#[must_use]
+pub fn turns(many: usize, emulated: usize) -> usize {
+    if is_emulated() { emulated } else { many }
+}
+
 const CAP_NET_ADMIN: u32 = 12;
 const CAP_SYS_ADMIN: u32 = 21;
 

@@ -26,6 +26,7 @@ const MODULES: &[&str] = &[
     "kernel/drivers/net/veth",
     "kernel/drivers/net/vrf",
     "kernel/drivers/net/vxlan/",
+    "kernel/fs/ext4/",
     "kernel/fs/fuse/fuse",
     "kernel/fs/overlayfs/",
     "kernel/net/8021q/",

@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use cofferdam_namespaces::{Command, Error, Mount, RootFs, Stdio};
+#[allow(unused_imports, reason = "as above")]
+pub(crate) use cofferdam_testkit::{is_emulated, turns};
 use rustix::fs::{CWD, RenameFlags};
 use rustix::mount::MountFlags;
 
@@ -132,16 +134,6 @@ pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "not so after a minute: {what}");
         std::thread::sleep(Duration::from_millis(1));
     }
-}
-
-/// Whether the machine may be an emulated one, which takes a hundred times as long.
-pub(crate) fn is_emulated() -> bool {
-    std::env::var_os("COFFERDAM_VM").is_some()
-}
-
-/// How many times a test does something.
-pub(crate) fn turns(many: usize, emulated: usize) -> usize {
-    if is_emulated() { emulated } else { many }
 }
 
 /// The value of a line of a status file of procfs, its words one space apart.

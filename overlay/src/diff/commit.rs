@@ -14,7 +14,6 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::Problem;
-use super::content::copy_content;
 use super::lowers::{DIRECTORY, Directory};
 use super::metadata::{FileKind, Metadata};
 use super::options::Diff;
@@ -22,6 +21,8 @@ use super::walk::{Entry, Standing, Step, Walk};
 use super::write::{Links, MOST_OMITTED, Omitted, OmittedPart};
 use super::xattrs::{self, Opened, Xattrs};
 use crate::beneath;
+use crate::contents;
+use crate::directory::by_fd;
 use crate::error::{Error, Result};
 
 /// What a layer takes.
@@ -64,7 +65,8 @@ pub(super) fn usage(diff: &Diff) -> Result<Usage> {
             Step::File(entry) => {
                 if entry.metadata.links < 2 || seen.insert(entry.id) {
                     usage.inodes += 1;
-                    usage.bytes += content(&entry.metadata);
+                    // Holes count: a few files of the largest size are more than there is a number for.
+                    usage.bytes = usage.bytes.saturating_add(content(&entry.metadata));
                 }
             }
             Step::Leave => {}
@@ -197,7 +199,7 @@ impl Commit {
     /// Something was made: it, and what it is in, stays.
     fn count(&mut self, bytes: u64) {
         self.done.usage.inodes += 1;
-        self.done.usage.bytes += bytes;
+        self.done.usage.bytes = self.done.usage.bytes.saturating_add(bytes);
         for level in self.stack.iter_mut().rev().skip_while(|level| level.stays) {
             if !level.stays {
                 level.stays = true;
@@ -272,7 +274,7 @@ impl Commit {
         let first = beneath::open(&root.fd, first, OFlags::PATH).map_err(self.failed("open"))?;
         linkat(
             CWD,
-            xattrs::by_fd(&first),
+            by_fd(&first),
             self.here()?,
             name,
             AtFlags::SYMLINK_FOLLOW,
@@ -287,7 +289,7 @@ impl Commit {
         }
         let file = self.walk.open_path(entry)?;
         let list = xattrs::names(&file, Opened::Path).map_err(self.walk.failed("listxattr"))?;
-        xattrs::refuse_metacopy(&list, self.walk.marks, self.walk.named())?;
+        xattrs::refuse_metacopy(&list, self.walk.marks, &self.walk.named())?;
         let name = entry.name.as_c_str();
         match renameat(self.walk.directory()?, name, self.here()?, name) {
             Ok(()) => {}
@@ -296,7 +298,7 @@ impl Commit {
         }
         for name in xattrs::split(&list) {
             if self.walk.marks.shown(name.to_bytes()).is_none() {
-                removexattr(xattrs::by_fd(&file), name).map_err(self.failed("removexattr"))?;
+                removexattr(by_fd(&file), name).map_err(self.failed("removexattr"))?;
             }
         }
         Ok(true)
@@ -328,7 +330,7 @@ impl Commit {
         let mode = Mode::RUSR | Mode::WUSR;
         let made = beneath::create(self.here()?, entry.name.as_c_str(), flags, mode)
             .map_err(self.failed("create"))?;
-        copy_content(&source, &made, entry.metadata.size).map_err(self.failed("copy to"))?;
+        contents::copy(&source, &made, entry.metadata.size).map_err(self.failed("copy to"))?;
         let xattrs = self.walk.xattrs(&source, Opened::Readable)?;
         let (owner, group) = (entry.metadata.uid, entry.metadata.gid);
         fchown(
@@ -352,7 +354,7 @@ impl Commit {
         let made = beneath::open(here, name, OFlags::PATH).map_err(self.failed("open"))?;
         if entry.metadata.kind != FileKind::Symlink {
             let mode = Mode::from_raw_mode(entry.metadata.mode);
-            rustix::fs::chmod(xattrs::by_fd(&made), mode).map_err(self.failed("chmod"))?;
+            rustix::fs::chmod(by_fd(&made), mode).map_err(self.failed("chmod"))?;
         }
         let source = self.walk.open_path(entry)?;
         let xattrs = self.walk.xattrs(&source, Opened::Path)?;
@@ -372,7 +374,7 @@ impl Commit {
             let name = OsStr::from_bytes(&stored);
             match opened {
                 Opened::Readable => fsetxattr(made, name, value, XattrFlags::empty()),
-                Opened::Path => setxattr(xattrs::by_fd(made), name, value, XattrFlags::empty()),
+                Opened::Path => setxattr(by_fd(made), name, value, XattrFlags::empty()),
             }
             .map_err(self.failed("setxattr"))?;
         }

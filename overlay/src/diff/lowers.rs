@@ -7,6 +7,7 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, FileType, OFlags, RawDir, Statx, StatxFlags, statx};
 use rustix::io::Errno;
+use rustix::path::Arg;
 
 use super::Problem;
 use super::metadata::file_type;
@@ -18,6 +19,9 @@ use crate::marks::{Marks, is_whiteout};
 /// A directory as overlayfs merges it: those of the layers that have it, the top one first.
 #[derive(Debug, Default)]
 pub(crate) struct Lowers {
+    /// Which layers have it.
+    layers: Vec<usize>,
+    /// It in each of these, unless they were closed.
     directories: Vec<Directory>,
 }
 
@@ -119,7 +123,24 @@ pub(crate) const DIRECTORY: OFlags = OFlags::DIRECTORY;
 impl Lowers {
     /// The roots of layers, the top one first.
     pub(crate) fn roots(directories: Vec<Directory>) -> Self {
-        Lowers { directories }
+        let layers = (0..directories.len()).collect();
+        Lowers {
+            layers,
+            directories,
+        }
+    }
+
+    /// How many fds it takes.
+    pub(crate) fn open(&self) -> usize {
+        self.directories.len()
+    }
+
+    pub(crate) fn close(&mut self) {
+        self.directories = Vec::new();
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.directories.len() < self.layers.len()
     }
 
     /// The topmost directory, whose metadata are those of the merged one.
@@ -140,23 +161,24 @@ impl Lowers {
 
     /// The directory `name` of the merged directory; without any directories where it has none.
     pub(crate) fn child(&self, name: &CStr, marks: Marks, path: &Path) -> Result<Lowers> {
-        let mut directories = Vec::new();
-        for directory in &self.directories {
-            let fd = match beneath::open(&directory.fd, name, DIRECTORY) {
-                Ok(fd) => fd,
-                Err(Errno::NOENT) => continue,
-                // A whiteout, or a file that hides directories below.
-                Err(Errno::NOTDIR | Errno::LOOP) => break,
-                Err(errno) => return Err(Error::sys("open directory of layer", path)(errno)),
-            };
-            let found = Directory::new(fd, marks, path)?;
-            let last = found.is_opaque();
-            directories.push(found);
-            if last {
-                break;
-            }
+        let within = self.directories.iter().map(|directory| &directory.fd);
+        merged(self.layers.iter().copied().zip(within), name, marks, path)
+    }
+
+    /// The directory at `path` below these roots, whose parent is `parent`.
+    pub(crate) fn descendant(&self, parent: &Lowers, marks: Marks, path: &Path) -> Result<Lowers> {
+        let root = |layer: &usize| Some((*layer, &self.directories.get(*layer)?.fd));
+        merged(parent.layers.iter().filter_map(root), path, marks, path)
+    }
+
+    /// The one at `path` below these roots that was `closed`.
+    pub(crate) fn again(&self, closed: &Lowers, marks: Marks, path: &Path) -> Result<Lowers> {
+        let found = self.descendant(closed, marks, path)?;
+        if found.layers == closed.layers {
+            return Ok(found);
         }
-        Ok(Lowers { directories })
+        let path = path.to_owned();
+        Err(Problem::Changed { path }.into())
     }
 
     /// Whether the merged directory has anything in it.
@@ -172,7 +194,7 @@ impl Lowers {
     }
 
     /// The file `name` of the merged directory, opened with `flags`.
-    pub(crate) fn open(&self, name: &CStr, flags: OFlags) -> Result<Option<OwnedFd>, Errno> {
+    pub(crate) fn open_file(&self, name: &CStr, flags: OFlags) -> Result<Option<OwnedFd>, Errno> {
         for directory in &self.directories {
             match beneath::open(&directory.fd, name, flags) {
                 Ok(fd) => return Ok(Some(fd)),
@@ -182,6 +204,33 @@ impl Lowers {
         }
         Ok(None)
     }
+}
+
+/// Those of the directories `name` that overlayfs merges, each in one of the directories `within` of layers.
+fn merged<'a>(
+    within: impl Iterator<Item = (usize, &'a OwnedFd)>,
+    name: impl Arg + Copy,
+    marks: Marks,
+    path: &Path,
+) -> Result<Lowers> {
+    let mut merged = Lowers::default();
+    for (layer, parent) in within {
+        let fd = match beneath::open(parent, name, DIRECTORY) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT) => continue,
+            // A whiteout, or a file that hides directories below.
+            Err(Errno::NOTDIR | Errno::LOOP) => break,
+            Err(errno) => return Err(Error::sys("open directory of layer", path)(errno)),
+        };
+        let found = Directory::new(fd, marks, path)?;
+        let last = found.is_opaque();
+        merged.layers.push(layer);
+        merged.directories.push(found);
+        if last {
+            break;
+        }
+    }
+    Ok(merged)
 }
 
 /// What statx(2) tells of an open file.

@@ -2,7 +2,6 @@
 
 mod changes;
 mod commit;
-mod content;
 mod ids;
 mod lowers;
 mod metadata;

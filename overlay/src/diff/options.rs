@@ -4,7 +4,6 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
-use rustix::thread::{CapabilitySet, capabilities};
 
 use super::Problem;
 use super::changes::Changes;
@@ -21,7 +20,8 @@ use crate::marks::Marks;
 /// Only the upper is walked, in the order of the bytes of names: what it costs depends on the changes, not on the size of the
 /// layers. The overlay should be unmounted, or at rest: what is changed meanwhile may be told in either state, or be an error.
 /// No symlink is followed, no mount below is entered, and no fifo or device opened, whatever the upper holds. It takes an fd
-/// for the upper and for each layer that has the directory, for each level of directories it is in.
+/// for each layer, one for each layer that has the directory it is in, one for each level of directories of the upper (two
+/// where these are made anew), and a hundred more.
 #[derive(Clone, Debug)]
 #[must_use = "nothing is read before `changes`, `write_tar` or `commit`"]
 pub struct Diff {
@@ -30,6 +30,7 @@ pub struct Diff {
     marks: Option<Marks>,
     pub(crate) compare_content: bool,
     pub(crate) latest: Option<i64>,
+    pub(crate) most_bytes: u64,
     pub(crate) ids: Ids,
 }
 
@@ -42,6 +43,7 @@ impl Diff {
             marks: None,
             compare_content: false,
             latest: None,
+            most_bytes: 64 << 30,
             ids: Ids::default(),
         }
     }
@@ -68,6 +70,13 @@ impl Diff {
     /// In tars, times after `seconds` since 1970 become that time, as with `SOURCE_DATE_EPOCH`.
     pub fn clamp_modified(mut self, seconds: i64) -> Self {
         self.latest = Some(seconds);
+        self
+    }
+
+    /// In tars, the most bytes of files together, holes included: whoever writes to an upper can make a file of 8 EiB that
+    /// takes no space. By default 64 GiB, which is what [`Apply`](crate::Apply) takes.
+    pub fn most_bytes(mut self, limit: u64) -> Self {
+        self.most_bytes = limit;
         self
     }
 
@@ -105,7 +114,7 @@ impl Diff {
     ///
     /// # Errors
     /// As [`changes`](Diff::changes); `InvalidInput` too for a name that begins with `.wh.` and for an id of no range; `Busy`
-    /// where a file shrank meanwhile; `Os` and others as the writer says. What was written until then is no whole tar.
+    /// where a file shrank meanwhile; `LimitExceeded` for more than [`most_bytes`](Diff::most_bytes); `Os` and others as the writer says. What was written until then is no whole tar.
     pub fn write_tar(&self, writer: impl Write) -> Result<Written> {
         write::plain(self, writer)
     }
@@ -162,16 +171,12 @@ impl Diff {
             .map(|path| open_root("open layer", path, marks))
             .collect::<Result<_>>()?;
         let lowers = Lowers::roots(lowers);
-        Walk::new(marks, self.compare_content, upper, lowers)
+        Walk::new(&self.upper, marks, self.compare_content, upper, lowers)
     }
 
     /// Hidden marks look like none: what was deleted and made again would show what it hides.
     fn check_sees(&self, marks: Marks) -> Result<()> {
-        let capable = capabilities(None)
-            .map_err(Error::sys("capget for upper", &self.upper))?
-            .effective
-            .contains(CapabilitySet::SYS_ADMIN);
-        if marks == Marks::User || (capable && Marks::detect()? == Marks::Trusted) {
+        if marks.are_seen()? {
             return Ok(());
         }
         let upper = self.upper.clone();

@@ -43,6 +43,15 @@ pub(crate) enum Problem {
         what: &'static str,
         id: u32,
     },
+    #[error(
+        "write {} to a layer: with its {size} bytes there are more than {limit}",
+        Shown(path)
+    )]
+    TooLarge {
+        path: PathBuf,
+        size: u64,
+        limit: u64,
+    },
     #[error("read {}: it changed meanwhile", Shown(path))]
     Changed { path: PathBuf },
     #[error("write layer, at {}: {error}", Shown(path))]
@@ -58,6 +67,7 @@ impl Problem {
             Problem::Elsewhere { .. } => ErrorKind::Unsupported,
             Problem::Changed { .. } => ErrorKind::Busy,
             Problem::NotEmpty { .. } => ErrorKind::AlreadyExists,
+            Problem::TooLarge { .. } => ErrorKind::LimitExceeded,
             Problem::Writer { .. } => ErrorKind::Os,
             Problem::LongPath { .. }
             | Problem::ManyXattrs { .. }

@@ -3,7 +3,7 @@
 use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::vec::IntoIter;
 
 use rustix::fs::{FileType, OFlags, Statx, readlinkat};
@@ -20,9 +20,14 @@ use crate::marks::Marks;
 /// The longest path: what the kernel takes, and so others who read the layer.
 const LONGEST: usize = 4096;
 
+/// Directories of layers that stay open, besides the layers and those of where the walk is. More are closed, and opened again.
+const MOST_OPEN: usize = 64;
+
 /// Where the walk is.
 #[derive(Debug)]
 pub(crate) struct Walk {
+    /// The upper, for errors.
+    upper: PathBuf,
     pub(crate) marks: Marks,
     compare_content: bool,
     /// The directories above, the root first.
@@ -75,12 +80,14 @@ pub(crate) enum Standing {
 
 impl Walk {
     pub(crate) fn new(
+        path: &Path,
         marks: Marks,
         compare_content: bool,
         upper: Directory,
         lowers: Lowers,
     ) -> Result<Self> {
         let mut walk = Walk {
+            upper: path.to_owned(),
             marks,
             compare_content,
             stack: Vec::new(),
@@ -100,11 +107,11 @@ impl Walk {
         Path::new(OsStr::from_bytes(&self.path))
     }
 
-    /// The same for errors.
-    pub(crate) fn named(&self) -> &Path {
+    /// The same for errors, with the upper.
+    pub(crate) fn named(&self) -> PathBuf {
         match self.path.is_empty() {
-            true => Path::new("."),
-            false => self.path(),
+            true => self.upper.clone(),
+            false => self.upper.join(self.path()),
         }
     }
 
@@ -128,6 +135,7 @@ impl Walk {
                 self.stack.pop();
                 return Ok(Some(Step::Leave));
             };
+            self.reopen()?;
             self.append(&name)?;
             if let Some(step) = self.look(name)? {
                 return Ok(Some(step));
@@ -137,7 +145,7 @@ impl Walk {
 
     /// For `map_err` after `op` on the present path.
     pub(crate) fn failed(&self, op: &'static str) -> impl FnOnce(Errno) -> Error {
-        Error::sys(op, self.named())
+        move |errno| Error::sys(op, &self.named())(errno)
     }
 
     /// Opens the regular file of the present step to be read.
@@ -159,7 +167,7 @@ impl Walk {
 
     /// What an overlay would show of `file`.
     pub(crate) fn xattrs(&self, file: impl AsFd, opened: Opened) -> Result<Xattrs> {
-        xattrs::shown(file, opened, self.marks, self.named())
+        xattrs::shown(file, opened, self.marks, &self.named())
     }
 
     pub(crate) fn target(&self, entry: &Entry) -> Result<CString> {
@@ -175,7 +183,7 @@ impl Walk {
             return Ok(());
         }
         Err(Error::from(Problem::LongPath {
-            path: self.path().to_owned(),
+            path: self.named(),
             length: self.path.len(),
             limit: LONGEST - 1,
         }))
@@ -209,15 +217,13 @@ impl Walk {
     }
 
     fn enter(&mut self, name: &CStr, lower: Option<&Statx>) -> Result<Step> {
-        let Some(level) = self.stack.last() else {
-            return Err(self.failed("walk")(Errno::NOENT));
-        };
-        let fd = beneath::open(&level.directory.fd, name, DIRECTORY)
+        self.save_fds();
+        let fd = beneath::open(self.directory()?, name, DIRECTORY)
             .map_err(self.failed("open directory"))?;
-        let upper = Directory::new(fd, self.marks, self.named())?;
+        let upper = Directory::new(fd, self.marks, &self.named())?;
         let found = stat(&upper.fd).map_err(self.failed("statx"))?;
         let mut lowers = match lower.map(file_type) {
-            Some(FileType::Directory) => level.lowers.child(name, self.marks, self.named())?,
+            Some(FileType::Directory) => self.lowers_of(name)?,
             _ => Lowers::default(),
         };
         let mut opaque = false;
@@ -236,6 +242,38 @@ impl Walk {
         }
         self.push(upper, lowers)?;
         Ok(Step::Enter(Entry::new(name, &found, standing, opaque)))
+    }
+
+    fn save_fds(&mut self) {
+        let levels = self.stack.get_mut(1..).unwrap_or_default();
+        let open: usize = levels.iter().map(|level| level.lowers.open()).sum();
+        if open > MOST_OPEN {
+            levels.iter_mut().for_each(|level| level.lowers.close());
+        }
+    }
+
+    /// Undoes the closing where the walk has come back to.
+    fn reopen(&mut self) -> Result<()> {
+        let [root, .., level] = self.stack.as_mut_slice() else {
+            return Ok(());
+        };
+        if level.lowers.is_closed() {
+            let path = Path::new(OsStr::from_bytes(&self.path));
+            level.lowers = root.lowers.again(&level.lowers, self.marks, path)?;
+        }
+        Ok(())
+    }
+
+    /// The layers' directories of the present path, which is `name` in that of the walk.
+    fn lowers_of(&self, name: &CStr) -> Result<Lowers> {
+        match self.stack.as_slice() {
+            [root, .., level] if level.lowers.is_closed() => {
+                root.lowers
+                    .descendant(&level.lowers, self.marks, self.path())
+            }
+            [.., level] => level.lowers.child(name, self.marks, &self.named()),
+            [] => Ok(Lowers::default()),
+        }
     }
 
     fn push(&mut self, directory: Directory, lowers: Lowers) -> Result<()> {
@@ -301,7 +339,7 @@ impl Walk {
         let file =
             beneath::open(self.directory()?, name, OFlags::PATH).map_err(self.failed("open"))?;
         let list = xattrs::names(file, Opened::Path).map_err(self.failed("listxattr"))?;
-        xattrs::refuse_metacopy(&list, self.marks, self.named())
+        xattrs::refuse_metacopy(&list, self.marks, &self.named())
     }
 
     fn check_same(&self, entry: &Entry, file: &OwnedFd) -> Result<()> {
@@ -309,7 +347,7 @@ impl Walk {
         if id(&found) == entry.id && Metadata::new(&found).kind == entry.metadata.kind {
             return Ok(());
         }
-        let path = self.named().to_owned();
+        let path = self.named();
         Err(Problem::Changed { path }.into())
     }
 
@@ -334,7 +372,7 @@ impl Walk {
         let upper = beneath::open(&level.directory.fd, name, flags).map_err(self.failed("open"))?;
         let lower = level
             .lowers
-            .open(name, flags)
+            .open_file(name, flags)
             .map_err(self.failed("open in layers"))?;
         let Some(lower) = lower else { return Ok(false) };
         if self.xattrs(&upper, opened)? != self.xattrs(&lower, opened)? {

@@ -120,6 +120,8 @@ struct Tar<'a, W: Write> {
     /// The first names of files that have others.
     links: Links,
     entries: u64,
+    /// Of files, so far.
+    bytes: u64,
     skipped: Vec<Omitted>,
 }
 
@@ -139,6 +141,7 @@ impl<'a, W: Write> Tar<'a, W> {
             pending: Vec::new(),
             links: Links::default(),
             entries: 0,
+            bytes: 0,
             skipped: Vec::new(),
         })
     }
@@ -286,8 +289,19 @@ impl<'a, W: Write> Tar<'a, W> {
         let xattrs = self.walk.xattrs(&file, Opened::Readable)?;
         let xattrs = self.kept(xattrs);
         let size = entry.metadata.size;
+        self.check_size(size)?;
         self.header(path, Kind::Regular { size }, &entry.metadata, &xattrs)?;
         self.content(file, size)
+    }
+
+    fn check_size(&mut self, size: u64) -> Result<()> {
+        let limit = self.diff.most_bytes;
+        self.bytes = self.bytes.saturating_add(size);
+        if self.bytes <= limit {
+            return Ok(());
+        }
+        let path = self.walk.named();
+        Err(Problem::TooLarge { path, size, limit }.into())
     }
 
     fn content(&mut self, file: OwnedFd, size: u64) -> Result<()> {
@@ -299,18 +313,18 @@ impl<'a, W: Write> Tar<'a, W> {
                 .min(self.buffer.len());
             let count = file
                 .read(&mut self.buffer[..most])
-                .map_err(Error::sys("read", self.walk.named()))?;
+                .map_err(Error::sys("read", &self.walk.named()))?;
             if count == 0 {
-                let path = self.walk.named().to_owned();
+                let path = self.walk.named();
                 return Err(Problem::Changed { path }.into());
             }
             self.out
                 .write_all(&self.buffer[..count])
-                .map_err(|error| failed_to_write(self.walk.named(), error))?;
+                .map_err(|error| failed_to_write(&self.walk.named(), error))?;
             left -= count as u64;
         }
         tar::write_padding(&mut self.out, size)
-            .map_err(|error| failed_to_write(self.walk.named(), error))
+            .map_err(|error| failed_to_write(&self.walk.named(), error))
     }
 
     fn header(
@@ -345,7 +359,7 @@ impl<'a, W: Write> Tar<'a, W> {
         if !entry.name.to_bytes().starts_with(b".wh.") {
             return Ok(());
         }
-        let path = self.walk.named().to_owned();
+        let path = self.walk.named();
         Err(Problem::WhiteoutName { path }.into())
     }
 

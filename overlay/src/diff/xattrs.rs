@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::ffi::CStr;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use rustix::fs::{fgetxattr, flistxattr, getxattr, listxattr};
 use rustix::io::Errno;
 
 use super::Problem;
+use crate::directory::by_fd;
 use crate::error::{Error, Result};
 use crate::marks::Marks;
 
@@ -125,9 +126,4 @@ pub(crate) fn refuse_metacopy(list: &[u8], marks: Marks, path: &Path) -> Result<
 pub(crate) fn split(list: &[u8]) -> impl Iterator<Item = &CStr> {
     list.split_inclusive(|byte| *byte == 0)
         .filter_map(|name| CStr::from_bytes_with_nul(name).ok())
-}
-
-/// The path of an open file, whatever it is: xattr calls take no `O_PATH` fd.
-pub(crate) fn by_fd(file: impl AsFd) -> String {
-    format!("/proc/thread-self/fd/{}", file.as_fd().as_raw_fd())
 }

@@ -10,7 +10,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::contents::{self, Copied};
+use crate::contents::{self, Copied};
 use crate::{Marks, beneath};
 
 /// The most the kernel gives for a list of names, and for a value.

@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FileType, OFlags, RawDir, Statx, linkat};
 use rustix::io::Errno;
 
-use super::contents::Copied;
 use super::entry::{Entry, kind};
 use super::{Flatten, Flattened, Layer};
 use crate::beneath;
+use crate::contents::Copied;
 use crate::error::{Error, Inner, Result};
 use crate::marks::{self, Marks};
 

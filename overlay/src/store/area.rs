@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use super::Fault;
 use crate::beneath;
 use crate::error::{Error, Result};
+use crate::lock::Locked;
 
 /// An open directory and its name in errors.
 #[derive(Debug)]
@@ -103,8 +104,8 @@ impl Area {
         Ok(Some(bytes))
     }
 
-    /// Makes a file with this content, on disk when the call returns; its name is there once [`sync`](Area::sync) was called.
-    pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Result<OwnedFd> {
+    /// Makes a file with this content.
+    pub(crate) fn create(&self, name: &str, bytes: &[u8]) -> Result<OwnedFd> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
         let mode = Mode::RUSR | Mode::WUSR;
         let fd =
@@ -112,8 +113,13 @@ impl Area {
         let mut file = File::from(fd);
         let path = self.path.join(name);
         file.write_all(bytes).map_err(Error::sys("write", &path))?;
-        file.sync_all().map_err(Error::sys("fsync", &path))?;
         Ok(file.into())
+    }
+
+    /// The same, on disk when the call returns; its name is there once [`sync`](Area::sync) was called.
+    pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let file = self.create(name, bytes)?;
+        fsync(file).map_err(self.failed("fsync", name))
     }
 
     /// Waits until the names in it are on disk.
@@ -134,29 +140,30 @@ impl Area {
     }
 
     /// Opens `name`, a file or directory, and takes its lock, if nobody has it. None too where it is gone.
-    pub(crate) fn try_lock(&self, name: &str) -> Result<Option<OwnedFd>> {
+    pub(crate) fn try_lock(&self, name: &str) -> Result<Option<Locked>> {
         let file = match beneath::open(&self.fd, name, OFlags::NONBLOCK | OFlags::NOCTTY) {
             Ok(file) => file,
             Err(Errno::NOENT) => return Ok(None),
             Err(errno) => return Err(self.failed("open", name)(errno)),
         };
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(file)),
+            Ok(()) => Ok(Some(Locked(file))),
             Err(Errno::WOULDBLOCK) => Ok(None),
             Err(errno) => Err(self.failed("lock", name)(errno)),
         }
     }
 
     /// Takes the lock that is the file `name`, made where it is missing; waits for whoever has it.
-    pub(crate) fn lock(&self, name: &str, operation: FlockOperation) -> Result<OwnedFd> {
+    pub(crate) fn lock(&self, name: &str, operation: FlockOperation) -> Result<Locked> {
         let flags = OFlags::RDWR | OFlags::CREATE;
         let mode = Mode::RUSR | Mode::WUSR;
         loop {
             let file = beneath::create(&self.fd, name, flags, mode)
                 .map_err(self.failed("open lock", name))?;
             self.wait(name, &file, operation)?;
+            let file = Locked(file);
             // Removed meanwhile? Then the next one makes another, and would not wait for this.
-            let held = rustix::fs::fstat(&file).map_err(self.failed("stat", name))?;
+            let held = rustix::fs::fstat(&file.0).map_err(self.failed("stat", name))?;
             let named = statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW);
             if named.is_ok_and(|named| named.st_ino == held.st_ino) {
                 return Ok(file);

@@ -1,7 +1,6 @@
 //! What nobody uses, taken away.
 
 use std::collections::BTreeSet;
-use std::os::fd::OwnedFd;
 
 use super::area::unique;
 use super::layer::chain_of;
@@ -12,6 +11,7 @@ use super::record::Record;
 use super::remove::remove;
 use crate::digest::Digest;
 use crate::error::Result;
+use crate::lock::Locked;
 
 /// What was removed from a store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,7 +35,7 @@ impl LayerStore {
     pub fn collect(&self) -> Result<Collected> {
         let layout = &*self.layout;
         let mut collected = Collected::default();
-        let mut garbage = Vec::new();
+        let mut garbage = Garbage::default();
         {
             let _exclusive = layout.exclusive()?;
             collected.leftovers = leftovers(layout, &mut garbage)?;
@@ -44,38 +44,52 @@ impl LayerStore {
             collected.images = unused_images(layout, &live)?;
             free_locks(layout)?;
         }
-        discard(layout, garbage)?;
+        garbage.remove(layout)?;
         Ok(collected)
     }
 }
 
-/// Something in staging, with its lock.
-type Garbage = (String, OwnedFd);
+/// Names in staging, with the locks of the first of them: so that others leave these alone, but with few fds. Who removes
+/// the same as another finds it gone, at worst.
+#[derive(Default)]
+struct Garbage {
+    names: Vec<String>,
+    locks: Vec<Locked>,
+}
+
+impl Garbage {
+    const MOST_LOCKS: usize = 64;
+
+    fn add(&mut self, name: String, lock: Locked) {
+        self.names.push(name);
+        if self.locks.len() < Garbage::MOST_LOCKS {
+            self.locks.push(lock);
+        }
+    }
+
+    fn remove(self, layout: &Layout) -> Result<()> {
+        for name in self.names {
+            remove(&layout.staging, &name)?;
+        }
+        Ok(())
+    }
+}
 
 /// Removes what killed processes left.
 pub(super) fn sweep(layout: &Layout) -> Result<()> {
-    let mut garbage = Vec::new();
+    let mut garbage = Garbage::default();
     {
         let _exclusive = layout.exclusive()?;
         leftovers(layout, &mut garbage)?;
     }
-    discard(layout, garbage)
+    garbage.remove(layout)
 }
 
-/// Locked by this process, so that no other removes the same.
-fn discard(layout: &Layout, garbage: Vec<Garbage>) -> Result<()> {
-    for (name, lock) in garbage {
-        remove(&layout.staging, &name)?;
-        drop(lock);
-    }
-    Ok(())
-}
-
-fn leftovers(layout: &Layout, garbage: &mut Vec<Garbage>) -> Result<u64> {
+fn leftovers(layout: &Layout, garbage: &mut Garbage) -> Result<u64> {
     let mut count = 0;
     for name in layout.staging.names()? {
         if let Some(lock) = layout.staging.try_lock(&name)? {
-            garbage.push((name, lock));
+            garbage.add(name, lock);
             count += 1;
         }
     }
@@ -125,7 +139,7 @@ impl Live {
 
 /// Moves them to staging, at which they are gone for others: the upper ones first, so that a crash between leaves none
 /// without those below it.
-fn unused_layers(layout: &Layout, live: &Live, garbage: &mut Vec<Garbage>) -> Result<Vec<Digest>> {
+fn unused_layers(layout: &Layout, live: &Live, garbage: &mut Garbage) -> Result<Vec<Digest>> {
     let mut unused = Vec::new();
     for name in layout.layers.names()? {
         if let Ok(chain) = format!("sha256:{name}").parse::<Digest>() {
@@ -146,7 +160,7 @@ fn unused_layers(layout: &Layout, live: &Live, garbage: &mut Vec<Garbage>) -> Re
         };
         let trash = unique();
         layout.layers.rename(&name, &layout.staging, &trash)?;
-        garbage.push((trash, lock));
+        garbage.add(trash, lock);
         moved.push(chain);
     }
     Ok(moved)

@@ -15,7 +15,7 @@ impl LayerStore {
     /// are the same layer. The overlay should be unmounted, or at rest.
     ///
     /// # Errors
-    /// As [`Diff::commit`] and [`Diff::write_tar`]; the store is as before then.
+    /// As [`Diff::commit`] and [`Diff::write_tar`], `LimitExceeded` for more than 64 GiB in files, holes included, and `InvalidInput` for a parent of another store; the store is as before then.
     pub fn commit(&self, parent: Option<&LayerRef>, upper: impl AsRef<Path>) -> Result<LayerRef> {
         self.commit_by(parent, upper.as_ref(), |diff, target| {
             diff.commit(target).map(|_committed| ())
@@ -43,6 +43,7 @@ impl LayerStore {
         upper: &Path,
         how: impl FnOnce(&Diff, &Path) -> Result<()>,
     ) -> Result<LayerRef> {
+        let below = self.own(parent)?;
         let lowers = parent.map(LayerRef::directories).unwrap_or_default();
         let staged = Staged::new(&self.layout)?;
         how(&Diff::of(upper).lower(&lowers), &staged.tree())?;
@@ -50,7 +51,7 @@ impl LayerStore {
         let made = Diff::of(staged.tree()).lower(&lowers);
         let record = Record {
             diff_id: made.write_tar(io::sink())?.diff_id,
-            parent: parent.map(LayerRef::chain_id),
+            parent: below,
             usage: made.usage()?,
             opaque_root: false,
             rewritable: true,

@@ -12,7 +12,8 @@ use crate::digest::Digest;
 use crate::error::Result;
 
 /// A layer of a store, with those below it, which stay as long as this value: no process collects them. Dropping it removes its
-/// lease, a file; of a killed process that file is found by its lock, which is free then.
+/// lease, a file; of a killed process that file is found by its lock, which is free then. A process forked without execve(2)
+/// has part in the lease: it lasts until the first of the two drops the value, or the last of them ends.
 #[derive(Debug)]
 #[must_use = "dropping the LayerRef gives the layer up to be collected"]
 pub struct LayerRef {
@@ -120,7 +121,8 @@ pub(crate) fn chain_of(layout: &Layout, chain: Digest) -> Result<Vec<Record>> {
     let mut next = Some(chain);
     while let Some(chain) = next {
         if !layout.layers.has(&chain.hex())? {
-            return Err(Fault::NoLayer { chain }.into());
+            let path = layout.root.path().to_owned();
+            return Err(Fault::NoLayer { path, chain }.into());
         }
         let area = layout.layers.enter(&chain.hex())?;
         let record = Record::read(&area)?;

@@ -16,7 +16,8 @@ use super::staged::Staged;
 use super::unpack::unpack;
 use crate::diff::Diff;
 use crate::digest::Digest;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::lock::Locked;
 
 /// A directory of layers, each of them there once, that any number of processes use at the same time.
 ///
@@ -77,7 +78,8 @@ impl LayerStore {
     /// What killed processes left behind is removed.
     ///
     /// # Errors
-    /// `InvalidInput` for a directory that is something else; `Unsupported` for a layout of another version;
+    /// `InvalidInput` for a directory that is something else; `Unsupported` for a layout of another version, or of another
+    /// user namespace (in one, layers have other [`Marks`](crate::Marks) than outside);
     /// `PermissionDenied` for one that is another user's or that others may enter; others as the kernel says.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let layout = Arc::new(Layout::open(path.as_ref())?);
@@ -104,7 +106,7 @@ impl LayerStore {
     /// given; where another process is making it, this waits for that.
     ///
     /// # Errors
-    /// As [`Apply::tar`](crate::Apply::tar); the store is as before then.
+    /// As [`Apply::tar`](crate::Apply::tar), and `InvalidInput` for a parent of another store; the store is as before then.
     ///
     /// # Panics
     /// If `reader` does.
@@ -114,7 +116,7 @@ impl LayerStore {
         reader: impl Read + Send,
         expected: Expected,
     ) -> Result<LayerRef> {
-        let below = parent.map(LayerRef::chain_id);
+        let below = self.own(parent)?;
         let known = expected.diff_id.map(|diff_id| chain_id(below, diff_id));
         let making = known.map(|chain| self.making(chain)).transpose()?;
         if let Some(found) = known.map(|chain| self.find(chain)).transpose()?.flatten() {
@@ -150,10 +152,7 @@ impl LayerStore {
         let _shared = self.layout.shared()?;
         match self.held(name)?.layer {
             Some(chain) => LayerRef::take(&self.layout, chain, None),
-            None => {
-                let name = name.to_owned();
-                Err(Fault::NoPin { name }.into())
-            }
+            None => Err(self.nothing_kept(name)),
         }
     }
 
@@ -178,14 +177,27 @@ impl LayerStore {
 
     pub(super) fn held(&self, name: &str) -> Result<Held> {
         let held = Held::read(&self.layout.pins, &pin_name(name)?)?;
-        held.ok_or_else(|| {
-            let name = name.to_owned();
-            Fault::NoPin { name }.into()
-        })
+        held.ok_or_else(|| self.nothing_kept(name))
+    }
+
+    pub(super) fn nothing_kept(&self, name: &str) -> Error {
+        let (path, name) = (self.path().to_owned(), name.to_owned());
+        Fault::NoPin { path, name }.into()
+    }
+
+    /// The chain id of a layer that is to be built on, which must be one of this store.
+    pub(super) fn own(&self, layer: Option<&LayerRef>) -> Result<Option<Digest>> {
+        let Some(layer) = layer else { return Ok(None) };
+        let chain = layer.chain_id();
+        if self.layout.is(layer.layout())? {
+            return Ok(Some(chain));
+        }
+        let path = self.path().to_owned();
+        Err(Fault::ForeignLayer { path, chain }.into())
     }
 
     /// Held by who makes that layer.
-    fn making(&self, chain: Digest) -> Result<std::os::fd::OwnedFd> {
+    fn making(&self, chain: Digest) -> Result<Locked> {
         let exclusive = FlockOperation::LockExclusive;
         self.layout.locks.lock(&chain.hex(), exclusive)
     }
@@ -209,8 +221,9 @@ impl LayerStore {
 
     /// Nothing is collected between its appearing and its lease.
     fn publish(&self, staged: Staged, record: &Record) -> Result<LayerRef> {
+        staged.seal(record)?;
         let _shared = self.layout.shared()?;
-        let chain = staged.publish(record)?;
-        LayerRef::take(&self.layout, chain, None)
+        staged.publish(record.chain())?;
+        LayerRef::take(&self.layout, record.chain(), None)
     }
 }

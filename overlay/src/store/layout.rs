@@ -1,20 +1,28 @@
 //! What is where in a store.
 
 use std::fs::DirBuilder;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
-use std::{fs, io};
+use std::{fmt, fs, io};
 
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, fchmod, fstat, openat};
-use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::Fault;
 use super::area::Area;
 use crate::error::{Error, Result};
+use crate::lock::Locked;
+use crate::marks::Marks;
 
-const VERSION: &str = "cofferdam layers 1\n";
+/// What a store's `version` says: the layout, and where its layers have their marks. Those of a user namespace are none to
+/// overlays outside of it, and the other way round: what is deleted would be seen again.
+fn version() -> Result<&'static str> {
+    Ok(match Marks::detect()? {
+        Marks::Trusted => "cofferdam layers 1, marks in trusted.overlay\n",
+        Marks::User => "cofferdam layers 1, marks in user.overlay\n",
+    })
+}
+
 /// The tree of a layer, in its directory.
 pub(crate) const TREE: &str = "tree";
 /// What is known of a layer, in its directory.
@@ -24,7 +32,7 @@ pub(crate) const RECORD: &str = "record";
 ///
 /// | name | what | who may change it |
 /// |---|---|---|
-/// | `version` | the layout | made last of all, with its name |
+/// | `version` | the layout, and where marks are | made last of all, with its name |
 /// | `lock` | held shared to find and to lease, exclusively to collect | |
 /// | `layers/<chain>/` | `tree` and `record` of a whole layer | renamed there from `staging`, and back to be removed |
 /// | `staging/<unique>` | what is being made or removed | whoever holds its lock; it is garbage where nobody does |
@@ -32,7 +40,6 @@ pub(crate) const RECORD: &str = "record";
 /// | `locks/<chain>` | held by who makes that layer | |
 /// | `pins/<name>` | what stays without a process | |
 /// | `images/<digest>` | configs | |
-#[derive(Debug)]
 pub(crate) struct Layout {
     pub(crate) root: Area,
     pub(crate) layers: Area,
@@ -41,6 +48,13 @@ pub(crate) struct Layout {
     pub(crate) locks: Area,
     pub(crate) pins: Area,
     pub(crate) images: Area,
+}
+
+impl fmt::Debug for Layout {
+    /// Which store: every layer and image shows it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Layout").field(&self.root.path()).finish()
+    }
 }
 
 impl Layout {
@@ -65,13 +79,22 @@ impl Layout {
         Ok(layout)
     }
 
+    /// Whether both are of the same store.
+    pub(crate) fn is(&self, other: &Layout) -> Result<bool> {
+        let place = |layout: &Layout| {
+            let found = fstat(&layout.root).map_err(layout.root.failed("stat", ""))?;
+            Ok::<_, Error>((found.st_dev, found.st_ino))
+        };
+        Ok(place(self)? == place(other)?)
+    }
+
     /// While it is held, nothing is collected.
-    pub(crate) fn shared(&self) -> Result<OwnedFd> {
+    pub(crate) fn shared(&self) -> Result<Locked> {
         self.root.lock("lock", FlockOperation::LockShared)
     }
 
     /// While it is held, nobody finds, leases or begins anything.
-    pub(crate) fn exclusive(&self) -> Result<OwnedFd> {
+    pub(crate) fn exclusive(&self) -> Result<Locked> {
         self.root.lock("lock", FlockOperation::LockExclusive)
     }
 
@@ -81,7 +104,7 @@ impl Layout {
         }
         // A half-written one was left in staging at most.
         let name = super::area::unique();
-        self.staging.write(&name, VERSION.as_bytes())?;
+        self.staging.write(&name, version()?.as_bytes())?;
         self.staging.rename(&name, &self.root, "version")?;
         self.root.sync()
     }
@@ -128,23 +151,15 @@ fn check_version(root: &Area) -> Result<()> {
             false => Err(Fault::NoStore { path }.into()),
         };
     };
-    if found == VERSION.as_bytes() {
+    let expected = version()?;
+    if found == expected.as_bytes() {
         return Ok(());
     }
     let found = String::from_utf8_lossy(&found).into_owned();
-    let expected = VERSION;
     Err(Fault::Version {
         path,
         found,
         expected,
     }
     .into())
-}
-
-/// For what another process may have removed first.
-pub(crate) fn gone_is_fine(done: std::result::Result<(), Errno>) -> std::result::Result<(), Errno> {
-    match done {
-        Err(Errno::NOENT) => Ok(()),
-        done => done,
-    }
 }

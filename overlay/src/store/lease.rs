@@ -34,7 +34,8 @@ impl Lease {
     /// To be called with the store's lock held.
     pub(crate) fn take(layout: &Arc<Layout>, held: Held) -> Result<Self> {
         let name = unique();
-        let file = layout.leases.write(&name, held.render().as_bytes())?;
+        // Not synced: after a crash of the machine nobody holds its lock, and it is removed unread.
+        let file = layout.leases.create(&name, held.render().as_bytes())?;
         flock(&file, FlockOperation::NonBlockingLockExclusive)
             .map_err(layout.leases.failed("lock", &name))?;
         Ok(Lease {
@@ -88,9 +89,12 @@ impl Held {
     pub(crate) fn pin(self, layout: &Layout, name: &str) -> Result<()> {
         let file = pin_name(name)?;
         let _shared = layout.shared()?;
+        // Whoever made what is to be kept may not have come to that yet.
+        layout.layers.sync()?;
+        layout.images.sync()?;
         // From staging, so that no half of it is ever there; by link, which replaces none.
         let staged = unique();
-        let held = layout.staging.write(&staged, self.render().as_bytes())?;
+        layout.staging.write(&staged, self.render().as_bytes())?;
         let linked = rustix::fs::linkat(
             &layout.staging,
             staged.as_str(),
@@ -99,12 +103,11 @@ impl Held {
             rustix::fs::AtFlags::empty(),
         );
         layout.staging.unlink(&staged)?;
-        drop(held);
         match linked {
             Ok(()) => layout.pins.sync(),
             Err(rustix::io::Errno::EXIST) => {
-                let name = name.to_owned();
-                Err(Fault::PinExists { name }.into())
+                let (path, name) = (layout.root.path().to_owned(), name.to_owned());
+                Err(Fault::PinExists { path, name }.into())
             }
             Err(errno) => Err(layout.pins.failed("link", &file)(errno)),
         }

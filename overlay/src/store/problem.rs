@@ -32,14 +32,16 @@ pub(crate) enum Fault {
     Malformed { path: PathBuf, why: String },
     #[error("{}: over {limit} bytes", Shown(path))]
     TooLarge { path: PathBuf, limit: u64 },
-    #[error("no layer {chain} in the store")]
-    NoLayer { chain: Digest },
-    #[error("nothing is kept as {name:?} in the store")]
-    NoPin { name: String },
-    #[error("{name:?} is already kept in the store")]
-    PinExists { name: String },
+    #[error("store {}: layer {chain} is not of it, but of another", Shown(path))]
+    ForeignLayer { path: PathBuf, chain: Digest },
+    #[error("store {}: it has no layer {chain}", Shown(path))]
+    NoLayer { path: PathBuf, chain: Digest },
+    #[error("store {}: nothing is kept as {name:?} in it", Shown(path))]
+    NoPin { path: PathBuf, name: String },
+    #[error("store {}: {name:?} is already kept in it", Shown(path))]
+    PinExists { path: PathBuf, name: String },
     #[error(
-        "{name:?} is no name to keep something by: 1 to 200 of letters, digits and . _ - : @ /"
+        "keep in a store: {name:?} is no name to keep something by: 1 to 200 of letters, digits and . _ - : @ /"
     )]
     BadName { name: String },
     #[cfg(feature = "images")]
@@ -60,7 +62,9 @@ impl Fault {
             Fault::OpenToOthers { .. } | Fault::Foreign { .. } => ErrorKind::PermissionDenied,
             Fault::NoLayer { .. } | Fault::NoPin { .. } => ErrorKind::NotFound,
             Fault::PinExists { .. } => ErrorKind::AlreadyExists,
-            Fault::NoStore { .. } | Fault::BadName { .. } => ErrorKind::InvalidInput,
+            Fault::NoStore { .. } | Fault::BadName { .. } | Fault::ForeignLayer { .. } => {
+                ErrorKind::InvalidInput
+            }
             Fault::Version { .. } => ErrorKind::Unsupported,
             Fault::Malformed { .. } | Fault::TooLarge { .. } => ErrorKind::Malformed,
             #[cfg(feature = "images")]

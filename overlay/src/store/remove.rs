@@ -7,7 +7,6 @@ use rustix::fs::{AtFlags, Dir, FileType, OFlags, renameat, unlinkat};
 use rustix::io::Errno;
 
 use super::area::{Area, unique};
-use super::layout::gone_is_fine;
 use crate::beneath;
 use crate::error::Result;
 
@@ -19,8 +18,12 @@ pub(crate) fn remove(area: &Area, name: &str) -> Result<()> {
         match beneath::open(area, name.as_str(), OFlags::DIRECTORY) {
             Ok(directory) => {
                 empty(area, &directory, &mut left).map_err(area.failed("empty", &name))?;
-                gone_is_fine(unlinkat(area, name.as_str(), AtFlags::REMOVEDIR))
-                    .map_err(area.failed("rmdir", &name))?;
+                match unlinkat(area, name.as_str(), AtFlags::REMOVEDIR) {
+                    Ok(()) | Err(Errno::NOENT) => {}
+                    // Another process removes the same: what it took away hid other names from the reading.
+                    Err(Errno::NOTEMPTY) => left.push(name),
+                    Err(errno) => return Err(area.failed("rmdir", &name)(errno)),
+                }
             }
             Err(Errno::NOTDIR | Errno::LOOP) => area.unlink(&name)?,
             Err(Errno::NOENT) => {}

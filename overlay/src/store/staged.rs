@@ -52,18 +52,20 @@ impl Staged {
             .map_err(crate::Error::sys("dup", self.tree.path()))
     }
 
-    /// Makes it a layer of the store: all of it on disk, then its name.
-    pub(crate) fn publish(mut self, record: &Record) -> Result<Digest> {
-        let chain = record.chain();
-        self.area.write(RECORD, record.render().as_bytes())?;
-        syncfs(&self.area).map_err(self.layout.staging.failed("syncfs", &self.name))?;
+    /// Puts all of it on disk, which may take seconds.
+    pub(crate) fn seal(&self, record: &Record) -> Result<()> {
+        self.area.create(RECORD, record.render().as_bytes())?;
+        syncfs(&self.area).map_err(self.layout.staging.failed("syncfs", &self.name))
+    }
+
+    /// Makes what was [sealed](Staged::seal) a layer of the store, by its name.
+    pub(crate) fn publish(mut self, chain: Digest) -> Result<()> {
         let layers = &self.layout.layers;
         self.layout
             .staging
             .rename(&self.name, layers, &chain.hex())?;
         self.armed = false;
-        layers.sync()?;
-        Ok(chain)
+        layers.sync()
     }
 }
 
@@ -72,5 +74,7 @@ impl Drop for Staged {
         if self.armed {
             let _unused = remove(&self.layout.staging, &self.name).is_ok();
         }
+        // A process that was forked may have a copy: closing it would leave the layer locked.
+        let _unused = flock(&self.area, FlockOperation::NonBlockingUnlock).is_ok();
     }
 }

@@ -5,14 +5,16 @@
     reason = "each test binary takes what it needs; clippy sees only functions marked as tests"
 )]
 
-use std::ffi::CString;
-use std::fs;
+#[path = "../files/mod.rs"]
+mod files;
+
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use cofferdam_testkit::{Need, have, in_mount_namespace};
+#[allow(unused_imports, reason = "not every test binary uses all of it")]
+pub(crate) use files::{directory, names, read, tmpfs};
 use rustix::fs::{getxattr, lgetxattr};
-use rustix::mount::{MountFlags, mount};
 
 /// An archive as it grows. Entries have mode 644, or 755 for directories, user and group 0 and mtime 1000.
 #[derive(Clone, Debug, Default)]
@@ -185,38 +187,6 @@ pub(crate) fn an_xattr() -> &'static str {
         true => "user.a",
         false => "trusted.a",
     }
-}
-
-pub(crate) fn tmpfs(target: &Path, options: &str) {
-    let options = CString::new(options).unwrap();
-    mount(
-        "tmpfs",
-        target,
-        "tmpfs",
-        MountFlags::empty(),
-        options.as_c_str(),
-    )
-    .unwrap();
-}
-
-pub(crate) fn directory(parent: &Path, name: &str) -> PathBuf {
-    let path = parent.join(name);
-    fs::create_dir_all(&path).unwrap();
-    path
-}
-
-pub(crate) fn read(path: impl AsRef<Path>) -> String {
-    let path = path.as_ref();
-    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
-
-pub(crate) fn names(directory: &Path) -> Vec<String> {
-    let mut names: Vec<_> = fs::read_dir(directory)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    names.sort();
-    names
 }
 
 pub(crate) fn exists(path: impl AsRef<Path>) -> bool {

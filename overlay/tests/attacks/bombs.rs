@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use cofferdam_overlay::{Apply, ErrorKind, Limits};
-use cofferdam_testkit::{Need, have};
+use cofferdam_testkit::{Need, have, turns};
 use flate2::write::GzEncoder;
 
 use crate::archive::{Archive, Header, directory, in_world, names, tmpfs};
@@ -84,11 +84,12 @@ fn endless_layers() {
         bomb(huge, zeros.clone(), Limits::default().bytes(16 << 20));
         // Small files, which cost more than their bytes; the later replaces the earlier one, or the next has another name.
         let small = header_of("f", 0);
-        bomb(small.clone(), small, Limits::default().entries(5000));
+        let entries = turns(5000, 500) as u64;
+        bomb(small.clone(), small, Limits::default().entries(entries));
         let deep: Vec<u8> = (0..2000)
             .flat_map(|n| header_of(&format!("{n}/{}", "d/".repeat(45)), 0))
             .collect();
-        bomb(deep.clone(), deep, Limits::default().entries(5000));
+        bomb(deep.clone(), deep, Limits::default().entries(entries));
         // Directories and whiteouts, which are remembered.
         let whiteouts: Vec<u8> = (0..20_000)
             .flat_map(|n| header_of(&format!(".wh.{n}"), 0))

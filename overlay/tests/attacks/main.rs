@@ -22,14 +22,6 @@ use cofferdam_overlay::{Apply, Error};
 
 use archive::{Archive, directory, names};
 
-/// Fewer rounds on the VM's emulated CPU.
-fn rounds(many: usize) -> usize {
-    match std::env::var_os("COFFERDAM_VM") {
-        Some(_) => many / 8,
-        None => many,
-    }
-}
-
 fn fresh(world: &Path) -> PathBuf {
     let count = fs::read_dir(world).unwrap().count();
     directory(world, &format!("layer{count}"))

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use cofferdam_overlay::{Apply, Limits, RawWhiteouts};
+use cofferdam_testkit::turns;
 use flate2::write::GzEncoder;
 
 use crate::archive::{Archive, Header, directory, in_world, names, read};
@@ -139,7 +140,7 @@ fn changed_at_random() {
         let mut random = Xorshift(0x9e37_79b9_7f4a_7c15);
         let valid = valid();
         let mut applied = 0;
-        let rounds = crate::rounds(4000);
+        let rounds = turns(4000, 250);
         for round in 0..rounds {
             let mut bytes = valid.clone();
             mutate(&mut bytes, &mut random);

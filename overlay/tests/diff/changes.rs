@@ -251,17 +251,17 @@ fn uppers_of_redirect_dir_and_metacopy_are_refused_by_name() {
         let error = refused("trusted.overlay.redirect", "d");
         assert_eq!(
             error,
-            "diff d: trusted.overlay.redirect is on it, so that its content is elsewhere (it was mounted with redirect_dir)"
+            format!(
+                "diff {}: trusted.overlay.redirect is on it, so that its content is elsewhere (it was mounted with redirect_dir)",
+                world.upper.join("d").display()
+            )
         );
         fs::File::create(world.upper.join("d/f"))
             .unwrap()
             .set_len(10)
             .unwrap();
         let error = refused("trusted.overlay.metacopy", "d/f");
-        assert!(
-            error.starts_with("diff d/f: trusted.overlay.metacopy"),
-            "{error}"
-        );
+        assert!(error.contains("/d/f: trusted.overlay.metacopy"), "{error}");
     });
 }
 

@@ -131,3 +131,40 @@ fn only_an_empty_directory_becomes_a_layer() {
         assert_eq!(error.kind(), ErrorKind::NotFound);
     });
 }
+
+#[test]
+fn files_of_the_largest_size_are_counted_and_written_to_no_tar() {
+    in_world(0, |world| {
+        for name in ["a", "b", "c"] {
+            let file = fs::File::create(world.upper.join(name)).unwrap();
+            file.set_len(i64::MAX as u64).unwrap();
+        }
+        let usage = world.diff().usage().unwrap();
+        assert_eq!((usage.bytes, usage.inodes), (u64::MAX, 3));
+        let layer = world.base.join("layer");
+        fs::create_dir(&layer).unwrap();
+        assert_eq!(world.diff().commit(&layer).unwrap().usage, usage);
+        // It would never end.
+        let error = world.diff().write_tar(std::io::sink()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::LimitExceeded, "{error}");
+    });
+}
+
+#[test]
+fn the_bytes_of_a_tar_are_limited_together() {
+    in_world(0, |world| {
+        write(world.upper.join("a"), "12345");
+        write(world.upper.join("b"), "1234");
+        let tar = |limit| world.diff().most_bytes(limit).write_tar(std::io::sink());
+        assert_eq!(tar(9).unwrap().entries, 3);
+        let error = tar(8).unwrap_err();
+        let b = world.upper.join("b");
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "write {} to a layer: with its 4 bytes there are more than 8",
+                b.display()
+            )
+        );
+    });
+}

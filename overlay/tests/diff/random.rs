@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use cofferdam_overlay::{Apply, Diff, Overlay};
+use cofferdam_testkit::turns;
 use rustix::fs::{XattrFlags, setxattr};
 
 use crate::layer::assert_gives_the_merged_tree;
@@ -62,7 +63,8 @@ fn a_diff_applied_to_the_layer_gives_what_the_overlay_shows() {
     in_world(1, |world| {
         let start = Instant::now();
         // Fewer where the machine is slow.
-        for seed in (1..=150).take_while(|_| start.elapsed() < Duration::from_secs(30)) {
+        for seed in (1..=turns(150, 20)).take_while(|_| start.elapsed() < Duration::from_secs(30)) {
+            let seed = seed as u64;
             let mut dice = Dice(u64::wrapping_mul(seed, 0x9e37_79b9_7f4a_7c15));
             for _ in 0..40 {
                 operate(&mut dice, &world.lowers[0]);

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cofferdam_overlay::{Digest, Expected, LayerStore};
+use cofferdam_testkit::turns;
 
 use crate::world::{World, in_world, tar};
 
@@ -54,7 +55,7 @@ fn a_process_killed_at_any_time_leaves_a_whole_store() {
         let window = first_layer(world) * 6;
         let start = Instant::now();
         // Fewer where the machine is slow.
-        for _ in (0..200).take_while(|_| start.elapsed() < Duration::from_secs(60)) {
+        for _ in (0..turns(200, 12)).take_while(|_| start.elapsed() < Duration::from_secs(60)) {
             dice ^= dice << 13;
             dice ^= dice >> 7;
             dice ^= dice << 17;

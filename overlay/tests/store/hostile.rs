@@ -54,16 +54,19 @@ fn replace(path: &Path, what: &str, with: &str) {
 #[test]
 fn blobs_that_are_not_what_they_are_named_are_refused() {
     in_world(|world| {
-        for n in 0..3 {
+        // In the file of the layer, and what nobody minds in the JSON of the others.
+        let texts = ["content", "\"layers\"", "\"schemaVersion\""];
+        for (n, text) in texts.into_iter().enumerate() {
             let error = refused(world, |_, blobs| {
                 let mut bytes = fs::read(&blobs[n]).unwrap();
-                // In the file of the layer; in JSON, where it stays JSON.
-                let text = if n == 0 { &b"content"[..] } else { b"sha256:" };
-                let at = bytes.windows(7).position(|window| window == text).unwrap();
-                bytes[at] ^= 1;
+                let text = text.as_bytes();
+                let mut windows = bytes.windows(text.len());
+                let at = windows.position(|window| window == text).unwrap();
+                bytes[at + text.len() - 2] ^= 1;
                 fs::write(&blobs[n], bytes).unwrap();
             });
-            assert!(error.contains("sha256"), "{n}: {error}");
+            let digests = ["the blob is", "its sha256 is", "its sha256 is"];
+            assert!(error.contains(digests[n]), "{n}: {error}");
             let error = refused(world, |_, blobs| {
                 let mut bytes = fs::read(&blobs[n]).unwrap();
                 bytes.push(b' ');
@@ -152,6 +155,16 @@ fn archives_are_checked_too() {
             symlink("link.tar", tree.join("x/link.tar")).unwrap();
         });
         assert!(error.contains("it has no file"), "{error}");
+        // Few bytes for a member each, but long ones.
+        let error = refused(&|tree| {
+            let deep: PathBuf = std::iter::repeat_n("d".repeat(250), 15).collect();
+            fs::create_dir_all(tree.join(&deep)).unwrap();
+            for n in 0..5000 {
+                fs::write(tree.join(&deep).join(format!("{n}")), "").unwrap();
+            }
+        });
+        assert!(error.contains("bytes of names"), "{error}");
+        archive(world, "bad.tar", |_| {});
         let whole = fs::read(world.path("bad.tar")).unwrap();
         fs::write(world.path("cut.tar"), &whole[..whole.len() / 2]).unwrap();
         fs::write(world.path("text.tar"), "x".repeat(1024)).unwrap();

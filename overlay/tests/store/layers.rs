@@ -6,7 +6,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::process::Command;
 
 use cofferdam_overlay::{Digest, ErrorKind, Expected, Flaw, LayerStore, chain_id};
-use cofferdam_testkit::{Need, as_root_of_a_user_namespace, have};
+use cofferdam_testkit::{Need, as_root_of_a_user_namespace, have, turns};
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
 
 use crate::world::{in_world, in_world_of, tar};
@@ -104,6 +104,20 @@ fn what_a_container_did_becomes_a_layer_the_same_for_the_same() {
 }
 
 #[test]
+fn an_upper_with_a_file_of_the_largest_size_is_no_layer() {
+    in_world(|world| {
+        fs::create_dir(world.path("upper")).unwrap();
+        let file = fs::File::create(world.path("upper/file")).unwrap();
+        file.set_len(i64::MAX as u64).unwrap();
+        let error = world.store.commit(None, world.path("upper")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::LimitExceeded, "{error}");
+        for area in ["layers", "staging", "leases"] {
+            assert_eq!(world.names(area), [""; 0], "{area}");
+        }
+    });
+}
+
+#[test]
 fn what_nobody_uses_is_collected_and_nothing_else() {
     in_world(|world| {
         let layer = |name: &str, parent| {
@@ -161,6 +175,34 @@ fn a_directory_that_is_something_else_is_not_made_a_store() {
         fs::write(world.path("store/version"), "cofferdam layers 2\n").unwrap();
         assert_eq!(kind("store"), ErrorKind::Unsupported);
     });
+}
+
+/// Its layers would be mounted without what they hide.
+#[test]
+fn a_store_is_not_opened_where_its_marks_are_not_seen() {
+    in_world(|world| {
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        child
+            .args([
+                "--exact",
+                "layers::opens_what_has_other_marks",
+                "--nocapture",
+            ])
+            .env("COFFERDAM_OTHER_MARKS", world.path("store"));
+        let output = as_root_of_a_user_namespace(&mut child).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    });
+}
+
+/// Run by the test above.
+#[test]
+fn opens_what_has_other_marks() {
+    let Some(path) = std::env::var_os("COFFERDAM_OTHER_MARKS") else {
+        return;
+    };
+    let error = LayerStore::open(path).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(error.to_string().contains("user.overlay"), "{error}");
 }
 
 #[test]
@@ -333,7 +375,7 @@ fn applies_and_collects() {
     let base = std::path::Path::new(&path).parent().unwrap().to_owned();
     let layers = [0, 1, 2].map(|n| fs::read(base.join(format!("layer{n}.tar"))).unwrap());
     let store = LayerStore::open(&path).unwrap();
-    for round in 0..100 {
+    for round in 0..turns(100, 20) {
         let mut parent = None;
         for layer in &layers {
             let expected = match round % 2 {

@@ -10,4 +10,5 @@ mod hostile;
 #[cfg(feature = "images")]
 mod images;
 mod layers;
+mod locks;
 mod world;

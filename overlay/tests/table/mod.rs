@@ -4,10 +4,13 @@
     reason = "in tests/ clippy sees only functions marked as tests"
 )]
 
+#[path = "../files/mod.rs"]
+mod files;
+
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
@@ -17,6 +20,7 @@ use std::{env, process, thread};
 
 use cofferdam_overlay::{ErrorKind, Overlay, OverlayMount, Result};
 use cofferdam_testkit::{Need, as_root_of_a_user_namespace, have, in_mount_namespace};
+use files::{at, directory, names, read, tmpfs};
 use rustix::fs::{fstatfs, getxattr, inotify};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change, mount_remount};
@@ -83,8 +87,8 @@ pub(crate) fn the_top_layer_wins(detached: Detached) {
             Overlay::builder([&top, &bottom]).scratch(),
         ] {
             let mount = detached(&overlay).unwrap();
-            assert_eq!(read(&at(&mount, "both")), "top");
-            assert_eq!(read(&at(&mount, "below")), "bottom");
+            assert_eq!(read(at(&mount, "both")), "top");
+            assert_eq!(read(at(&mount, "below")), "bottom");
         }
     });
 }
@@ -102,15 +106,15 @@ pub(crate) fn what_is_written_goes_to_the_upper_and_stays_there(detached: Detach
         fs::write(at(&mount, "file"), "changed").unwrap();
         fs::write(at(&mount, "new"), "made").unwrap();
         drop(mount);
-        assert_eq!(read(&upper.join("file")), "changed");
-        assert_eq!(read(&upper.join("new")), "made");
-        assert_eq!(read(&layer.join("file")), "lower");
+        assert_eq!(read(upper.join("file")), "changed");
+        assert_eq!(read(upper.join("new")), "made");
+        assert_eq!(read(layer.join("file")), "lower");
         assert_eq!(names(&layer), ["file"]);
 
         let again = detached(&overlay).unwrap();
-        assert_eq!(read(&at(&again, "file")), "changed");
+        assert_eq!(read(at(&again, "file")), "changed");
         fs::write(at(&again, "new"), "made again").unwrap();
-        assert_eq!(read(&upper.join("new")), "made again");
+        assert_eq!(read(upper.join("new")), "made again");
     });
 }
 
@@ -121,11 +125,11 @@ pub(crate) fn what_is_written_to_a_scratch_upper_is_gone_with_it(detached: Detac
         let overlay = Overlay::builder([&layer]).scratch();
         let mount = detached(&overlay).unwrap();
         fs::write(at(&mount, "file"), "changed").unwrap();
-        assert_eq!(read(&at(&mount, "file")), "changed");
+        assert_eq!(read(at(&mount, "file")), "changed");
         let other = detached(&overlay).unwrap();
-        assert_eq!(read(&at(&other, "file")), "lower");
+        assert_eq!(read(at(&other, "file")), "lower");
         drop(mount);
-        assert_eq!(read(&layer.join("file")), "lower");
+        assert_eq!(read(layer.join("file")), "lower");
         assert_eq!(names(world), ["a"]);
     });
 }
@@ -137,7 +141,7 @@ pub(crate) fn a_deleted_file_of_a_layer_is_hidden(detached: Detached) {
         let mount = detached(&Overlay::builder([&layer]).scratch()).unwrap();
         fs::remove_file(at(&mount, "file")).unwrap();
         assert!(names(&at(&mount, "")).is_empty());
-        assert_eq!(read(&layer.join("file")), "lower");
+        assert_eq!(read(layer.join("file")), "lower");
     });
 }
 
@@ -179,7 +183,7 @@ pub(crate) fn a_read_only_overlay_refuses_writes(detached: Detached) {
             with_upper.clone(),
         ] {
             let mount = detached(&overlay).unwrap();
-            assert_eq!(read(&at(&mount, "file")), "top");
+            assert_eq!(read(at(&mount, "file")), "top");
             let refused = [
                 fs::write(at(&mount, "file"), "changed").unwrap_err(),
                 fs::write(at(&mount, "new"), "made").unwrap_err(),
@@ -193,7 +197,7 @@ pub(crate) fn a_read_only_overlay_refuses_writes(detached: Detached) {
             );
         }
         let mount = detached(&with_upper).unwrap();
-        assert_eq!(read(&at(&mount, "mine")), "upper");
+        assert_eq!(read(at(&mount, "mine")), "upper");
     });
 }
 
@@ -227,7 +231,7 @@ pub(crate) fn a_read_only_overlay_cannot_be_made_writable_by_its_mount(detached:
             mounted.unmount().unwrap();
         }
         assert_eq!(names(&upper), [""; 0]);
-        assert_eq!(read(&top.join("file")), "top");
+        assert_eq!(read(top.join("file")), "top");
     });
 }
 
@@ -332,7 +336,7 @@ pub(crate) fn up_to_500_layers_are_stacked(detached: Detached) {
                 Overlay::builder(&layers[..count]),
             ] {
                 let mount = detached(&overlay).unwrap();
-                assert_eq!(read(&at(&mount, "which")), "0");
+                assert_eq!(read(at(&mount, "which")), "0");
                 assert_eq!(names(&at(&mount, "")).len(), count + 1);
             }
         }
@@ -530,7 +534,7 @@ pub(crate) fn layers_may_have_any_name(detached: Detached) {
             ),
         ] {
             let mount = detached(&overlay).unwrap();
-            assert_eq!(read(&at(&mount, "file")), first);
+            assert_eq!(read(at(&mount, "file")), first);
         }
     });
 }
@@ -547,7 +551,7 @@ pub(crate) fn paths_may_climb_over_the_root(detached: Detached) {
         let overlay = Overlay::builder([climbing("a"), climbing("b")]);
         let mount = detached(&overlay.upperdir(climbing("u"), climbing("w"))).unwrap();
         fs::write(at(&mount, "file"), "upper").unwrap();
-        assert_eq!(read(&world.join("u/file")), "upper");
+        assert_eq!(read(world.join("u/file")), "upper");
     });
 }
 
@@ -573,9 +577,9 @@ pub(crate) fn threads_mount_at_once(detached: Detached) {
                 scope.spawn(move || {
                     for round in 0..10 {
                         let mount = detached(&overlay).unwrap();
-                        assert_eq!(read(&at(&mount, "which")), n.to_string());
+                        assert_eq!(read(at(&mount, "which")), n.to_string());
                         fs::write(at(&mount, "mine"), round.to_string()).unwrap();
-                        assert_eq!(read(&at(&mount, "mine")), round.to_string());
+                        assert_eq!(read(at(&mount, "mine")), round.to_string());
                     }
                 });
             }
@@ -646,14 +650,14 @@ pub(crate) fn it_can_be_attached_and_taken_away(detached: Detached) {
         let before = table();
 
         let mut mounted = detached(&overlay).unwrap().attach(&target).unwrap();
-        assert_eq!(read(&target.join("file")), "lower");
+        assert_eq!(read(target.join("file")), "lower");
         assert_eq!(mounted.target(), target);
         let open = File::open(target.join("file")).unwrap();
         let busy = mounted.unmount().unwrap_err();
         assert_eq!(busy.kind(), ErrorKind::Busy, "{busy}");
         let start = format!("umount {}: EBUSY: ", target.display());
         assert!(busy.to_string().starts_with(&start), "{busy}");
-        assert_eq!(read(&target.join("file")), "lower");
+        assert_eq!(read(target.join("file")), "lower");
         mounted.unmount_lazy().unwrap();
         assert!(names(&target).is_empty());
         assert_eq!(io::read_to_string(open).unwrap(), "lower");
@@ -670,7 +674,7 @@ pub(crate) fn it_can_be_attached_and_taken_away(detached: Detached) {
 
         let kept = detached(&overlay).unwrap().attach(&target).unwrap();
         assert_eq!(kept.persist(), target);
-        assert_eq!(read(&target.join("file")), "lower");
+        assert_eq!(read(target.join("file")), "lower");
         rustix::mount::unmount(&target, rustix::mount::UnmountFlags::empty()).unwrap();
         assert_eq!(table(), before);
 
@@ -695,7 +699,7 @@ pub(crate) fn unmounting_it_from_another_mount_namespace_is_an_error(detached: D
         let start = format!("umount {}: EINVAL: ", target.display());
         assert!(error.to_string().starts_with(&start), "{error}");
         assert!(error.to_string().contains("mount namespace"), "{error}");
-        assert_eq!(read(&target.join("file")), "lower");
+        assert_eq!(read(target.join("file")), "lower");
         mounted.unmount().unwrap();
         assert!(names(&target).is_empty());
     });
@@ -733,18 +737,6 @@ fn in_world(work: impl FnOnce(&Path) + Send) {
     });
 }
 
-fn tmpfs(target: &Path, options: &str) {
-    let options = std::ffi::CString::new(options).unwrap();
-    mount(
-        "tmpfs",
-        target,
-        "tmpfs",
-        MountFlags::empty(),
-        options.as_c_str(),
-    )
-    .unwrap();
-}
-
 fn in_user_namespace() -> bool {
     read(Path::new("/proc/self/uid_map"))
         .split_whitespace()
@@ -756,33 +748,9 @@ fn has_user_xattrs(directory: &Path) -> bool {
     read != Err(Errno::OPNOTSUPP)
 }
 
-/// A path below the root of a detached mount.
-fn at(mount: &OverlayMount, path: &str) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}", mount.as_fd().as_raw_fd())).join(path)
-}
-
-fn directory(parent: &Path, name: &str) -> PathBuf {
-    let path = parent.join(name);
-    fs::create_dir_all(&path).unwrap();
-    path
-}
-
 fn write(path: &Path, text: &str) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(path, text).unwrap();
-}
-
-fn read(path: &Path) -> String {
-    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
-
-fn names(directory: &Path) -> Vec<String> {
-    let mut names: Vec<_> = fs::read_dir(directory)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    names.sort();
-    names
 }
 
 /// A file on the filesystem of `/` itself, removed when dropped.

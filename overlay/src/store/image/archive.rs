@@ -14,6 +14,8 @@ use crate::store::record::malformed;
 const BLOCK: u64 = 512;
 const MOST_ENTRIES: usize = 100_000;
 const MOST_PAX: u64 = 1 << 20;
+/// Bytes of all names together.
+const MOST_NAMES: usize = 16 << 20;
 
 /// What an archive has of a name.
 #[derive(Clone, Debug)]
@@ -30,7 +32,7 @@ pub(crate) enum Member {
 pub(crate) fn index(file: &File, path: &Path) -> Result<HashMap<String, Member>> {
     let length = file.metadata().map_err(Error::sys("stat", path))?.len();
     let mut members = HashMap::new();
-    let (mut at, mut pax) = (0, HashMap::new());
+    let (mut at, mut pax, mut names) = (0, HashMap::new(), 0);
     while at + BLOCK <= length {
         let mut header = [0; BLOCK as usize];
         file.read_exact_at(&mut header, at)
@@ -47,13 +49,26 @@ pub(crate) fn index(file: &File, path: &Path) -> Result<HashMap<String, Member>>
         match header[156] {
             b'x' => pax = records(file, offset, size, path)?,
             b'g' => {}
-            _ => members.extend(member(&header, &std::mem::take(&mut pax), offset, size)),
+            _ => {
+                let found = member(&header, &std::mem::take(&mut pax), offset, size);
+                names += found.as_ref().map_or(0, length_of);
+                members.extend(found);
+            }
         }
-        if members.len() > MOST_ENTRIES {
-            return Err(malformed(path, format!("over {MOST_ENTRIES} members")));
+        if members.len() > MOST_ENTRIES || names > MOST_NAMES {
+            let why = format!("over {MOST_ENTRIES} members, or {MOST_NAMES} bytes of names");
+            return Err(malformed(path, why));
         }
     }
     Err(malformed(path, "it is cut off"))
+}
+
+/// Bytes of its names.
+fn length_of((name, member): &(String, Member)) -> usize {
+    match member {
+        Member::File { .. } => name.len(),
+        Member::Link(to) => name.len() + to.len(),
+    }
 }
 
 /// A PAX record of a size is for the member after it, not for another extended header.

@@ -213,36 +213,11 @@ fn of_archive(files: &Files, source: &ImageSource) -> Result<Parts> {
         path: &path,
         value: &document,
     };
-    let mut chosen = None;
-    for image in images.items()? {
-        let tags = image.texts("RepoTags")?;
-        let wanted = source
-            .reference
-            .as_ref()
-            .is_none_or(|name| tags.contains(name));
-        if wanted && chosen.replace(image).is_some() {
-            return Err(images.bad("several images: name the one that is wanted"));
-        }
-    }
-    let image = chosen.ok_or_else(|| {
-        let wanted = source
-            .reference
-            .clone()
-            .unwrap_or_else(|| "any name".to_owned());
-        let path = path.clone();
-        crate::Error::from(Fault::NoImage { path, wanted })
-    })?;
+    let image = choose_tagged(images, source.reference.as_ref())?;
     let name = image.must("Config")?.text()?;
-    let (config_path, config) = (files.path().join("config"), files.document(name)?);
-    // Its name is its digest.
-    let stem = name.rsplit('/').next().unwrap_or(name);
-    let stem = stem.strip_suffix(".json").unwrap_or(stem);
-    let digest = format!("sha256:{stem}").parse::<Digest>().ok();
-    json::check_digest(
-        &config_path,
-        &config,
-        digest.ok_or_else(|| image.bad("a config whose name is no digest"))?,
-    )?;
+    let (config_path, config) = (files.path().join(name), files.document(name)?);
+    let digest = digest_of(name).ok_or_else(|| image.bad("a config whose name is no digest"))?;
+    json::check_digest(&config_path, &config, digest)?;
     let layers = image
         .texts("Layers")?
         .into_iter()
@@ -253,4 +228,28 @@ fn of_archive(files: &Files, source: &ImageSource) -> Result<Parts> {
         config_path,
         layers,
     })
+}
+
+/// The one image of that tag, or the only one.
+fn choose_tagged<'a>(images: Json<'a>, reference: Option<&String>) -> Result<Json<'a>> {
+    let mut chosen = None;
+    for image in images.items()? {
+        let tags = image.texts("RepoTags")?;
+        let wanted = reference.is_none_or(|name| tags.contains(name));
+        if wanted && chosen.replace(image).is_some() {
+            return Err(images.bad("several images: name the one that is wanted"));
+        }
+    }
+    chosen.ok_or_else(|| {
+        let wanted = reference.map_or("any name", String::as_str).to_owned();
+        let path = images.path.to_owned();
+        Fault::NoImage { path, wanted }.into()
+    })
+}
+
+/// By which an archive names a config: `<digits>.json`, or `blobs/sha256/<digits>`.
+fn digest_of(name: &str) -> Option<Digest> {
+    let stem = name.rsplit('/').next().unwrap_or(name);
+    let stem = stem.strip_suffix(".json").unwrap_or(stem);
+    format!("sha256:{stem}").parse().ok()
 }

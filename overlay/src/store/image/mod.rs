@@ -87,11 +87,11 @@ impl LayerStore {
     /// Makes an image of a layer, and those below it, of this store: its config is written with their diff ids.
     ///
     /// # Errors
-    /// As the kernel says.
+    /// `InvalidInput` for a layer of another store; others as the kernel says.
     pub fn image(&self, layer: Option<&LayerRef>, config: &ImageConfig) -> Result<Image> {
+        let chain = self.own(layer)?;
         let diff_ids = layer.map(LayerRef::diff_ids).unwrap_or_default();
-        let bytes = config.render(&diff_ids);
-        self.add_image(&bytes, layer.map(LayerRef::chain_id))
+        self.add_image(&config.render(&diff_ids), chain)
     }
 
     /// The image kept by that name.
@@ -102,8 +102,7 @@ impl LayerStore {
         let _shared = self.layout.shared()?;
         let held = self.held(name)?;
         let Some(id) = held.image else {
-            let name = name.to_owned();
-            return Err(super::Fault::NoPin { name }.into());
+            return Err(self.nothing_kept(name));
         };
         self.take_image(id, held.layer)
     }

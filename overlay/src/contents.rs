@@ -10,13 +10,13 @@ const BUFFER: usize = 128 << 10;
 
 /// How it went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Copied {
+pub(crate) enum Copied {
     Cloned,
     Bytes(u64),
 }
 
 /// Copies `length` bytes of `from` to the empty file `to`.
-pub(super) fn copy(from: impl AsFd, to: impl AsFd, length: u64) -> Result<Copied, Errno> {
+pub(crate) fn copy(from: impl AsFd, to: impl AsFd, length: u64) -> Result<Copied, Errno> {
     let (from, to) = (from.as_fd(), to.as_fd());
     if length == 0 {
         return Ok(Copied::Bytes(0));
