@@ -745,7 +745,7 @@ fn threads_are_moved_within_their_domain_and_nowhere_else() {
 
 /// A block device to limit: null_blk in the VM, what `/` is on elsewhere.
 fn device() -> Option<(Device, Option<&'static str>)> {
-    if std::env::var_os("COFFERDAM_VM").is_some() {
+    if cofferdam_testkit::is_emulated() {
         let loaded = Command::new("/sbin/modprobe")
             .args(["null_blk", "nr_devices=1", "queue_mode=2"])
             .status();

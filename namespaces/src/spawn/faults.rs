@@ -61,7 +61,7 @@ pub(super) fn inject(stage: Stage, program: &mut Program) {
 /// An emulated machine takes a hundred times as long for a start, and all of its tests together have a few minutes: it breaks every
 /// third op. Which ops there are, and what comes of it, is the same there.
 fn stride() -> usize {
-    if std::env::var_os("COFFERDAM_VM").is_some() {
+    if cofferdam_testkit::is_emulated() {
         3
     } else {
         1
