@@ -41,7 +41,8 @@ fn an_image_goes_to_others_and_back() {
         let world = std::env::temp_dir();
         // Skopeo keeps notes of what it copies in the second.
         for directory in [&*world, Path::new("/var/lib")] {
-            let options = c"size=512m,mode=0755";
+            // Unoptimised, the example is 130 MB, and there are several copies of it at a time.
+            let options = c"size=4g,mode=0755";
             mount("tmpfs", directory, "tmpfs", MountFlags::empty(), options).unwrap();
         }
         let program = example();
