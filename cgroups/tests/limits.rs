@@ -279,7 +279,7 @@ fn a_partition_of_its_own_is_made_and_given_back() {
     }
     let scene = Scene::new();
     if std::thread::available_parallelism().unwrap().get() < 2 {
-        eprintln!("SKIP: needs two CPUs");
+        cofferdam_testkit::skip("two CPUs", cofferdam_testkit::is_emulated());
         return;
     }
     let limits = Limits::new().cpuset_cpus(set("1"));
@@ -847,7 +847,10 @@ fn four_megabytes_a_second_are_no_more() {
         return;
     }
     let Some((device, Some(node))) = device() else {
-        eprintln!("SKIP: no device to write to");
+        cofferdam_testkit::skip(
+            "a block device to write to",
+            cofferdam_testkit::is_emulated(),
+        );
         return;
     };
     let scene = Scene::new();

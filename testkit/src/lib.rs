@@ -12,7 +12,7 @@ mod sys;
 
 pub use children::{ignore_children, leave_no_zombies};
 pub use command::as_root_of_a_user_namespace;
-pub use need::{Need, have, is_emulated, turns};
+pub use need::{Need, have, is_emulated, skip, turns};
 pub use netns::{NetNs, in_mount_namespace};
 pub use refuse::refuse_syscall;
 pub use snapshot::Snapshot;

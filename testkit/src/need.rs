@@ -68,15 +68,23 @@ pub fn have(needs: &[Need]) -> bool {
     let Some(missing) = needs.iter().find(|need| !need.met()) else {
         return true;
     };
+    skip(&format!("{missing:?}"), missing.promised());
+    false
+}
+
+/// Prints `SKIP` with the test's name and what it needs, for what only the test itself can find out.
+///
+/// # Panics
+/// With `COFFERDAM_STRICT=1`, where it was `promised`: a skip there would hide a failure.
+pub fn skip(missing: &str, promised: bool) {
     let test = std::thread::current().name().unwrap_or("main").to_owned();
     assert!(
-        !(is_set("COFFERDAM_STRICT") && missing.promised()),
-        "{test} needs {missing:?}, which a strict run promises"
+        !(is_set("COFFERDAM_STRICT") && promised),
+        "{test} needs {missing}, which a strict run promises"
     );
     // Not by eprintln!, which the harness hides for a test that passes: a skip is to be seen.
-    let line = format!("SKIP {test}: needs {missing:?}\n");
+    let line = format!("SKIP {test}: needs {missing}\n");
     io::stderr().write_all(line.as_bytes()).expect("stderr");
-    false
 }
 
 /// Whether the machine may be an emulated one, which takes a hundred times as long.

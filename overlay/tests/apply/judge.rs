@@ -35,7 +35,7 @@ fn tar_is_gnus() -> bool {
     let output = Command::new("tar").arg("--version").output().unwrap();
     let gnu = output.stdout.starts_with(b"tar (GNU tar)");
     if !gnu {
-        eprintln!("SKIP: needs GNU tar");
+        cofferdam_testkit::skip("GNU tar", !cofferdam_testkit::is_emulated());
     }
     gnu
 }
