@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use crate::error::{Error, Inner, Result};
 
@@ -77,7 +78,7 @@ impl IfName {
 /// It is kept in the kernel as the element's comment, so that `nft list` shows it and [`Portmap::list`](crate::Portmap::list)
 /// reads it back.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Owner(String);
+pub struct Owner(Arc<str>);
 
 impl Owner {
     /// nft's limit of a comment, without the closing zero.
@@ -98,7 +99,7 @@ impl Owner {
         {
             "has a space, quote, backslash, or other than printable ASCII"
         } else {
-            return Ok(Owner(name.to_owned()));
+            return Ok(Owner(name.into()));
         };
         Err(wrong("owner", name, reason))
     }

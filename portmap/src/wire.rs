@@ -511,11 +511,15 @@ fn add_rules(table: &TableName, chain: &Chain) -> impl Iterator<Item = Change> {
 }
 
 fn add_rule(table: &TableName, chain: &Chain, rule: &Rule) -> Change {
-    let mut attributes = rule_attributes(table, chain, rule);
+    const NFTA_RULE_USERDATA: u16 = 7;
+    let mut bytes = bytes(new_rule(rule_attributes(table, chain, rule)));
     let mut tag = vec![RULE_TAG, 4];
-    tag.extend(tag_of(table, chain, rule).to_be_bytes());
-    attributes.push(RuleAttribute::UserData(tag));
-    Change::new(Step::AddRule(chain.name), new_rule(attributes))
+    tag.extend(hash(&bytes).to_be_bytes());
+    attribute(&mut bytes, NFTA_RULE_USERDATA, &tag);
+    let length = bytes.len() as u32;
+    bytes[..4].copy_from_slice(&length.to_ne_bytes());
+    let step = Step::AddRule(chain.name);
+    Change { step, bytes }
 }
 
 fn rule_attributes(table: &TableName, chain: &Chain, rule: &Rule) -> Vec<RuleAttribute> {
@@ -538,14 +542,17 @@ fn new_rule(attributes: Vec<RuleAttribute>) -> Message {
     )
 }
 
-/// What a rule of ours is known by in the kernel: a hash (FNV-1a) of its message, in its user data. The kernel has no way to change
-/// a rule and leave that: one that has it is as it was made.
+/// What a rule of ours is known by in the kernel: a hash of its message, in its user data. The kernel has no way to change a rule
+/// and leave that: one that has it is as it was made.
 pub(crate) fn tag_of(table: &TableName, chain: &Chain, rule: &Rule) -> u32 {
-    bytes(new_rule(rule_attributes(table, chain, rule)))
-        .iter()
-        .fold(0x811c_9dc5, |hash: u32, byte| {
-            (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
-        })
+    hash(&bytes(new_rule(rule_attributes(table, chain, rule))))
+}
+
+/// FNV-1a.
+fn hash(bytes: &[u8]) -> u32 {
+    bytes.iter().fold(0x811c_9dc5, |hash: u32, byte| {
+        (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
+    })
 }
 
 type Expression = ListAttribute<ExpressionAttribute>;
