@@ -56,6 +56,7 @@ mod error;
 mod layout;
 mod name;
 mod portmap;
+mod preflight;
 mod reservation;
 mod ruleset;
 mod socket;
@@ -67,6 +68,7 @@ pub use ipnetwork;
 
 pub use crate::error::{Error, ErrorKind, Result};
 pub use crate::portmap::{NetworkGuard, Portmap, Published};
+pub use crate::preflight::{Drops, Firewall, ForeignHook, Hook, HookFamily, HookSource, WayIn};
 pub use crate::ruleset::Ruleset;
 pub use crate::spec::{PortSpec, Protocol};
 
