@@ -23,11 +23,14 @@ pub enum ErrorKind {
     NotFound,
     /// The port, bridge or subnet is in the table already, or the table of that name is somebody else's.
     AlreadyExists,
+    /// Another process owns the table by `NFT_TABLE_F_OWNER`: nobody else can change it.
+    Owned,
     /// A socket of the host has the port, or others changed the ruleset too often meanwhile.
     Busy,
     /// An argument is wrong in itself.
     InvalidInput,
-    /// The kernel answered something unexpected.
+    /// The kernel answered something unexpected, or somebody changed the table's sets: then
+    /// [`Portmap::reconcile`](crate::Portmap::reconcile) makes it whole.
     Malformed,
     /// Any other errno.
     Os,
@@ -50,10 +53,14 @@ pub(crate) enum Inner {
         value: String,
         reason: &'static str,
     },
-    #[error("{doing}: {what} is not supported yet")]
-    NotYet { doing: String, what: String },
     #[error("{doing}: {by} is there already")]
     Taken { doing: String, by: String },
+    #[error("{doing}: table inet {table} is owned by another socket (netlink port {owner})")]
+    Owned {
+        doing: String,
+        table: String,
+        owner: u32,
+    },
     #[error("{doing}: the table was changed by others in each of {tries} tries")]
     Contended { doing: String, tries: u32 },
     #[error("{doing}: {step}: unexpected answer: {what}")]
@@ -61,6 +68,19 @@ pub(crate) enum Inner {
         doing: String,
         step: String,
         what: String,
+    },
+    #[error("{doing}: not for {what}")]
+    NoWayIn { doing: String, what: &'static str },
+    #[cfg(feature = "iptables")]
+    #[error("no {names} in {place}")]
+    NoProgram { names: String, place: String },
+    #[cfg(feature = "iptables")]
+    #[error("{doing}: {}: {ended}: {said}", program.display())]
+    Program {
+        doing: String,
+        program: std::path::PathBuf,
+        ended: String,
+        said: String,
     },
     #[error("{doing}: {step}: {errno}{note}")]
     Os {
@@ -78,10 +98,19 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match &*self.0 {
             Inner::Port { .. } | Inner::Input { .. } => ErrorKind::InvalidInput,
-            Inner::Form { .. } | Inner::NotYet { .. } => ErrorKind::Unsupported,
+            Inner::Form { .. } => ErrorKind::Unsupported,
             Inner::Taken { .. } => ErrorKind::AlreadyExists,
             Inner::Contended { .. } => ErrorKind::Busy,
+            Inner::Owned { .. } => ErrorKind::Owned,
             Inner::Answer { .. } => ErrorKind::Malformed,
+            Inner::NoWayIn { .. } => ErrorKind::Unsupported,
+            #[cfg(feature = "iptables")]
+            Inner::NoProgram { .. } => ErrorKind::NotFound,
+            #[cfg(feature = "iptables")]
+            Inner::Program { said, .. } => match said.contains("Permission denied") {
+                true => ErrorKind::PermissionDenied,
+                false => ErrorKind::Os,
+            },
             Inner::Os { kind, .. } => *kind,
         }
     }
@@ -109,6 +138,7 @@ impl From<Error> for io::Error {
             ErrorKind::PermissionDenied => io::ErrorKind::PermissionDenied,
             ErrorKind::NotFound => io::ErrorKind::NotFound,
             ErrorKind::AlreadyExists => io::ErrorKind::AlreadyExists,
+            ErrorKind::Owned => io::ErrorKind::PermissionDenied,
             ErrorKind::Busy => io::ErrorKind::ResourceBusy,
             ErrorKind::InvalidInput => io::ErrorKind::InvalidInput,
             ErrorKind::Malformed => io::ErrorKind::InvalidData,
@@ -131,6 +161,13 @@ pub(crate) enum Failure {
         step: String,
         what: String,
     },
+    /// A program that did not succeed, with what it said.
+    #[cfg(feature = "iptables")]
+    Program {
+        program: std::path::PathBuf,
+        ended: String,
+        said: String,
+    },
 }
 
 impl Failure {
@@ -148,6 +185,8 @@ impl Failure {
     pub(crate) fn errno(&self) -> Option<i32> {
         match self {
             Failure::Os { errno, .. } => Some(errno.0),
+            #[cfg(feature = "iptables")]
+            Failure::Program { .. } => None,
             Failure::Answer { .. } => None,
         }
     }
@@ -191,6 +230,17 @@ impl Failure {
                 kind,
             },
             Failure::Answer { step, what } => Inner::Answer { doing, step, what },
+            #[cfg(feature = "iptables")]
+            Failure::Program {
+                program,
+                ended,
+                said,
+            } => Inner::Program {
+                doing,
+                program,
+                ended,
+                said,
+            },
         }
         .into()
     }

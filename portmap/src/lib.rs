@@ -2,10 +2,10 @@
 //! and always the same fourteen rules.
 //!
 //! ```no_run
-//! use cofferdam_portmap::Portmap;
+//! use cofferdam_portmap::{NetworkSpec, Portmap};
 //!
 //! let portmap = Portmap::open("myapp")?;
-//! let network = portmap.network("br0", "10.1.0.0/24".parse()?)?;
+//! let network = portmap.network(NetworkSpec::new("br0")?.subnet("10.1.0.0/24".parse()?))?;
 //! let web = portmap.publish(&"127.0.0.1:8080:80".parse()?, "10.1.0.2".parse()?)?;
 //! // Connections to 127.0.0.1:8080 now arrive at 10.1.0.2:80, and containers on br0 reach out.
 //! web.remove()?;
@@ -53,10 +53,18 @@
 mod answer;
 mod element;
 mod error;
+mod inspect;
+#[cfg(feature = "iptables")]
+#[cfg_attr(docsrs, doc(cfg(feature = "iptables")))]
+mod iptables;
+mod kernel;
 mod layout;
+mod mapping;
 mod name;
+mod network;
 mod portmap;
 mod preflight;
+mod reconcile;
 mod reservation;
 mod ruleset;
 mod socket;
@@ -67,8 +75,16 @@ mod wire;
 pub use ipnetwork;
 
 pub use crate::error::{Error, ErrorKind, Result};
-pub use crate::portmap::{NetworkGuard, Portmap, Published};
+#[cfg(feature = "iptables")]
+#[cfg_attr(docsrs, doc(cfg(feature = "iptables")))]
+pub use crate::iptables::{Iptables, Programs, Variant};
+pub use crate::kernel::Ownership;
+pub use crate::mapping::PortMapping;
+pub use crate::name::Owner;
+pub use crate::network::{Isolation, NetworkSpec};
+pub use crate::portmap::{NetworkGuard, Portmap, PortmapBuilder, Published};
 pub use crate::preflight::{Drops, Firewall, ForeignHook, Hook, HookFamily, HookSource, WayIn};
+pub use crate::reconcile::{Repaired, TableRepair};
 pub use crate::ruleset::Ruleset;
 pub use crate::spec::{PortSpec, Protocol};
 

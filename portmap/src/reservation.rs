@@ -2,16 +2,19 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::thread;
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, ipproto, listen, socket_with};
+use rustix::net::{
+    AddressFamily, Protocol as Protocols, SocketFlags, SocketType, bind, ipproto, listen,
+    socket_with,
+};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use crate::element::Port;
 use crate::error::Failure;
+use crate::mapping::PortMapping;
 use crate::spec::Protocol;
 use crate::sys;
 
@@ -48,56 +51,74 @@ impl NetNs {
     }
 }
 
-/// A socket that has the port, and gets nothing. Dropping it frees the port.
+/// Sockets that have the ports, and get nothing. Dropping it frees the ports.
 ///
-/// The TCP one listens, since only that excludes every other listener whatever its `SO_REUSEADDR`, and is possible where
+/// A TCP one listens, since only that excludes every other listener whatever its `SO_REUSEADDR`, and is possible where
 /// connections of an earlier listener are in TIME_WAIT. Its filter drops even the SYN, so that nobody is let in before the
 /// transaction: a client tries again a second later and reaches the container.
 #[derive(Debug)]
 pub(crate) struct Reservation {
     /// None for SCTP: asking for a socket would load the kernel's module.
-    _socket: Option<OwnedFd>,
+    _sockets: Vec<OwnedFd>,
 }
 
 impl Reservation {
-    pub(crate) fn new(netns: &NetNs, port: &Port) -> Result<Self, Failure> {
-        let address = SocketAddrV4::new(
-            port.host_ip.unwrap_or(Ipv4Addr::UNSPECIFIED),
-            port.host_port,
-        );
-        let socket = match port.protocol {
-            Protocol::Tcp => netns.run(|| tcp(address)).map(Some),
-            Protocol::Udp => netns.run(|| udp(address)).map(Some),
-            Protocol::Sctp => Ok(None),
+    /// Reserves all of the ports or none; the failure names the one.
+    pub(crate) fn new(netns: &NetNs, ports: &[PortMapping]) -> Result<Self, Failure> {
+        let mut sockets = Vec::with_capacity(ports.len());
+        let mut at = None;
+        let made = netns.run(|| {
+            for port in ports {
+                at = Some(port);
+                sockets.extend(reserve(port)?);
+            }
+            Ok(())
+        });
+        let bind = |error| match at {
+            Some(port) => Failure::call(format_args!("bind {}", port.place()), &error),
+            None => Failure::call("bind", &error),
         };
-        let bind = |error| Failure::call(format_args!("bind {address}/{}", port.protocol), &error);
-        let _socket = socket.map_err(bind)?;
-        Ok(Reservation { _socket })
+        made.map_err(bind)?;
+        Ok(Reservation { _sockets: sockets })
     }
 }
 
-fn tcp(address: SocketAddrV4) -> io::Result<OwnedFd> {
-    let socket = socket_with(
-        AddressFamily::INET,
-        SocketType::STREAM,
-        SocketFlags::CLOEXEC,
-        Some(ipproto::TCP),
-    )?;
-    sys::drop_all(&socket)?;
+fn reserve(port: &PortMapping) -> io::Result<Option<OwnedFd>> {
+    let any: IpAddr = match port.target() {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let address = SocketAddr::new(port.host_ip().unwrap_or(any), port.host_port());
+    match port.protocol() {
+        Protocol::Tcp => tcp(address).map(Some),
+        Protocol::Udp => udp(address).map(Some),
+        Protocol::Sctp => Ok(None),
+    }
+}
+
+fn tcp(address: SocketAddr) -> io::Result<OwnedFd> {
+    let socket = socket(address, SocketType::STREAM, ipproto::TCP)?;
     rustix::net::sockopt::set_socket_reuseaddr(&socket, true)?;
     bind(&socket, &address)?;
     listen(&socket, 1)?;
     Ok(socket)
 }
 
-fn udp(address: SocketAddrV4) -> io::Result<OwnedFd> {
-    let socket = socket_with(
-        AddressFamily::INET,
-        SocketType::DGRAM,
-        SocketFlags::CLOEXEC,
-        Some(ipproto::UDP),
-    )?;
-    sys::drop_all(&socket)?;
+fn udp(address: SocketAddr) -> io::Result<OwnedFd> {
+    let socket = socket(address, SocketType::DGRAM, ipproto::UDP)?;
     bind(&socket, &address)?;
+    Ok(socket)
+}
+
+fn socket(address: SocketAddr, kind: SocketType, protocol: Protocols) -> io::Result<OwnedFd> {
+    let family = match address {
+        SocketAddr::V4(_) => AddressFamily::INET,
+        SocketAddr::V6(_) => AddressFamily::INET6,
+    };
+    let socket = socket_with(family, kind, SocketFlags::CLOEXEC, Some(protocol))?;
+    if address.is_ipv6() {
+        rustix::net::sockopt::set_ipv6_v6only(&socket, true)?;
+    }
+    sys::drop_all(&socket)?;
     Ok(socket)
 }

@@ -156,6 +156,12 @@ impl Protocol {
             Protocol::Sctp => 132,
         }
     }
+
+    pub(crate) fn of_number(number: u8) -> Option<Self> {
+        [Protocol::Tcp, Protocol::Udp, Protocol::Sctp]
+            .into_iter()
+            .find(|protocol| protocol.number() == number)
+    }
 }
 
 impl fmt::Display for Protocol {

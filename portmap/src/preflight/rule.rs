@@ -1,7 +1,7 @@
 //! Rules of nf_tables in bytes: the few that are written, and what is asked of those that are read. Pure.
 
 use crate::answer::{attributes, value};
-use crate::name::{IfName, TableName};
+use crate::name::{IfName, TableName, padded};
 
 const NFTA_LIST_ELEM: u16 = 1;
 const NFTA_EXPR_NAME: u16 = 1;
@@ -96,7 +96,7 @@ pub(super) fn accept(bridge: &IfName, side: Side, comment: &str) -> Vec<u8> {
         Side::In => NFT_META_IIFNAME,
         Side::Out => NFT_META_OIFNAME,
     };
-    let name = nested(3, &attribute(NFTA_DATA_VALUE, &bridge.padded()));
+    let name = nested(3, &attribute(NFTA_DATA_VALUE, &padded(bridge.as_str())));
     let code = nested(NFTA_DATA_VERDICT, &number(NFTA_VERDICT_CODE, NF_ACCEPT));
     let expressions = [
         expression("meta", &[number(1, NFT_REG_1), number(2, key)]),

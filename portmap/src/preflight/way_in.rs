@@ -48,9 +48,9 @@ impl ForeignHook {
     pub fn let_in(&self, own_table: &str, bridge: &str) -> Result<WayIn> {
         let (table, bridge) = (TableName::new(own_table)?, IfName::new(bridge)?);
         let doing = format!("let {} through {self}", bridge.as_str());
-        let unsupported = |what: &str| -> Error {
-            let (doing, what) = (doing.clone(), what.to_owned());
-            Inner::NotYet { doing, what }.into()
+        let unsupported = |what| -> Error {
+            let doing = doing.clone();
+            Inner::NoWayIn { doing, what }.into()
         };
         if self.hook != Hook::Forward {
             return Err(unsupported("a hook other than forward"));

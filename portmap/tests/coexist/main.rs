@@ -18,8 +18,8 @@ use std::net::SocketAddr;
 use std::process::Command;
 
 use cofferdam_portmap::{
-    Drops, ErrorKind, Firewall, ForeignHook, Hook, HookFamily, HookSource, NetworkGuard, Portmap,
-    Published,
+    Drops, ErrorKind, Firewall, ForeignHook, Hook, HookFamily, HookSource, NetworkGuard,
+    NetworkSpec, Portmap, Published,
 };
 use cofferdam_testkit::{Need, have};
 use foreign::{Foreign, Last};
@@ -206,7 +206,8 @@ fn a_policy_of_iptables_is_found_whichever_way_it_was_set() {
 /// Network A with a published port.
 fn publish(portmap: &Portmap) -> (NetworkGuard, Published) {
     let subnet = "10.1.0.0/24".parse().unwrap();
-    let network = portmap.network("bra", subnet).unwrap();
+    let network = NetworkSpec::new("bra").unwrap().subnet(subnet);
+    let network = portmap.network(network).unwrap();
     let spec = "8080:80".parse().unwrap();
     let port = portmap.publish(&spec, At::Web.ip(Family::V4)).unwrap();
     (network, port)
