@@ -277,7 +277,8 @@ fn postrouting(networks: &[&NetworkSpec], family: Family) -> Vec<String> {
 /// whole or not at all. Empty if nothing is to be done.
 pub(super) fn difference(family: Family, names: &Names, before: &Known, after: &Chains) -> String {
     let mut tables = Table::ALL;
-    if before.chains.len() > after.len() {
+    let left = guards(after.iter().map(|(key, rules)| (key, Some(rules))));
+    if after.is_empty() || before.guards() > left {
         // What is taken away leads nowhere before its guards go.
         tables.reverse();
     }
@@ -296,6 +297,16 @@ pub(super) fn difference(family: Family, names: &Names, before: &Known, after: &
         }
     }
     text
+}
+
+/// How many rules guard networks; a chain whose rules are not known counts as none.
+fn guards<'a>(
+    chains: impl Iterator<Item = (&'a (Table, String), Option<&'a Vec<String>>)>,
+) -> usize {
+    chains
+        .filter(|(key, _)| key.0 == Table::Filter)
+        .map(|(_, rules)| rules.map_or(0, Vec::len))
+        .sum()
 }
 
 /// What iptables has of ours.
@@ -325,6 +336,10 @@ impl Known {
             chains: chains.map(|(chain, rules)| (chain, Some(rules))).collect(),
             jumps,
         }
+    }
+
+    fn guards(&self) -> usize {
+        guards(self.chains.iter().map(|(key, rules)| (key, rules.as_ref())))
     }
 
     /// Reads what iptables-save printed.
@@ -417,5 +432,87 @@ impl fmt::Display for Block<'_> {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mapping::PortMapping;
+    use crate::spec::Protocol;
+
+    fn ruleset() -> Ruleset {
+        let mut ruleset = Ruleset::new("app").unwrap();
+        let app = NetworkSpec::new("br0").unwrap();
+        let app = app
+            .subnet("10.1.0.0/24".parse().unwrap())
+            .trust("vpn0")
+            .unwrap();
+        let db = NetworkSpec::new("br1").unwrap();
+        let db = db.subnet("10.2.0.0/24".parse().unwrap());
+        let port = PortMapping::new(Protocol::Tcp, 8080, "10.1.0.2:80".parse().unwrap());
+        ruleset
+            .network(app)
+            .unwrap()
+            .network(db.isolation(Isolation::Strict))
+            .unwrap()
+            .publish(port.unwrap())
+            .unwrap();
+        ruleset
+    }
+
+    #[test]
+    fn the_chains_print_as_iptables_restore_reads_them() {
+        let names = Names::of("app");
+        let chains = render(&ruleset(), Family::V4, &names).unwrap();
+        let text = difference(Family::V4, &names, &Known::default(), &chains);
+        assert_eq!(text, include_str!("../../tests/data/ruleset.iptables"));
+        let known = Known::of(Family::V4, &names, chains.clone());
+        assert_eq!(difference(Family::V4, &names, &known, &chains), "");
+    }
+
+    #[test]
+    fn what_is_taken_away_leads_nowhere_before_its_guards_go() {
+        let names = Names::of("app");
+        let chains = render(&ruleset(), Family::V4, &names).unwrap();
+        let known = Known::of(Family::V4, &names, chains);
+        let text = difference(Family::V4, &names, &known, &Chains::new());
+        let at = |table| text.find(table).unwrap();
+        assert!(
+            at("*nat") < at("*raw") && at("*raw") < at("*filter"),
+            "{text}"
+        );
+        assert!(
+            text.contains("-D FORWARD -j app-FWD\n-D INPUT -j app-IN\n-X app-FWD\n"),
+            "{text}"
+        );
+        let none = render(&Ruleset::new("app").unwrap(), Family::V6, &names);
+        assert!(none.unwrap().is_empty());
+    }
+
+    #[test]
+    fn names_of_chains_are_short_and_of_one_table_only() {
+        let long = "a".repeat(255);
+        let other = format!("{}b", "a".repeat(254));
+        for table in ["app", "a-PUB", &long] {
+            let names = Names::of(table);
+            for end in [
+                FORWARD,
+                INPUT,
+                RAW,
+                PUBLISHED,
+                POSTROUTING,
+                "PUB-tFFF",
+                "PUB-s0",
+            ] {
+                let chain = names.chain(end);
+                assert!(chain.len() <= 28 && names.is_ours(&chain), "{chain}");
+                assert!(!Names::of("a").is_ours(&chain), "{chain}");
+                assert!(!Names::of(&other).is_ours(&chain), "{chain}");
+            }
+            for end in ["OTHER", "PUB-", "PUB-tFFFF", "PUB-tg", "PUB-x1", ""] {
+                assert!(!names.is_ours(&names.chain(end)), "{end}");
+            }
+        }
     }
 }

@@ -125,3 +125,90 @@ fn dnat(port: &PortMapping) -> String {
         port.target()
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn port(host_port: u16) -> PortMapping {
+        let target = "10.1.0.2:80".parse().unwrap();
+        PortMapping::new(Protocol::Tcp, host_port, target).unwrap()
+    }
+
+    /// How many rules a packet for `port` passes, and whether it is led on.
+    fn walk(chains: &BTreeMap<String, Vec<String>>, end: &str, port: u16) -> (usize, bool) {
+        for (index, rule) in chains[end].iter().enumerate() {
+            let words: Vec<&str> = rule.split(' ').collect();
+            let ports = words[3];
+            let (first, last) = ports.split_once(':').unwrap_or((ports, ports));
+            if !(first.parse().unwrap()..=last.parse::<u16>().unwrap()).contains(&port) {
+                continue;
+            }
+            let target = words[5];
+            if target == "DNAT" {
+                return (index + 1, true);
+            }
+            let (passed, led) = walk(chains, target.strip_prefix("t-").unwrap(), port);
+            return (index + 1 + passed, led);
+        }
+        (chains[end].len(), false)
+    }
+
+    #[test]
+    fn a_packet_passes_few_rules_whatever_the_number_of_ports() {
+        for (count, step, at_most) in [
+            (1, 1, 1),
+            (16, 4000, 16),
+            (17, 1, 40),
+            (10_000, 1, 64),
+            (65_535, 1, 64),
+        ] {
+            let ports: Vec<_> = (0..count)
+                .map(|index: u16| port(1 + index * step))
+                .collect();
+            let chains = tree(&ports.iter().collect::<Vec<_>>(), &Names::of("t"));
+            let most = ports
+                .iter()
+                .map(|port| walk(&chains, PUBLISHED, port.host_port()))
+                .inspect(|(_, led)| assert!(led))
+                .map(|(passed, _)| passed);
+            assert!(most.max().unwrap() <= at_most, "{count}");
+            assert!(chains.keys().all(|end| end == PUBLISHED || is_branch(end)));
+            let rules: Vec<_> = chains.values().flatten().collect();
+            let dnat = rules.iter().filter(|rule| rule.contains("DNAT")).count();
+            assert_eq!(dnat, usize::from(count));
+        }
+    }
+
+    #[test]
+    fn one_port_more_changes_one_small_chain() {
+        let ports: Vec<_> = (1..=10_000).map(port).collect();
+        let names = Names::of("t");
+        let all = tree(&ports.iter().collect::<Vec<_>>(), &names);
+        let fewer: Vec<_> = ports
+            .iter()
+            .filter(|port| port.host_port() != 5000)
+            .collect();
+        let fewer = tree(&fewer, &names);
+        let changed: Vec<_> = all
+            .iter()
+            .filter(|(end, rules)| fewer.get(*end) != Some(rules))
+            .collect();
+        assert_eq!(changed.len(), 1);
+        assert!(changed[0].1.len() <= FEW);
+    }
+
+    #[test]
+    fn one_address_comes_before_all_addresses_in_whatever_order_they_are_given() {
+        let any = port(80);
+        let local = port(80).on("127.0.0.1".parse().unwrap()).unwrap();
+        let chains = tree(&[&any, &local], &Names::of("t"));
+        assert_eq!(
+            chains[PUBLISHED],
+            [
+                "-d 127.0.0.1 -p tcp --dport 80 -j DNAT --to-destination 10.1.0.2:80",
+                "-p tcp --dport 80 -j DNAT --to-destination 10.1.0.2:80"
+            ]
+        );
+    }
+}
