@@ -160,6 +160,7 @@ fn every_way(backend: Backend) {
     for bridged in [Bridged::Unseen, Bridged::Seen] {
         let world = World::new(bridged);
         let servers = Servers::new(&world, LISTENERS);
+        links_carry(&world, &servers);
         let _published = backend.publish(&world);
         let cells = cells();
         let questions: Vec<_> = cells.iter().map(|one| one.question).collect();
@@ -185,6 +186,29 @@ fn every_way(backend: Backend) {
             cells.len(),
             wrong.join("\n")
         );
+    }
+}
+
+/// Waits until everybody's link carries packets: a way that is shut by a link not yet up would look right.
+fn links_carry(world: &World, servers: &Servers) {
+    let gates = [
+        (Neighbour, Lan),
+        (Web, GateA),
+        (Mate, GateA),
+        (Other, GateB),
+        (Inner, GateI),
+    ];
+    let questions = gates.iter().flat_map(|(from, at)| {
+        Family::BOTH.map(|family| Question {
+            from: *from,
+            to: SocketAddr::new(at.ip(family), DNS),
+            protocol: Protocol::Udp,
+            must_come: true,
+        })
+    });
+    let questions: Vec<_> = questions.collect();
+    for (question, outcome) in questions.iter().zip(servers.ask(world, &questions)) {
+        assert!(matches!(outcome, Outcome::Answer { .. }), "{question:?}");
     }
 }
 

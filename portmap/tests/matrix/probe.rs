@@ -166,6 +166,7 @@ fn answers(world: &World, questions: &[Question]) -> Vec<Outcome> {
         });
     }
     let start = Instant::now();
+    let mut sent = start;
     let mut all_came = None;
     loop {
         let open = trials.iter().filter_map(|trial| trial.socket.as_ref());
@@ -180,12 +181,28 @@ fn answers(world: &World, questions: &[Question]) -> Vec<Outcome> {
             if since.elapsed() > quiet {
                 break;
             }
+        } else if sent.elapsed() > quiet {
+            // A bridge's port may have been too new for the first one.
+            sent = Instant::now();
+            again(questions, &trials);
         }
         if start.elapsed() > AT_MOST {
             break;
         }
     }
     trials.into_iter().map(|trial| trial.outcome).collect()
+}
+
+/// Sends the datagrams again that must be answered and are not yet.
+fn again(questions: &[Question], trials: &[Trial]) {
+    for (number, (question, trial)) in questions.iter().zip(trials).enumerate() {
+        if let (true, Protocol::Udp, Some(socket)) =
+            (question.must_come, question.protocol, &trial.socket)
+        {
+            let number = (number as u32).to_ne_bytes();
+            let _a_refusal_is_heard_later = rustix::net::send(socket, &number, SendFlags::empty());
+        }
+    }
 }
 
 /// Connects without waiting, and sends the question's number if by datagram.
