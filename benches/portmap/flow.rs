@@ -1,34 +1,94 @@
 //! What the first packet of a flow to a published port costs: five thousand datagrams of as many clients, through a host of two
 //! links. By the sending thread's CPU clock: veth carries a packet to its end within send(2), or within the softirq on its way out.
 
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use cofferdam_portmap::{NetworkSpec, PortMapping, Portmap, Protocol};
 use cofferdam_testkit::NetNs;
 use rustix::net::{AddressFamily, SendFlags, SocketAddrV4, SocketFlags, SocketType, ipproto};
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::raw::{cable, default_route};
+use crate::raw::{Netlink, cable, default_route};
+use crate::{floor, row};
 
 const FLOWS: u16 = 5000;
 const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 const BRIDGE: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
-pub(crate) const WEB: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 2);
+const WEB: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 2);
 /// The host's link to the container.
-pub(crate) const LINK: &str = "web0";
+const LINK: &str = "web0";
+
+/// A single port and the last of many, ours and as one rule each, in turns.
+pub(crate) fn rows(quick: bool) {
+    let rounds = if quick { 2 } else { 7 };
+    let ids = ["flow/only", "flow/last-of-10000"];
+    let mut samples = [const { Vec::new() }; 4];
+    let mut rules = [0; 2];
+    for _ in 0..rounds {
+        for (at, count) in [(0, 1), (1, MANY)] {
+            let (time, found) = ours(count);
+            samples[2 * at].push(time);
+            rules[at] = found;
+            samples[2 * at + 1].push(linear(count));
+        }
+    }
+    let rows = ids
+        .into_iter()
+        .flat_map(|id| ["ours", "linear-chain"].map(|who| (id, who)));
+    for ((id, who), samples) in rows.zip(samples) {
+        row(id, who, samples);
+    }
+    println!("row rules/1 ours min={0} p50={0} unit=count", rules[0]);
+    println!("row rules/10000 ours min={0} p50={0} unit=count", rules[1]);
+    assert_eq!(
+        rules[0], rules[1],
+        "the number of rules depends on that of ports"
+    );
+}
+
+const FIRST: u16 = 10_000;
+const MANY: u16 = 10_000;
+
+/// The time of a flow to the last of `count` ports, and how many rules there are.
+fn ours(count: u16) -> (Duration, usize) {
+    let mut world = World::new();
+    let portmap = world
+        .host
+        .run(|| Portmap::builder("bench").without_reservations().open());
+    let portmap = portmap.unwrap();
+    let network = NetworkSpec::new(LINK).unwrap();
+    let network = network.subnet("10.1.0.0/24".parse().unwrap());
+    let _network = portmap.network(network).unwrap();
+    let ports = (FIRST..FIRST + count).map(|port| {
+        let target = (IpAddr::from(WEB), port).into();
+        PortMapping::new(Protocol::Udp, port, target).unwrap()
+    });
+    let _published = portmap.publish_all(ports).unwrap();
+    let rules = Netlink::netfilter(&world.host).count(&floor::dump_rules());
+    (world.flow(FIRST + count - 1, FIRST + count - 1), rules)
+}
+
+fn linear(count: u16) -> Duration {
+    let mut world = World::new();
+    let ports: Vec<_> = (FIRST..FIRST + count).collect();
+    let rules = floor::linear(&ports, WEB);
+    Netlink::netfilter(&world.host).send(&floor::transaction(rules));
+    world.flow(FIRST + count - 1, FIRST + count - 1)
+}
 
 /// A client, a host and a container in a row.
-pub(crate) struct World {
-    pub(crate) host: NetNs,
+struct World {
+    host: NetNs,
     client: NetNs,
     web: NetNs,
     turn: u8,
 }
 
 impl World {
-    pub(crate) fn new() -> Self {
+    fn new() -> Self {
         let (host, client, web) = (NetNs::new(), NetNs::new(), NetNs::new());
         cable(&host, "lan0", HOST, &client, CLIENT);
         cable(&host, LINK, BRIDGE, &web, WEB);
@@ -52,7 +112,7 @@ impl World {
     }
 
     /// CPU time of one new flow to `port`, which leads to `to` of the container.
-    pub(crate) fn flow(&mut self, port: u16, to: u16) -> Duration {
+    fn flow(&mut self, port: u16, to: u16) -> Duration {
         // Another client each time, whose flows the host does not know yet.
         self.turn += 1;
         let client = Ipv4Addr::new(192, 0, 2, 10 + self.turn);

@@ -4,10 +4,8 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use cofferdam_testkit::NetNs;
-use rustix::net::netlink::{NETFILTER, ROUTE};
-use rustix::net::sockopt::{
-    set_socket_receive_buffer_size_force, set_socket_send_buffer_size_force,
-};
+use rustix::net::netlink::NETFILTER;
+use rustix::net::sockopt::{set_socket_recv_buffer_size_force, set_socket_send_buffer_size_force};
 use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 pub(crate) const CREATE: u16 = 0x400;
@@ -19,21 +17,22 @@ pub(crate) struct Netlink(OwnedFd);
 
 impl Netlink {
     pub(crate) fn route(netns: &NetNs) -> Self {
-        Self::open(netns, ROUTE.unwrap_or(rustix::net::ipproto::IP))
+        // NETLINK_ROUTE is 0.
+        Self::open(netns, None)
     }
 
     pub(crate) fn netfilter(netns: &NetNs) -> Self {
-        Self::open(netns, NETFILTER)
+        Self::open(netns, Some(NETFILTER))
     }
 
-    fn open(netns: &NetNs, protocol: Protocol) -> Self {
+    fn open(netns: &NetNs, protocol: Option<Protocol>) -> Self {
         let socket = netns.run(|| {
             let flags = SocketFlags::CLOEXEC;
             let kind = SocketType::RAW;
-            rustix::net::socket_with(AddressFamily::NETLINK, kind, flags, Some(protocol)).unwrap()
+            rustix::net::socket_with(AddressFamily::NETLINK, kind, flags, protocol).unwrap()
         });
         set_socket_send_buffer_size_force(&socket, 16 << 20).unwrap();
-        set_socket_receive_buffer_size_force(&socket, 16 << 20).unwrap();
+        set_socket_recv_buffer_size_force(&socket, 16 << 20).unwrap();
         Netlink(socket)
     }
 
@@ -51,6 +50,29 @@ impl Netlink {
             "netlink: {}",
             std::io::Error::from_raw_os_error(-code.unwrap_or(0))
         );
+    }
+}
+
+impl Netlink {
+    /// How many messages a dump has.
+    pub(crate) fn count(&self, ask: &[u8]) -> usize {
+        const NLMSG_DONE: u16 = 3;
+        rustix::net::send(&self.0, ask, SendFlags::empty()).unwrap();
+        let mut count = 0;
+        let mut answer = vec![0; 1 << 16];
+        loop {
+            let (length, _) =
+                rustix::net::recv(&self.0, &mut answer[..], RecvFlags::empty()).unwrap();
+            let mut rest = &answer[..length];
+            while let Some(length) = rest.first_chunk() {
+                let length = u32::from_ne_bytes(*length).next_multiple_of(4) as usize;
+                if u16::from_ne_bytes([rest[4], rest[5]]) == NLMSG_DONE {
+                    return count;
+                }
+                count += 1;
+                rest = &rest[length.min(rest.len())..];
+            }
+        }
     }
 }
 
