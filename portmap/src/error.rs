@@ -53,6 +53,8 @@ pub(crate) enum Inner {
         value: String,
         reason: &'static str,
     },
+    #[error("publish {port}: the kernel leads nothing from ::1 to a container, only a proxy does")]
+    Loopback { port: String },
     #[error("{doing}: {by} is there already")]
     Taken { doing: String, by: String },
     #[error("{doing}: table inet {table} is owned by another socket (netlink port {owner})")]
@@ -98,7 +100,7 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match &*self.0 {
             Inner::Port { .. } | Inner::Input { .. } => ErrorKind::InvalidInput,
-            Inner::Form { .. } => ErrorKind::Unsupported,
+            Inner::Form { .. } | Inner::Loopback { .. } => ErrorKind::Unsupported,
             Inner::Taken { .. } => ErrorKind::AlreadyExists,
             Inner::Contended { .. } => ErrorKind::Busy,
             Inner::Owned { .. } => ErrorKind::Owned,
