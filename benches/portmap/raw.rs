@@ -117,25 +117,34 @@ pub(crate) fn number(kind: u16, value: u32) -> Vec<u8> {
 pub(crate) fn cable(host: &NetNs, name: &str, at: Ipv4Addr, peer: &NetNs, peer_at: Ipv4Addr) {
     const RTM_NEWLINK: u16 = 16;
     const UP: u32 = 1;
-    let interface = |index: u32| {
+    let interface = |index: u32, flags: u32| {
         let mut bytes = vec![0; 4];
         bytes.extend(index.to_ne_bytes());
-        bytes.extend(UP.to_ne_bytes());
-        bytes.extend(UP.to_ne_bytes());
+        bytes.extend(flags.to_ne_bytes());
+        bytes.extend(flags.to_ne_bytes());
         bytes
     };
     let fd = peer.as_fd().as_raw_fd().to_ne_bytes();
-    let inside = [interface(0), text(3, "eth0"), attribute(28, &fd)];
+    let inside = [interface(0, 0), text(3, "eth0"), attribute(28, &fd)];
     let info = [
         attribute(1, b"veth"),
         attribute(2, &attribute(1, &inside.concat())),
     ];
     let (outer, inner) = (Netlink::route(host), Netlink::route(peer));
-    let make = [interface(0), text(3, name), attribute(18, &info.concat())].concat();
+    let make = [
+        interface(0, 0),
+        text(3, name),
+        attribute(18, &info.concat()),
+    ]
+    .concat();
     outer.send(&acknowledged(message(RTM_NEWLINK, CREATE, &[&make])));
     for (netlink, netns, name, ip) in [(&outer, host, name, at), (&inner, peer, "eth0", peer_at)] {
         let index = netns.run(|| index(name));
-        netlink.send(&acknowledged(message(RTM_NEWLINK, 0, &[&interface(index)])));
+        netlink.send(&acknowledged(message(
+            RTM_NEWLINK,
+            0,
+            &[&interface(index, UP)],
+        )));
         netlink.send(&acknowledged(address(index, ip)));
     }
 }

@@ -41,8 +41,27 @@
 //!   for and from 127.0.0.0/8 that come in by another interface than lo, so that it opens nothing else;
 //! - hairpin mode on the bridge's ports, for a container to reach its own published ports where br_netfilter is loaded.
 //!
-//! Rules of others still hold: a packet this table accepts may be dropped by another table, such as a firewall whose forward chain
-//! has policy drop.
+//! # Beside other firewalls
+//! Rules of others still hold: a packet that this table accepts may be dropped by another's chain at the same hook, since an accept
+//! ends one chain only. [`ForeignHook::find`] names the chains that drop what none of their rules accepts, such as those of ufw,
+//! firewalld and Docker. What to do about each is the caller's to choose:
+//! - a chain of nf_tables at hook forward, also one that iptables-nft made (ufw, Docker): [`ForeignHook::let_in`] puts two rules before its
+//!   others, for a bridge, and takes exactly them back. Or the same by hand, where an administrator keeps them:
+//!   `iptables -I DOCKER-USER -i br0 -j ACCEPT` and `-o br0`, for ufw `ufw route allow in on br0` and `out on br0`;
+//! - firewalld: the bridge into the trusted zone, `firewall-cmd --zone=trusted --add-interface=br0` or D-Bus' `addInterface` of
+//!   `org.fedoraproject.FirewallD1.zone`. Newer ones own their table, and the kernel refuses rules of others there;
+//! - iptables-legacy: its own programs, or the back end `Iptables`, whose rules stand before the others.
+//!
+//! A reload of such a firewall may flush everything. firewalld says so on D-Bus, by the signal `Reloaded` of
+//! `org.fedoraproject.FirewallD1`; others say nothing, but `NFNLGRP_NFTABLES` of nfnetlink tells of each change. The caller listens, and
+//! calls [`Portmap::reapply`] and [`WayIn::reapply`]. A table that the handle owns is not flushed by others
+//! ([`PortmapBuilder::ownership`]).
+//!
+//! No mark of packets or connections is read or written: those of Kubernetes, CNI and others mean what they meant.
+//!
+//! # Back ends
+//! nf_tables, by netlink: [`Portmap`]. It executes nothing. With the feature `iptables` a [`Ruleset`] can be given to
+//! `iptables-restore` instead, on hosts whose rules are managed so: `Iptables`, whose page says what it costs.
 //!
 //! # Cleanup
 //! [`NetworkGuard`] and [`Published`] undo what they did when dropped, or by `remove()` with a result, or outlive the process by

@@ -12,7 +12,6 @@ use crate::error::{Errno, ErrorKind, Failure, Note};
 
 const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_ACK: u16 = 0x4;
-const NLM_F_ECHO: u16 = 0x8;
 const NLM_F_DUMP: u16 = 0x300;
 const NLM_F_DUMP_INTR: u16 = 0x10;
 const NLM_F_CREATE: u16 = 0x400;
@@ -104,15 +103,15 @@ impl Conversation {
         })
     }
 
-    /// Puts rules before all others of a chain, if nothing changed since `generation`, and returns what was made of them. The rules
-    /// are their attributes without the chain's.
+    /// Puts rules before all others of a chain, if nothing changed since `generation`. The rules are their attributes
+    /// without the chain's.
     pub(super) fn insert(
         &mut self,
         generation: u32,
         place: &Place,
         rules: &[Vec<u8>],
     ) -> Result<Answers, Failure> {
-        let flags = NLM_F_CREATE | NLM_F_ECHO | NLM_F_ACK;
+        let flags = NLM_F_CREATE | NLM_F_ACK;
         let rules = rules.iter().map(|rule| {
             (
                 NFT_MSG_NEWRULE,
