@@ -51,8 +51,11 @@ fn publish_when_told() {
         return;
     }
     let portmap = Portmap::open(TABLE).unwrap();
-    println!("\nthread {}", rustix::thread::gettid().as_raw_nonzero());
-    std::io::stdout().flush().unwrap();
+    let thread = rustix::thread::gettid().as_raw_nonzero();
+    let line = format!("\nthread {thread}\n");
+    let mut out = std::io::stdout();
+    out.write_all(line.as_bytes()).unwrap();
+    out.flush().unwrap();
     std::io::stdin().read_exact(&mut [0]).unwrap();
     let published = portmap.publish_all(ports()).unwrap();
     published.persist();
