@@ -63,6 +63,10 @@ impl Answers {
 }
 
 impl Answer {
+    pub(crate) fn has_flag(&self, flag: u16) -> bool {
+        self.flags & flag != 0
+    }
+
     /// The attributes, if it is a message of netfilter.
     pub(crate) fn attributes(&self) -> &[u8] {
         const NLMSG_MIN_TYPE: u16 = 16;

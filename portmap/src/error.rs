@@ -71,6 +71,19 @@ pub(crate) enum Inner {
         step: String,
         what: String,
     },
+    #[error("{doing}: not for {what}")]
+    NoWayIn { doing: String, what: &'static str },
+    #[cfg(feature = "iptables")]
+    #[error("no {names} in {place}")]
+    NoProgram { names: String, place: String },
+    #[cfg(feature = "iptables")]
+    #[error("{doing}: {}: {ended}: {said}", program.display())]
+    Program {
+        doing: String,
+        program: std::path::PathBuf,
+        ended: String,
+        said: String,
+    },
     #[error("{doing}: {step}: {errno}{note}")]
     Os {
         doing: String,
@@ -92,6 +105,14 @@ impl Error {
             Inner::Contended { .. } => ErrorKind::Busy,
             Inner::Owned { .. } => ErrorKind::Owned,
             Inner::Answer { .. } => ErrorKind::Malformed,
+            Inner::NoWayIn { .. } => ErrorKind::Unsupported,
+            #[cfg(feature = "iptables")]
+            Inner::NoProgram { .. } => ErrorKind::NotFound,
+            #[cfg(feature = "iptables")]
+            Inner::Program { said, .. } => match said.contains("Permission denied") {
+                true => ErrorKind::PermissionDenied,
+                false => ErrorKind::Os,
+            },
             Inner::Os { kind, .. } => *kind,
         }
     }
@@ -142,6 +163,13 @@ pub(crate) enum Failure {
         step: String,
         what: String,
     },
+    /// A program that did not succeed, with what it said.
+    #[cfg(feature = "iptables")]
+    Program {
+        program: std::path::PathBuf,
+        ended: String,
+        said: String,
+    },
 }
 
 impl Failure {
@@ -159,6 +187,8 @@ impl Failure {
     pub(crate) fn errno(&self) -> Option<i32> {
         match self {
             Failure::Os { errno, .. } => Some(errno.0),
+            #[cfg(feature = "iptables")]
+            Failure::Program { .. } => None,
             Failure::Answer { .. } => None,
         }
     }
@@ -202,6 +232,17 @@ impl Failure {
                 kind,
             },
             Failure::Answer { step, what } => Inner::Answer { doing, step, what },
+            #[cfg(feature = "iptables")]
+            Failure::Program {
+                program,
+                ended,
+                said,
+            } => Inner::Program {
+                doing,
+                program,
+                ended,
+                said,
+            },
         }
         .into()
     }

@@ -51,8 +51,7 @@
 //! # Flushes and firewalls
 //! `nft flush ruleset`, as a restart of the `nftables` service has it, deletes the tables of everybody: then [`Portmap::reapply`]
 //! brings back ports, networks and guards in one transaction. With [`Ownership::Owned`] the kernel refuses it to others instead,
-//! and traffic never stops; the price is that no other process can change the table. Rules of others still hold: a packet this
-//! table accepts may be dropped by another, such as a firewall whose forward chain has policy drop.
+//! and traffic never stops; the price is that no other process can change the table.
 //!
 //! # Privileges
 //! `CAP_NET_ADMIN` in the user namespace that owns the network namespace: root, or the owner of a user namespace in a network
@@ -75,6 +74,28 @@
 //!   for and from 127.0.0.0/8 that come in by another interface than lo, so that it opens nothing else;
 //! - hairpin mode on the bridge's ports, for a container to reach its own published ports where br_netfilter is loaded.
 //!
+//! # Beside other firewalls
+//! Rules of others still hold: a packet that this table accepts may be dropped by another's chain at the same hook, since an accept
+//! ends one chain only. [`ForeignHook::find`] names the chains that drop what none of their rules accepts, such as those of ufw,
+//! firewalld and Docker. What to do about each is the caller's to choose:
+//! - a chain of nf_tables at hook forward, also one that iptables-nft made (ufw, Docker): [`ForeignHook::let_in`] puts two rules before its
+//!   others, for a bridge, and takes exactly them back. Or the same by hand, where an administrator keeps them:
+//!   `iptables -I DOCKER-USER -i br0 -j ACCEPT` and `-o br0`, for ufw `ufw route allow in on br0` and `out on br0`;
+//! - firewalld: the bridge into the trusted zone, `firewall-cmd --zone=trusted --add-interface=br0` or D-Bus' `addInterface` of
+//!   `org.fedoraproject.FirewallD1.zone`. Newer ones own their table, and the kernel refuses rules of others there;
+//! - iptables-legacy: its own programs, or the back end `Iptables`, whose rules stand before the others.
+//!
+//! A reload of such a firewall may flush everything. firewalld says so on D-Bus, by the signal `Reloaded` of
+//! `org.fedoraproject.FirewallD1`; others say nothing, but `NFNLGRP_NFTABLES` of nfnetlink tells of each change. The caller listens, and
+//! calls [`Portmap::reapply`] and [`WayIn::reapply`]. A table that the handle owns is not flushed by others
+//! ([`PortmapBuilder::ownership`]).
+//!
+//! No mark of packets or connections is read or written: those of Kubernetes, CNI and others mean what they meant.
+//!
+//! # Back ends
+//! nf_tables, by netlink: [`Portmap`]. It executes nothing. With the feature `iptables` a [`Ruleset`] can be given to
+//! `iptables-restore` instead, on hosts whose rules are managed so: `Iptables`, whose page says what it costs.
+//!
 //! # Cleanup
 //! [`NetworkGuard`] and [`Published`] undo what they did when dropped, or by `remove()` with a result, or outlive the process by
 //! `persist()`. The last removal deletes the table. A killed process leaves its elements in the kernel, while its sockets are
@@ -86,12 +107,16 @@ mod answer;
 mod element;
 mod error;
 mod inspect;
+#[cfg(feature = "iptables")]
+#[cfg_attr(docsrs, doc(cfg(feature = "iptables")))]
+mod iptables;
 mod kernel;
 mod layout;
 mod mapping;
 mod name;
 mod network;
 mod portmap;
+mod preflight;
 mod reconcile;
 mod reservation;
 mod ruleset;
@@ -103,11 +128,15 @@ mod wire;
 pub use ipnetwork;
 
 pub use crate::error::{Error, ErrorKind, Result};
+#[cfg(feature = "iptables")]
+#[cfg_attr(docsrs, doc(cfg(feature = "iptables")))]
+pub use crate::iptables::{Iptables, Programs, Variant};
 pub use crate::kernel::Ownership;
 pub use crate::mapping::PortMapping;
 pub use crate::name::Owner;
 pub use crate::network::{Isolation, NetworkSpec};
 pub use crate::portmap::{NetworkGuard, Portmap, PortmapBuilder, Published};
+pub use crate::preflight::{Drops, Firewall, ForeignHook, Hook, HookFamily, HookSource, WayIn};
 pub use crate::reconcile::{Repaired, TableRepair};
 pub use crate::ruleset::Ruleset;
 pub use crate::spec::{PortSpec, Protocol};

@@ -31,7 +31,10 @@ impl NetNs {
     }
 
     /// Runs `work` in it: here if this thread is in it already, else on a thread that enters it and ends.
-    fn run<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    pub(crate) fn run<T: Send>(
+        &self,
+        work: impl FnOnce() -> io::Result<T> + Send,
+    ) -> io::Result<T> {
         let (here, there) = (fs::metadata(Self::PATH)?, self.0.metadata()?);
         if (here.dev(), here.ino()) == (there.dev(), there.ino()) {
             return work();
