@@ -51,10 +51,13 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod answer;
+mod conntrack;
 mod element;
+mod ephemeral;
 mod error;
 mod layout;
 mod name;
+mod netns;
 mod portmap;
 mod reservation;
 mod ruleset;
@@ -67,6 +70,7 @@ pub use ipnetwork;
 
 pub use crate::error::{Error, ErrorKind, Result};
 pub use crate::portmap::{NetworkGuard, Portmap, Published};
+pub use crate::reservation::Reserve;
 pub use crate::ruleset::Ruleset;
 pub use crate::spec::{PortSpec, Protocol};
 

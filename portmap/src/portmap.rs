@@ -12,7 +12,8 @@ use crate::element::{Element, Port};
 use crate::error::{Error, ErrorKind, Failure, Inner, Result};
 use crate::layout::Set;
 use crate::name::TableName;
-use crate::reservation::{NetNs, Reservation};
+use crate::netns::NetNs;
+use crate::reservation::{Claim, Reservation, Reserve};
 use crate::ruleset::Ruleset;
 use crate::socket::{Found, Socket};
 use crate::spec::PortSpec;
@@ -98,14 +99,14 @@ impl Portmap {
         let elements = [Element::Port(port)];
         let table = &self.shared.table;
         let doing = format_args!("publish {spec} to {target} in table inet {table}");
-        let mut reservation = None;
+        let mut reservation = Vec::new();
         self.shared.add(&elements, doing, |socket, table| {
             refuse_published(socket, table, &port, doing)?;
-            if reservation.is_some() {
+            if !reservation.is_empty() {
                 return Ok(());
             }
-            match Reservation::new(&self.shared.netns, &port) {
-                Ok(made) => reservation = Some(made),
+            match Reservation::all(&self.shared.netns, &[Claim::of(spec)], Reserve::Hold) {
+                Ok(made) => reservation = made,
                 Err(failure) => {
                     // It may have been published between the look at the table and the bind.
                     refuse_published(socket, table, &port, doing)?;
@@ -224,7 +225,7 @@ impl NetworkGuard {
 pub struct Published {
     // Before the reservation: the port is free again once it leads nowhere.
     lease: Lease,
-    _reservation: Option<Reservation>,
+    _reservation: Vec<Reservation>,
     spec: PortSpec,
     target: IpAddr,
 }

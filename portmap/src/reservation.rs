@@ -1,100 +1,198 @@
-//! Sockets that keep the host's processes off a published port.
+//! Sockets that keep the host's processes off published ports.
 
-use std::fs::{self, File};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
-use std::thread;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::path::Path;
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, ipproto, listen, socket_with};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::net::{
+    AddressFamily, Protocol as Number, SocketFlags, SocketType, bind, ipproto, listen, socket_with,
+    sockopt,
+};
+use rustix::process::{Resource, getrlimit};
 
-use crate::element::Port;
-use crate::error::Failure;
-use crate::spec::Protocol;
+use crate::error::{Errno, ErrorKind, Failure, Note};
+use crate::netns::NetNs;
+use crate::spec::{PortSpec, Protocol};
 use crate::sys;
 
-/// The network namespace a handle was opened in.
-#[derive(Debug)]
-pub(crate) struct NetNs(File);
-
-impl NetNs {
-    const PATH: &str = "/proc/thread-self/ns/net";
-
-    pub(crate) fn of_this_thread() -> Result<Self, Failure> {
-        let open = |error: io::Error| Failure::call(format_args!("open {}", Self::PATH), &error);
-        File::open(Self::PATH).map(NetNs).map_err(open)
-    }
-
-    /// Runs `work` in it: here if this thread is in it already, else on a thread that enters it and ends.
-    fn run<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
-        let (here, there) = (fs::metadata(Self::PATH)?, self.0.metadata()?);
-        if (here.dev(), here.ino()) == (there.dev(), there.ino()) {
-            return work();
-        }
-        thread::scope(|scope| {
-            let entered = thread::Builder::new().spawn_scoped(scope, || {
-                move_into_link_name_space(self.0.as_fd(), Some(LinkNameSpaceType::Network))?;
-                work()
-            })?;
-            entered
-                .join()
-                .unwrap_or_else(|_panic| Err(io::Error::other("a thread panicked")))
-        })
-    }
+/// What is done about processes of the host that have a port or may want it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Reserve {
+    /// A socket is bound to the port as long as it is published: one that a process of the host has is refused, and none can take
+    /// it. That is one file descriptor a port, also where it is of both families, out of `RLIMIT_NOFILE`.
+    #[default]
+    Hold,
+    /// A socket is bound to the port until it is published: one that a process of the host has is refused. A process may bind it
+    /// later, and gets no connections from where the port is published. For thousands of ports at once it still takes a file
+    /// descriptor each, for as long as the call lasts.
+    Check,
+    /// Nothing: a process of the host that has the port gets no new connections as long as it is published, and is not told.
+    Never,
 }
 
 /// A socket that has the port, and gets nothing. Dropping it frees the port.
 ///
 /// The TCP one listens, since only that excludes every other listener whatever its `SO_REUSEADDR`, and is possible where
 /// connections of an earlier listener are in TIME_WAIT. Its filter drops even the SYN, so that nobody is let in before the
-/// transaction: a client tries again a second later and reaches the container.
+/// transaction: a client tries again a second later and reaches the container. One that is bound and does not listen would have
+/// the kernel refuse such a client with a RST, and so would it whenever somebody else has flushed the table for a moment.
 #[derive(Debug)]
 pub(crate) struct Reservation {
-    /// None for SCTP: asking for a socket would load the kernel's module.
+    /// None for SCTP where asking for a socket would load the kernel's module, and if nothing is to be held.
     _socket: Option<OwnedFd>,
 }
 
-impl Reservation {
-    pub(crate) fn new(netns: &NetNs, port: &Port) -> Result<Self, Failure> {
-        let address = SocketAddrV4::new(
-            port.host_ip.unwrap_or(Ipv4Addr::UNSPECIFIED),
-            port.host_port,
-        );
-        let socket = match port.protocol {
-            Protocol::Tcp => netns.run(|| tcp(address)).map(Some),
-            Protocol::Udp => netns.run(|| udp(address)).map(Some),
-            Protocol::Sctp => Ok(None),
-        };
-        let bind = |error| Failure::call(format_args!("bind {address}/{}", port.protocol), &error);
-        let _socket = socket.map_err(bind)?;
-        Ok(Reservation { _socket })
+/// What to bind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Claim {
+    /// `None` is every address of both families.
+    pub(crate) ip: Option<IpAddr>,
+    pub(crate) port: u16,
+    pub(crate) protocol: Protocol,
+}
+
+impl Claim {
+    /// Of a spec whose host port is chosen.
+    pub(crate) fn of(spec: &PortSpec) -> Self {
+        Claim {
+            ip: spec.host_ip(),
+            port: spec.host_port(),
+            protocol: spec.protocol(),
+        }
     }
 }
 
-fn tcp(address: SocketAddrV4) -> io::Result<OwnedFd> {
-    let socket = socket_with(
-        AddressFamily::INET,
-        SocketType::STREAM,
-        SocketFlags::CLOEXEC,
-        Some(ipproto::TCP),
-    )?;
-    sys::drop_all(&socket)?;
-    rustix::net::sockopt::set_socket_reuseaddr(&socket, true)?;
-    bind(&socket, &address)?;
-    listen(&socket, 1)?;
-    Ok(socket)
+impl Reservation {
+    /// All of these or none, by one visit to the namespace. The failure of one says which.
+    pub(crate) fn all(
+        netns: &NetNs,
+        claims: &[Claim],
+        reserve: Reserve,
+    ) -> Result<Vec<Self>, Failure> {
+        let nothing = || Reservation { _socket: None };
+        if reserve == Reserve::Never {
+            return Ok(claims.iter().map(|_| nothing()).collect());
+        }
+        enough_descriptors(claims.len())?;
+        let mut failed = None;
+        let sockets = netns.run(|| {
+            let bound = claims
+                .iter()
+                .map(|claim| bound(claim).inspect_err(|_| failed = Some(*claim)));
+            bound.collect::<io::Result<Vec<_>>>()
+        });
+        let sockets = sockets.map_err(|error| refused(failed, &error))?;
+        Ok(match reserve {
+            Reserve::Hold => sockets
+                .into_iter()
+                .map(|_socket| Reservation { _socket })
+                .collect(),
+            _ => sockets.iter().map(|_| nothing()).collect(),
+        })
+    }
 }
 
-fn udp(address: SocketAddrV4) -> io::Result<OwnedFd> {
-    let socket = socket_with(
-        AddressFamily::INET,
-        SocketType::DGRAM,
-        SocketFlags::CLOEXEC,
-        Some(ipproto::UDP),
-    )?;
-    sys::drop_all(&socket)?;
-    bind(&socket, &address)?;
+/// Refuses what cannot be, before it takes the descriptors the process's other threads need meanwhile.
+fn enough_descriptors(wanted: usize) -> Result<(), Failure> {
+    match getrlimit(Resource::Nofile).current {
+        Some(limit) if wanted as u64 >= limit => Err(Failure::Os {
+            step: format!("reserve {wanted} ports with RLIMIT_NOFILE {limit}"),
+            errno: Errno(libc::EMFILE),
+            note: Note::Ours(TOO_MANY),
+            kind: ErrorKind::Os,
+        }),
+        _ => Ok(()),
+    }
+}
+
+const TOO_MANY: &str =
+    "each reserved port is a file descriptor: raise RLIMIT_NOFILE, or publish with Reserve::Never";
+
+fn refused(claim: Option<Claim>, error: &io::Error) -> Failure {
+    let Some(claim) = claim else {
+        let failure = Failure::call("enter the network namespace", error);
+        return match failure.errno() {
+            Some(libc::EPERM) => {
+                failure.with_note("CAP_SYS_ADMIN, to work in another network namespace, is missing")
+            }
+            _ => failure,
+        };
+    };
+    let address = match claim.ip {
+        Some(ip) => SocketAddr::new(ip, claim.port).to_string(),
+        None => format!("*:{}", claim.port),
+    };
+    let failure = Failure::call(format_args!("bind {address}/{}", claim.protocol), error);
+    match failure.errno() {
+        Some(libc::EADDRINUSE) => failure.with_note("a socket of the host has it"),
+        Some(libc::EADDRNOTAVAIL) => failure.with_note("it is no address of the host"),
+        Some(libc::EACCES) => failure.with_note(
+            "CAP_NET_BIND_SERVICE is missing, and it is below net.ipv4.ip_unprivileged_port_start",
+        ),
+        Some(libc::EMFILE | libc::ENFILE) => failure.with_note(TOO_MANY),
+        _ => failure,
+    }
+}
+
+/// A socket that has the port. None for SCTP unless its module is there.
+fn bound(claim: &Claim) -> io::Result<Option<OwnedFd>> {
+    if claim.protocol == Protocol::Sctp && !Path::new("/proc/thread-self/net/sctp").exists() {
+        return Ok(None);
+    }
+    match claim.ip {
+        Some(ip) => bound_to(ip, claim, sockopt_v6only).map(Some),
+        None => bound_to(Ipv6Addr::UNSPECIFIED.into(), claim, sockopt_both)
+            .or_else(|error| match error.raw_os_error() {
+                // A kernel without IPv6.
+                Some(libc::EAFNOSUPPORT) => {
+                    bound_to(Ipv4Addr::UNSPECIFIED.into(), claim, sockopt_v6only)
+                }
+                _ => Err(error),
+            })
+            .map(Some),
+    }
+}
+
+fn sockopt_v6only(socket: &OwnedFd) -> io::Result<()> {
+    match sockopt::socket_domain(socket)? {
+        AddressFamily::INET6 => Ok(sockopt::set_ipv6_v6only(socket, true)?),
+        _ => Ok(()),
+    }
+}
+
+/// Whatever `net.ipv6.bindv6only` says.
+fn sockopt_both(socket: &OwnedFd) -> io::Result<()> {
+    Ok(sockopt::set_ipv6_v6only(socket, false)?)
+}
+
+fn bound_to(
+    ip: IpAddr,
+    claim: &Claim,
+    families: fn(&OwnedFd) -> io::Result<()>,
+) -> io::Result<OwnedFd> {
+    let family = match ip {
+        IpAddr::V4(_) => AddressFamily::INET,
+        IpAddr::V6(_) => AddressFamily::INET6,
+    };
+    let (kind, number): (SocketType, Number) = match claim.protocol {
+        Protocol::Tcp => (SocketType::STREAM, ipproto::TCP),
+        Protocol::Udp => (SocketType::DGRAM, ipproto::UDP),
+        Protocol::Sctp => (SocketType::STREAM, ipproto::SCTP),
+    };
+    let socket = socket_with(family, kind, SocketFlags::CLOEXEC, Some(number))?;
+    families(&socket)?;
+    // What is bound to SCTP without listening answers with ABORT, and no filter would keep it from that.
+    if claim.protocol != Protocol::Sctp {
+        sys::drop_all(&socket)?;
+    }
+    if claim.protocol == Protocol::Tcp {
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+    }
+    bind(&socket, &SocketAddr::new(ip, claim.port))?;
+    if claim.protocol == Protocol::Tcp {
+        listen(&socket, 1)?;
+    }
     Ok(socket)
 }
