@@ -1,10 +1,12 @@
 //! Which host ports may be chosen for who asked for none: the kernel's range for sockets without a port.
 
+use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::error::Failure;
+use crate::error::{Error, Failure, Inner};
 use crate::netns::NetNs;
+use crate::spec::PortSpec;
 
 /// Ports in their order, without those that are reserved for somebody.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +41,27 @@ impl Candidates {
         };
         let reserved = ranges(&reserved).ok_or_else(|| unexpected(&reserved))?;
         Ok(Candidates::new(first, last, reserved))
+    }
+
+    /// As many ports are tried for one spec.
+    pub(crate) const TRIES: usize = 4096;
+
+    /// What may be chosen for a spec that leaves its host port to be chosen.
+    pub(crate) fn for_spec(spec: &PortSpec, netns: &NetNs) -> Result<Self, Failure> {
+        match spec.host_port() {
+            0 => Candidates::of(netns),
+            first => Ok(Candidates::within(first, *spec.host_ports().end())),
+        }
+    }
+
+    pub(crate) fn exhausted(&self, doing: impl fmt::Display, tries: usize) -> Error {
+        Inner::Exhausted {
+            doing: doing.to_string(),
+            first: self.first,
+            last: self.last,
+            tries,
+        }
+        .into()
     }
 
     /// Those from `first` to `last`.

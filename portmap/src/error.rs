@@ -25,6 +25,8 @@ pub enum ErrorKind {
     AlreadyExists,
     /// A socket of the host has the port, or others changed the ruleset too often meanwhile.
     Busy,
+    /// Every host port that may be chosen is taken.
+    Exhausted,
     /// An argument is wrong in itself.
     InvalidInput,
     /// The kernel answered something unexpected.
@@ -42,8 +44,6 @@ pub(crate) enum Inner {
         value: String,
         reason: &'static str,
     },
-    #[error("port {spec:?}: {form} is not supported yet")]
-    Form { spec: String, form: &'static str },
     #[error("{what} {value:?}: {reason}")]
     Input {
         what: &'static str,
@@ -56,6 +56,13 @@ pub(crate) enum Inner {
     Taken { doing: String, by: String },
     #[error("{doing}: the table was changed by others in each of {tries} tries")]
     Contended { doing: String, tries: u32 },
+    #[error("{doing}: no free port from {first} to {last} in {tries} tries")]
+    Exhausted {
+        doing: String,
+        first: u16,
+        last: u16,
+        tries: usize,
+    },
     #[error("{doing}: {step}: unexpected answer: {what}")]
     Answer {
         doing: String,
@@ -78,9 +85,10 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match &*self.0 {
             Inner::Port { .. } | Inner::Input { .. } => ErrorKind::InvalidInput,
-            Inner::Form { .. } | Inner::NotYet { .. } => ErrorKind::Unsupported,
+            Inner::NotYet { .. } => ErrorKind::Unsupported,
             Inner::Taken { .. } => ErrorKind::AlreadyExists,
             Inner::Contended { .. } => ErrorKind::Busy,
+            Inner::Exhausted { .. } => ErrorKind::Exhausted,
             Inner::Answer { .. } => ErrorKind::Malformed,
             Inner::Os { kind, .. } => *kind,
         }
@@ -110,6 +118,7 @@ impl From<Error> for io::Error {
             ErrorKind::NotFound => io::ErrorKind::NotFound,
             ErrorKind::AlreadyExists => io::ErrorKind::AlreadyExists,
             ErrorKind::Busy => io::ErrorKind::ResourceBusy,
+            ErrorKind::Exhausted => io::ErrorKind::AddrInUse,
             ErrorKind::InvalidInput => io::ErrorKind::InvalidInput,
             ErrorKind::Malformed => io::ErrorKind::InvalidData,
             ErrorKind::Os => io::ErrorKind::Other,
@@ -241,6 +250,7 @@ impl Errno {
             libc::EIO => "EIO",
             libc::EAGAIN => "EAGAIN",
             libc::ENOMEM => "ENOMEM",
+            libc::ECONNREFUSED => "ECONNREFUSED",
             libc::EACCES => "EACCES",
             libc::EBUSY => "EBUSY",
             libc::EEXIST => "EEXIST",

@@ -59,6 +59,7 @@ mod layout;
 mod name;
 mod netns;
 mod portmap;
+mod proxy;
 mod reservation;
 mod ruleset;
 mod socket;
@@ -70,6 +71,7 @@ pub use ipnetwork;
 
 pub use crate::error::{Error, ErrorKind, Result};
 pub use crate::portmap::{NetworkGuard, Portmap, Published};
+pub use crate::proxy::{Proxied, Proxy, ProxyBuilder, ProxyStats};
 pub use crate::reservation::Reserve;
 pub use crate::ruleset::Ruleset;
 pub use crate::spec::{PortSpec, Protocol};

@@ -32,18 +32,33 @@ impl NetNs {
         &self,
         work: impl FnOnce() -> io::Result<T> + Send,
     ) -> io::Result<T> {
-        let (here, there) = (fs::metadata(Self::PATH)?, self.0.metadata()?);
-        if (here.dev(), here.ino()) == (there.dev(), there.ino()) {
+        if self.is_here()? {
             return work();
         }
         thread::scope(|scope| {
             let entered = thread::Builder::new().spawn_scoped(scope, || {
-                move_into_link_name_space(self.0.as_fd(), Some(LinkNameSpaceType::Network))?;
+                self.enter()?;
                 work()
             })?;
             entered
                 .join()
                 .unwrap_or_else(|_panic| Err(io::Error::other("a thread panicked")))
         })
+    }
+
+    /// Moves the calling thread into it, by setns(2), unless it is there: for threads that are ours only.
+    pub(crate) fn enter(&self) -> io::Result<()> {
+        match self.is_here()? {
+            true => Ok(()),
+            false => Ok(move_into_link_name_space(
+                self.0.as_fd(),
+                Some(LinkNameSpaceType::Network),
+            )?),
+        }
+    }
+
+    fn is_here(&self) -> io::Result<bool> {
+        let (here, there) = (fs::metadata(Self::PATH)?, self.0.metadata()?);
+        Ok((here.dev(), here.ino()) == (there.dev(), there.ino()))
     }
 }

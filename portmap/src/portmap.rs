@@ -564,7 +564,10 @@ fn no_nftables(failure: Failure) -> Failure {
     match failure.errno() {
         Some(libc::EINVAL | libc::ENOENT | libc::EOPNOTSUPP | libc::EAFNOSUPPORT) => failure
             .of_kind(ErrorKind::Unsupported)
-            .with_note("the kernel has no nf_tables, or may not load it"),
+            .with_note("the kernel has no nf_tables, or may not load it; a Proxy publishes without"),
+        Some(libc::EPERM) => failure.with_note(
+            "CAP_NET_ADMIN in the user namespace that owns the network namespace is missing; a Proxy publishes without",
+        ),
         _ => failure,
     }
 }

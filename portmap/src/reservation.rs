@@ -53,6 +53,14 @@ pub(crate) struct Claim {
     pub(crate) protocol: Protocol,
 }
 
+/// What a socket is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Reserve,
+    /// Clients are to be answered.
+    Serve,
+}
+
 impl Claim {
     /// Of a spec whose host port is chosen.
     pub(crate) fn of(spec: &PortSpec) -> Self {
@@ -80,7 +88,7 @@ impl Reservation {
         let sockets = netns.run(|| {
             let bound = claims
                 .iter()
-                .map(|claim| bound(claim).inspect_err(|_| failed = Some(*claim)));
+                .map(|claim| bound(claim, Purpose::Reserve).inspect_err(|_| failed = Some(*claim)));
             bound.collect::<io::Result<Vec<_>>>()
         });
         let sockets = sockets.map_err(|error| refused(failed, &error))?;
@@ -110,7 +118,7 @@ fn enough_descriptors(wanted: usize) -> Result<(), Failure> {
 const TOO_MANY: &str =
     "each reserved port is a file descriptor: raise RLIMIT_NOFILE, or publish with Reserve::Never";
 
-fn refused(claim: Option<Claim>, error: &io::Error) -> Failure {
+pub(crate) fn refused(claim: Option<Claim>, error: &io::Error) -> Failure {
     let Some(claim) = claim else {
         let failure = Failure::call("enter the network namespace", error);
         return match failure.errno() {
@@ -137,17 +145,17 @@ fn refused(claim: Option<Claim>, error: &io::Error) -> Failure {
 }
 
 /// A socket that has the port. None for SCTP unless its module is there.
-fn bound(claim: &Claim) -> io::Result<Option<OwnedFd>> {
+pub(crate) fn bound(claim: &Claim, purpose: Purpose) -> io::Result<Option<OwnedFd>> {
     if claim.protocol == Protocol::Sctp && !Path::new("/proc/thread-self/net/sctp").exists() {
         return Ok(None);
     }
     match claim.ip {
-        Some(ip) => bound_to(ip, claim, sockopt_v6only).map(Some),
-        None => bound_to(Ipv6Addr::UNSPECIFIED.into(), claim, sockopt_both)
+        Some(ip) => bound_to(ip, claim, purpose, sockopt_v6only).map(Some),
+        None => bound_to(Ipv6Addr::UNSPECIFIED.into(), claim, purpose, sockopt_both)
             .or_else(|error| match error.raw_os_error() {
                 // A kernel without IPv6.
                 Some(libc::EAFNOSUPPORT) => {
-                    bound_to(Ipv4Addr::UNSPECIFIED.into(), claim, sockopt_v6only)
+                    bound_to(Ipv4Addr::UNSPECIFIED.into(), claim, purpose, sockopt_v6only)
                 }
                 _ => Err(error),
             })
@@ -167,9 +175,13 @@ fn sockopt_both(socket: &OwnedFd) -> io::Result<()> {
     Ok(sockopt::set_ipv6_v6only(socket, false)?)
 }
 
+/// As many wait for accept(2) as net.core.somaxconn lets.
+pub(crate) const BACKLOG: i32 = 4096;
+
 fn bound_to(
     ip: IpAddr,
     claim: &Claim,
+    purpose: Purpose,
     families: fn(&OwnedFd) -> io::Result<()>,
 ) -> io::Result<OwnedFd> {
     let family = match ip {
@@ -181,18 +193,23 @@ fn bound_to(
         Protocol::Udp => (SocketType::DGRAM, ipproto::UDP),
         Protocol::Sctp => (SocketType::STREAM, ipproto::SCTP),
     };
-    let socket = socket_with(family, kind, SocketFlags::CLOEXEC, Some(number))?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(family, kind, flags, Some(number))?;
     families(&socket)?;
     // What is bound to SCTP without listening answers with ABORT, and no filter would keep it from that.
-    if claim.protocol != Protocol::Sctp {
+    if claim.protocol != Protocol::Sctp && purpose == Purpose::Reserve {
         sys::drop_all(&socket)?;
     }
     if claim.protocol == Protocol::Tcp {
         sockopt::set_socket_reuseaddr(&socket, true)?;
     }
     bind(&socket, &SocketAddr::new(ip, claim.port))?;
+    let backlog = match purpose {
+        Purpose::Reserve => 1,
+        Purpose::Serve => BACKLOG,
+    };
     if claim.protocol == Protocol::Tcp {
-        listen(&socket, 1)?;
+        listen(&socket, backlog)?;
     }
     Ok(socket)
 }
