@@ -51,6 +51,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod answer;
+mod choice;
 mod conntrack;
 mod element;
 mod ephemeral;

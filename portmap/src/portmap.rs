@@ -105,7 +105,11 @@ impl Portmap {
             if !reservation.is_empty() {
                 return Ok(());
             }
-            match Reservation::all(&self.shared.netns, &[Claim::of(spec)], Reserve::Hold) {
+            match Reservation::all(
+                &self.shared.netns,
+                &[Claim::of(spec, crate::reservation::Families::Ipv4)],
+                Reserve::Hold,
+            ) {
                 Ok(made) => reservation = made,
                 Err(failure) => {
                     // It may have been published between the look at the table and the bind.

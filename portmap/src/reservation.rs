@@ -41,7 +41,7 @@ pub enum Reserve {
 #[derive(Debug)]
 pub(crate) struct Reservation {
     /// None for SCTP where asking for a socket would load the kernel's module, and if nothing is to be held.
-    _socket: Option<OwnedFd>,
+    socket: Option<OwnedFd>,
 }
 
 /// What to bind.
@@ -61,11 +61,30 @@ pub(crate) enum Purpose {
     Serve,
 }
 
+/// Which families a port without a host address is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Families {
+    Ipv4,
+    Ipv6,
+    Both,
+}
+
+impl Families {
+    /// None is every address of both.
+    fn wildcard(self) -> Option<IpAddr> {
+        match self {
+            Families::Ipv4 => Some(Ipv4Addr::UNSPECIFIED.into()),
+            Families::Ipv6 => Some(Ipv6Addr::UNSPECIFIED.into()),
+            Families::Both => None,
+        }
+    }
+}
+
 impl Claim {
     /// Of a spec whose host port is chosen.
-    pub(crate) fn of(spec: &PortSpec) -> Self {
+    pub(crate) fn of(spec: &PortSpec, families: Families) -> Self {
         Claim {
-            ip: spec.host_ip(),
+            ip: spec.host_ip().or(families.wildcard()),
             port: spec.host_port(),
             protocol: spec.protocol(),
         }
@@ -73,15 +92,28 @@ impl Claim {
 }
 
 impl Reservation {
+    /// Which keeps nobody off.
+    pub(crate) fn nothing() -> Self {
+        Reservation { socket: None }
+    }
+
+    pub(crate) fn of(socket: Option<OwnedFd>) -> Self {
+        Reservation { socket }
+    }
+
+    /// The socket, to serve clients by it.
+    pub(crate) fn socket(&self) -> Option<&OwnedFd> {
+        self.socket.as_ref()
+    }
+
     /// All of these or none, by one visit to the namespace. The failure of one says which.
     pub(crate) fn all(
         netns: &NetNs,
         claims: &[Claim],
         reserve: Reserve,
     ) -> Result<Vec<Self>, Failure> {
-        let nothing = || Reservation { _socket: None };
         if reserve == Reserve::Never {
-            return Ok(claims.iter().map(|_| nothing()).collect());
+            return Ok(claims.iter().map(|_| Self::nothing()).collect());
         }
         enough_descriptors(claims.len())?;
         let mut failed = None;
@@ -93,11 +125,8 @@ impl Reservation {
         });
         let sockets = sockets.map_err(|error| refused(failed, &error))?;
         Ok(match reserve {
-            Reserve::Hold => sockets
-                .into_iter()
-                .map(|_socket| Reservation { _socket })
-                .collect(),
-            _ => sockets.iter().map(|_| nothing()).collect(),
+            Reserve::Hold => sockets.into_iter().map(Self::of).collect(),
+            _ => sockets.iter().map(|_| Self::nothing()).collect(),
         })
     }
 }

@@ -21,7 +21,7 @@ use rustix::net::{AddressFamily, sockopt};
 use crate::ephemeral::{Candidates, Turn};
 use crate::error::{Failure, Inner, Result};
 use crate::netns::NetNs;
-use crate::reservation::{Claim, Purpose, bound, refused};
+use crate::reservation::{Claim, Families, Purpose, bound, refused};
 use crate::spec::{PortSpec, Protocol};
 use event_loop::EventLoop;
 
@@ -292,7 +292,7 @@ impl Proxy {
         let bound = self.netns.run(|| {
             for port in candidates.from(&self.turn).take(Candidates::TRIES) {
                 (last, tries) = (spec.at_host_port(port), tries + 1);
-                match bound(&Claim::of(&last), Purpose::Serve) {
+                match bound(&Claim::of(&last, Families::Both), Purpose::Serve) {
                     Err(error)
                         if !spec.is_single() && error.raw_os_error() == Some(libc::EADDRINUSE) => {}
                     bound => return bound,
@@ -300,7 +300,9 @@ impl Proxy {
             }
             Ok(None)
         });
-        match bound.map_err(|error| refused(Some(Claim::of(&last)), &error).during(doing))? {
+        match bound.map_err(|error| {
+            refused(Some(Claim::of(&last, Families::Both)), &error).during(doing)
+        })? {
             Some(socket) => {
                 self.turn.after(&candidates, last.host_port());
                 Ok((last, socket))
