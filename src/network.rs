@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cofferdam_dns::{Endpoint, Hosts, LISTEN, Name, Server, SharedZone};
 use cofferdam_netbridge::{Addresses, Attachment, Bridge, IfName, NetNs, Port};
-use cofferdam_portmap::{NetworkGuard, PortSpec, Portmap, Published};
+use cofferdam_portmap::{NetworkGuard, NetworkSpec, PortSpec, Portmap, Published};
 use ipnetwork::IpNetwork;
 
 use crate::error::{Error, Result, Subject};
@@ -73,8 +73,8 @@ impl NetworkBuilder {
         cofferdam_netbridge::enable_forwarding().map_err(subject.failed("turn forwarding on"))?;
         let failed = || subject.failed::<cofferdam_portmap::Error>("make the rules");
         let portmap = Portmap::open(TABLE).map_err(failed())?;
-        let managed = portmap
-            .network(bridge.name().as_str(), addresses.subnet())
+        let managed = NetworkSpec::new(bridge.name().as_str())
+            .and_then(|network| portmap.network(network.subnet(addresses.subnet())))
             .map_err(failed())?;
         let resolv_conf = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
         let dns = Server::builder().resolv_conf(&resolv_conf).start();

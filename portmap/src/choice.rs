@@ -113,15 +113,16 @@ fn choose_one(
         if taken.contains(&(one.protocol(), port)) || is_published(&one)? {
             continue;
         }
-        match bound(&Claim::of(&one, place.families), Purpose::Reserve) {
+        let claim = Claim::of(&one, place.families);
+        match bound(&claim, Purpose::Reserve) {
             Ok(socket) => {
                 place.turn.after(candidates, port);
                 taken.insert((one.protocol(), port));
-                return Ok((one, Reservation::of(socket)));
+                return Ok((one, Reservation::of(claim, socket)));
             }
             Err(error) if error.raw_os_error() == Some(libc::EADDRINUSE) => {}
             Err(error) => {
-                return Err(refused(Some(Claim::of(&one, place.families)), &error).during(doing));
+                return Err(refused(Some(claim), &error).during(doing));
             }
         }
     }

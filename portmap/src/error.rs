@@ -23,13 +23,16 @@ pub enum ErrorKind {
     NotFound,
     /// The port, bridge or subnet is in the table already, or the table of that name is somebody else's.
     AlreadyExists,
+    /// Another process owns the table by `NFT_TABLE_F_OWNER`: nobody else can change it.
+    Owned,
     /// A socket of the host has the port, or others changed the ruleset too often meanwhile.
     Busy,
     /// Every host port that may be chosen is taken.
     Exhausted,
     /// An argument is wrong in itself.
     InvalidInput,
-    /// The kernel answered something unexpected.
+    /// The kernel answered something unexpected, or somebody changed the table's sets: then
+    /// [`Portmap::reconcile`](crate::Portmap::reconcile) makes it whole.
     Malformed,
     /// Any other errno.
     Os,
@@ -50,10 +53,16 @@ pub(crate) enum Inner {
         value: String,
         reason: &'static str,
     },
-    #[error("{doing}: {what} is not supported yet")]
-    NotYet { doing: String, what: String },
+    #[error("{doing}: {what} is not supported")]
+    Unsupported { doing: String, what: &'static str },
     #[error("{doing}: {by} is there already")]
     Taken { doing: String, by: String },
+    #[error("{doing}: table inet {table} is owned by another socket (netlink port {owner})")]
+    Owned {
+        doing: String,
+        table: String,
+        owner: u32,
+    },
     #[error("{doing}: the table was changed by others in each of {tries} tries")]
     Contended { doing: String, tries: u32 },
     #[error("{doing}: no free port from {first} to {last} in {tries} tries")]
@@ -85,9 +94,10 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match &*self.0 {
             Inner::Port { .. } | Inner::Input { .. } => ErrorKind::InvalidInput,
-            Inner::NotYet { .. } => ErrorKind::Unsupported,
+            Inner::Unsupported { .. } => ErrorKind::Unsupported,
             Inner::Taken { .. } => ErrorKind::AlreadyExists,
             Inner::Contended { .. } => ErrorKind::Busy,
+            Inner::Owned { .. } => ErrorKind::Owned,
             Inner::Exhausted { .. } => ErrorKind::Exhausted,
             Inner::Answer { .. } => ErrorKind::Malformed,
             Inner::Os { kind, .. } => *kind,
@@ -117,6 +127,7 @@ impl From<Error> for io::Error {
             ErrorKind::PermissionDenied => io::ErrorKind::PermissionDenied,
             ErrorKind::NotFound => io::ErrorKind::NotFound,
             ErrorKind::AlreadyExists => io::ErrorKind::AlreadyExists,
+            ErrorKind::Owned => io::ErrorKind::PermissionDenied,
             ErrorKind::Busy => io::ErrorKind::ResourceBusy,
             ErrorKind::Exhausted => io::ErrorKind::AddrInUse,
             ErrorKind::InvalidInput => io::ErrorKind::InvalidInput,

@@ -2,10 +2,10 @@
 //! and always the same fourteen rules.
 //!
 //! ```no_run
-//! use cofferdam_portmap::Portmap;
+//! use cofferdam_portmap::{NetworkSpec, Portmap};
 //!
 //! let portmap = Portmap::open("myapp")?;
-//! let network = portmap.network("br0", "10.1.0.0/24".parse()?)?;
+//! let network = portmap.network(NetworkSpec::new("br0")?.subnet("10.1.0.0/24".parse()?))?;
 //! let web = portmap.publish(&"127.0.0.1:8080:80".parse()?, "10.1.0.2".parse()?)?;
 //! // Connections to 127.0.0.1:8080 now arrive at 10.1.0.2:80, and containers on br0 reach out.
 //! web.remove()?;
@@ -56,11 +56,17 @@ mod conntrack;
 mod element;
 mod ephemeral;
 mod error;
+mod flows;
+mod inspect;
+mod kernel;
 mod layout;
+mod mapping;
 mod name;
 mod netns;
+mod network;
 mod portmap;
 mod proxy;
+mod reconcile;
 mod reservation;
 mod ruleset;
 mod socket;
@@ -71,8 +77,13 @@ mod wire;
 pub use ipnetwork;
 
 pub use crate::error::{Error, ErrorKind, Result};
-pub use crate::portmap::{NetworkGuard, Portmap, Published};
+pub use crate::kernel::Ownership;
+pub use crate::mapping::PortMapping;
+pub use crate::name::Owner;
+pub use crate::network::{Isolation, NetworkSpec};
+pub use crate::portmap::{NetworkGuard, Portmap, PortmapBuilder, Published};
 pub use crate::proxy::{Proxied, Proxy, ProxyBuilder, ProxyStats};
+pub use crate::reconcile::{Repaired, TableRepair};
 pub use crate::reservation::Reserve;
 pub use crate::ruleset::Ruleset;
 pub use crate::spec::{PortSpec, Protocol};

@@ -1,8 +1,9 @@
 //! Names of kernel objects, checked when made.
 
 use std::fmt;
+use std::str::FromStr;
 
-use crate::error::{Inner, Result};
+use crate::error::{Error, Inner, Result};
 
 /// The name of our table, such that nft's text can spell it too.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +27,12 @@ impl TableName {
             return Ok(TableName(name.to_owned()));
         };
         Err(wrong("table name", name, reason))
+    }
+}
+
+impl TableName {
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
     }
 }
 
@@ -63,10 +70,58 @@ impl IfName {
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
+}
 
-    /// As a key of type ifname: filled up with zeros.
-    pub(crate) fn padded(&self) -> [u8; libc::IFNAMSIZ] {
-        padded(&self.0)
+/// Whose a network or a published port is: a container's id, a name, whatever its maker finds it by again.
+///
+/// It is kept in the kernel as the element's comment, so that `nft list` shows it and [`Portmap::list`](crate::Portmap::list)
+/// reads it back.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Owner(String);
+
+impl Owner {
+    /// nft's limit of a comment, without the closing zero.
+    const MAX: usize = 127;
+
+    /// An owner of that name: 1 to 127 printable ASCII bytes without space, quote and backslash.
+    ///
+    /// # Errors
+    /// `InvalidInput` for any other.
+    pub fn new(name: &str) -> Result<Self> {
+        let reason = if name.is_empty() {
+            "empty"
+        } else if name.len() > Self::MAX {
+            "longer than 127 bytes"
+        } else if !name
+            .bytes()
+            .all(|byte| byte.is_ascii_graphic() && !b"\"\\".contains(&byte))
+        {
+            "has a space, quote, backslash, or other than printable ASCII"
+        } else {
+            return Ok(Owner(name.to_owned()));
+        };
+        Err(wrong("owner", name, reason))
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for Owner {
+    type Err = Error;
+
+    /// As [`Owner::new`].
+    fn from_str(name: &str) -> Result<Self> {
+        Owner::new(name)
     }
 }
 
@@ -79,7 +134,7 @@ pub(crate) fn padded(name: &str) -> [u8; libc::IFNAMSIZ] {
     bytes
 }
 
-fn wrong(what: &'static str, value: &str, reason: &'static str) -> crate::Error {
+fn wrong(what: &'static str, value: &str, reason: &'static str) -> Error {
     let value = value.to_owned();
     Inner::Input {
         what,
@@ -117,13 +172,17 @@ mod tests {
             let error = IfName::new(name).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidInput, "{name:?}");
         }
+        for name in ["", "a b", "a\"b", "a\\b", "a\0", "é", &"x".repeat(128)] {
+            let error = Owner::new(name).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{name:?}");
+        }
+        assert!(Owner::new(&"x".repeat(127)).is_ok());
         assert!(IfName::new("fifteen-bytes-a").is_ok());
         assert!(TableName::new("cofferdam-1.app_2").is_ok());
     }
 
     #[test]
     fn an_interface_name_is_filled_up_with_zeros() {
-        let key = IfName::new("br0").unwrap().padded();
-        assert_eq!(&key, b"br0\0\0\0\0\0\0\0\0\0\0\0\0\0");
+        assert_eq!(&padded("br0"), b"br0\0\0\0\0\0\0\0\0\0\0\0\0\0");
     }
 }

@@ -1,31 +1,88 @@
 //! The handle on a table in the kernel, and the guards of what it was given.
 
-use std::collections::BTreeSet;
-use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 
-use ipnetwork::{IpNetwork, Ipv4Network};
-
-use crate::element::{Element, Port};
-use crate::error::{Error, ErrorKind, Failure, Inner, Result};
-use crate::layout::Set;
-use crate::name::TableName;
+use crate::choice::{self, Place};
+use crate::conntrack::Conntrack;
+use crate::ephemeral::Turn;
+use crate::error::{ErrorKind, Failure, Result};
+use crate::kernel::{Attempt, Delta, Kernel, Ownership, during};
+use crate::mapping::PortMapping;
+use crate::name::{IfName, Owner, TableName};
 use crate::netns::NetNs;
-use crate::reservation::{Claim, Reservation, Reserve};
-use crate::ruleset::Ruleset;
-use crate::socket::{Found, Socket};
+use crate::network::NetworkSpec;
+use crate::reconcile::Repaired;
+use crate::reservation::{Claim, Families, Reservation, Reserve};
+use crate::ruleset::{Ruleset, taken};
+use crate::socket::Socket;
 use crate::spec::PortSpec;
 use crate::wire;
 
 /// A handle on one table of nf_tables in one network namespace: where networks are managed and ports published.
 ///
-/// It holds no state but sockets: what is there is what the kernel has. Any number of handles, threads and processes may
-/// use the same table at once. Dropping the handle changes nothing; guards outlive it.
+/// What is there is what the kernel has. Any number of handles, threads and processes may use the same table at once, unless one
+/// [owns](Ownership) it. A handle remembers what it saw, as long as the kernel says that nothing changed, and what it gave, for
+/// [`reapply`](Self::reapply). Dropping the handle changes nothing; guards outlive it.
 #[derive(Clone, Debug)]
 pub struct Portmap {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
+}
+
+/// Says how a [`Portmap`] is to be.
+#[derive(Clone, Debug)]
+#[must_use = "a PortmapBuilder does nothing until open"]
+pub struct PortmapBuilder {
+    table_name: String,
+    ownership: Ownership,
+    reserve: Reserve,
+}
+
+impl PortmapBuilder {
+    /// Who else may change the table.
+    pub fn ownership(mut self, ownership: Ownership) -> Self {
+        self.ownership = ownership;
+        self
+    }
+
+    /// What is done about processes of the host that have a published port or may want it.
+    pub fn reserve(mut self, reserve: Reserve) -> Self {
+        self.reserve = reserve;
+        self
+    }
+
+    /// Binds no sockets to published ports: for who knows that they are free, and does not want to spend an fd on each. It is
+    /// [`reserve`](Self::reserve) with [`Reserve::Never`].
+    pub fn without_reservations(self) -> Self {
+        self.reserve(Reserve::Never)
+    }
+
+    /// Opens the table in the calling thread's network namespace, and makes nothing yet.
+    ///
+    /// # Errors
+    /// As [`Portmap::open`].
+    pub fn open(self) -> Result<Portmap> {
+        let table = TableName::new(&self.table_name)?;
+        let open = || {
+            let netns = NetNs::of_this_thread()?;
+            let mut socket = Socket::open()?;
+            socket.generation().map_err(no_nftables)?;
+            Ok((netns, socket, Conntrack::open()?))
+        };
+        let (netns, socket, conntrack) = open()
+            .map_err(|failure: Failure| failure.during(format_args!("open table inet {table}")))?;
+        let kernel = Mutex::new(Kernel::new(socket, table.clone(), self.ownership));
+        Ok(Portmap {
+            shared: Arc::new(Shared {
+                table,
+                netns,
+                reserve: self.reserve,
+                turn: Turn::default(),
+                kernel,
+                conntrack: Mutex::new(conntrack),
+            }),
+        })
+    }
 }
 
 impl Portmap {
@@ -37,48 +94,45 @@ impl Portmap {
     /// `InvalidInput` for a name nft could not spell; `PermissionDenied` without `CAP_NET_ADMIN` in the user namespace that
     /// owns the network namespace; `Unsupported` if the kernel has no nf_tables; `NotFound` if /proc is not mounted.
     pub fn open(table_name: &str) -> Result<Self> {
-        let table = TableName::new(table_name)?;
-        let open = || {
-            let netns = NetNs::of_this_thread()?;
-            let mut socket = Socket::open()?;
-            socket.generation().map_err(no_nftables)?;
-            Ok((netns, socket))
-        };
-        let (netns, socket) = open()
-            .map_err(|failure: Failure| failure.during(format_args!("open table inet {table}")))?;
-        let held = BTreeSet::new();
-        let kernel = Mutex::new(Kernel { socket, held });
-        Ok(Portmap {
-            shared: Arc::new(Shared {
-                table,
-                netns,
-                kernel,
-            }),
-        })
+        Self::builder(table_name).open()
     }
 
-    /// Manages a bridge and its subnet, by one transaction: its containers reach out under an address of the host, reach each
-    /// other, and are reached from elsewhere by published ports only.
+    /// Says how the handle is to be.
+    pub fn builder(table_name: &str) -> PortmapBuilder {
+        PortmapBuilder {
+            table_name: table_name.to_owned(),
+            ownership: Ownership::default(),
+            reserve: Reserve::default(),
+        }
+    }
+
+    /// Manages a bridge and its subnets, by one transaction: its containers reach out under an address of the host, reach each
+    /// other, and are reached from elsewhere by published ports only, or what else the network says.
     ///
     /// The bridge need not exist yet. See [the crate's page](crate#what-it-changes-on-the-host) for the sysctls that are the
     /// caller's to set.
     ///
     /// # Errors
-    /// `AlreadyExists` if the bridge or an overlapping subnet is managed in this table; `InvalidInput` for a name no link can
-    /// have; `Unsupported` for an IPv6 subnet, or if the kernel lacks a part of nf_tables; `Busy` if others kept changing the
-    /// ruleset. In each case nothing was changed.
-    pub fn network(&self, bridge: &str, subnet: IpNetwork) -> Result<NetworkGuard> {
-        let elements = Element::network(bridge, subnet)?;
-        let doing = format_args!("manage bridge {bridge} with {subnet}");
-        self.shared.add(&elements, doing, |socket, table| {
-            for element in &elements {
-                refuse_if_there(socket, table, element, doing)?;
+    /// `AlreadyExists` if the bridge or an overlapping subnet is managed in this table; `Owned` if another process owns the table;
+    /// `Unsupported` if the kernel lacks a part of nf_tables; `Busy` if others kept changing the ruleset. In each case nothing was
+    /// changed.
+    pub fn network(&self, network: NetworkSpec) -> Result<NetworkGuard> {
+        Ruleset::of(self.shared.table.clone()).network(network.clone())?;
+        let doing = self
+            .shared
+            .doing(format_args!("manage bridge {}", network.bridge()));
+        self.shared.lock().change(&doing, |there| {
+            if let Some(by) = there.network_conflict(&network) {
+                let doing = doing.clone();
+                return Err(crate::error::Inner::Taken { doing, by }.into());
             }
-            refuse_overlap(socket, table, &elements, doing)
+            Ok(Delta {
+                networks: vec![network.clone()],
+                ..Delta::default()
+            })
         })?;
-        let (shared, bridge) = (Arc::clone(&self.shared), bridge.to_owned());
-        let lease = Lease::new(shared, elements.to_vec());
-        Ok(NetworkGuard { lease, bridge })
+        let lease = Lease::new(&self.shared, vec![network.clone()], Vec::new());
+        Ok(NetworkGuard { lease, network })
     }
 
     /// Publishes a port: leads it to `target`'s container port, by one transaction.
@@ -87,71 +141,220 @@ impl Portmap {
     /// process of the host has is an error, and no process of the host can take a published one. That socket lets nothing in. SCTP
     /// ports are not reserved so: it would load the kernel's SCTP module.
     ///
-    /// A port published on every address and the same on one address exclude each other, as with Docker.
+    /// Without a host address it is published on every one of the target's family. A port published on every address and the same
+    /// on one address exclude each other, as with Docker.
     ///
     /// # Errors
-    /// `AlreadyExists` if the port is published in this table already; `Busy` if a socket of the host has it, or if others kept
-    /// changing the ruleset; `NotFound` if the host does not have the address; `PermissionDenied` for a port below 1024 without
-    /// `CAP_NET_BIND_SERVICE`, or, from a thread in another network namespace, without `CAP_SYS_ADMIN`; `Unsupported` for an
-    /// IPv6 host address or target, or if the kernel lacks a part of nf_tables. In each case nothing was changed.
+    /// As [`publish_all`](Self::publish_all), and as [`PortMapping::of_spec`].
     pub fn publish(&self, spec: &PortSpec, target: IpAddr) -> Result<Published> {
-        let port = Port::new(spec, target)?;
-        let elements = [Element::Port(port)];
-        let table = &self.shared.table;
-        let doing = format_args!("publish {spec} to {target} in table inet {table}");
-        let mut reservation = Vec::new();
-        self.shared.add(&elements, doing, |socket, table| {
-            refuse_published(socket, table, &port, doing)?;
-            if !reservation.is_empty() {
-                return Ok(());
+        self.publish_to(spec, &[target])
+    }
+
+    /// Publishes what a spec says for a container with addresses of both families, by one transaction: host ports are the same in
+    /// both, also those that are chosen.
+    ///
+    /// A port that is left to be chosen is one of the host's range for such (`net.ipv4.ip_local_port_range` without
+    /// `net.ipv4.ip_local_reserved_ports`) or of the spec's, in turn, that is not published and that no socket of the host has, in
+    /// the families of the targets. [`Published::ports`] says which it was.
+    ///
+    /// # Errors
+    /// As [`publish_all`](Self::publish_all), and as [`PortMapping::of_spec`]; `Exhausted` if there is no free port.
+    pub fn publish_to(&self, spec: &PortSpec, targets: &[IpAddr]) -> Result<Published> {
+        if spec.expand().all(|one| one.is_single()) {
+            return self.publish_all(mappings(spec.expand(), targets)?);
+        }
+        const TRIES: usize = 8;
+        let doing = self.shared.doing(format_args!("publish {spec}"));
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let reserved = self.choose(spec, targets, &doing)?;
+            let ports = mappings(reserved.iter().map(|(one, _)| *one), targets)?;
+            let reservations = reserved.into_iter().map(|(_, reservation)| reservation);
+            match self.publish_reserved(ports, Some(reservations.collect())) {
+                // Somebody without a socket has published it meanwhile.
+                Err(error) if error.kind() == ErrorKind::AlreadyExists && tries < TRIES => {}
+                published => return published,
             }
-            match Reservation::all(
-                &self.shared.netns,
-                &[Claim::of(spec, crate::reservation::Families::Ipv4)],
-                Reserve::Hold,
-            ) {
-                Ok(made) => reservation = made,
-                Err(failure) => {
-                    // It may have been published between the look at the table and the bind.
-                    refuse_published(socket, table, &port, doing)?;
-                    return Err(failure.during(doing));
+        }
+    }
+
+    fn choose(&self, spec: &PortSpec, targets: &[IpAddr], doing: &str) -> Result<choice::Reserved> {
+        // Refuses targets that cannot be before anything is bound.
+        mappings(spec.expand().map(|one| one.at_host_port(1)), targets)?;
+        let there = self.list()?;
+        let is_published = |one: &PortSpec| {
+            let ports = mappings([*one], targets)?;
+            Ok(ports.iter().any(|port| there.port_conflict(port).is_some()))
+        };
+        let place = Place {
+            netns: &self.shared.netns,
+            turn: &self.shared.turn,
+            families: families(targets),
+            reserve: self.shared.reserve,
+        };
+        choice::reserve(place, &[*spec], doing, is_published)
+    }
+
+    /// Publishes ports, all or none of them, by one transaction, however many they are. One guard has them all.
+    ///
+    /// Each port takes an fd, unless the handle is [without reservations](PortmapBuilder::without_reservations).
+    ///
+    /// # Errors
+    /// `AlreadyExists` if one is published in this table already, or two of them exclude each other; `Busy` if a socket of the host
+    /// has one, or if others kept changing the ruleset; `NotFound` if the host does not have an address; `Owned` if another process
+    /// owns the table; `PermissionDenied` for a port below 1024 without `CAP_NET_BIND_SERVICE`, or, from a thread in another
+    /// network namespace, without `CAP_SYS_ADMIN`; `Unsupported` if the kernel lacks a part of nf_tables. The error names the port.
+    /// In each case nothing was changed.
+    pub fn publish_all(&self, ports: impl IntoIterator<Item = PortMapping>) -> Result<Published> {
+        self.publish_reserved(ports.into_iter().collect(), None)
+    }
+
+    fn publish_reserved(
+        &self,
+        ports: Vec<PortMapping>,
+        mut reservations: Option<Vec<Reservation>>,
+    ) -> Result<Published> {
+        let mut batch = Ruleset::of(self.shared.table.clone());
+        for port in &ports {
+            batch.publish(port.clone())?;
+        }
+        let doing = self.shared.doing(publishing(&ports));
+        self.shared.lock().change(&doing, |there| {
+            for port in &ports {
+                if let Some(other) = there.port_conflict(port) {
+                    let doing = self.shared.doing(format_args!("publish {port}"));
+                    return Err(taken(doing, other));
                 }
             }
-            Ok(())
+            if reservations.is_none() {
+                let (netns, claims) = (&self.shared.netns, Claim::of_all(&ports));
+                let made = Reservation::all(netns, &claims, self.shared.reserve);
+                reservations = Some(made.map_err(during(&doing))?);
+            }
+            Ok(Delta {
+                ports: ports.clone(),
+                ..Delta::default()
+            })
         })?;
-        let lease = Lease::new(Arc::clone(&self.shared), elements.to_vec());
-        let spec = *spec;
-        Ok(Published {
-            lease,
-            _reservation: reservation,
-            spec,
-            target,
-        })
+        let published = Published {
+            lease: Lease::new(&self.shared, Vec::new(), ports.clone()),
+            reservations: reservations.unwrap_or_default(),
+            ports,
+        };
+        // If it fails, the lease takes them back.
+        self.shared.end_stale_flows(&published.ports, &doing)?;
+        Ok(published)
     }
 
     /// Closes a published port to new flows, whoever published it and wherever it leads, and deletes the table if nothing else is
-    /// in it. Host address, host port and protocol tell which; that it is not there is success.
+    /// in it. Host address, host port and protocol tell which; without a host address, those on every address of both families.
+    /// That it is not there is success.
     ///
     /// It is for what was [persisted](Published::persist) or left by a failed [`Published::remove`] or a killed process. Where
     /// the [`Published`] still exists, that keeps the port reserved.
     ///
     /// # Errors
-    /// `Unsupported` for an IPv6 host address; `Busy` if others kept changing the ruleset, else what the kernel says.
+    /// `Owned` if another process owns the table; `InvalidInput` if the spec leaves the host port to be chosen; `Busy` if others kept
+    /// changing the ruleset, else what the kernel says.
     pub fn unpublish(&self, spec: &PortSpec) -> Result<()> {
-        let table = &self.shared.table;
-        let doing = format!("unpublish {spec} in table inet {table}");
-        let port = Port::nowhere(spec, &doing)?;
-        let found = self
-            .shared
-            .lock()
-            .socket
-            .element(table, &Element::Port(port));
-        let found = found.map_err(during(&doing))?;
-        let Some(target) = found.and_then(|found| found.target()) else {
-            return Ok(());
+        spec.expand().try_for_each(|one| one.require_single())?;
+        let is_wanted = |port: &PortMapping| {
+            let host_ip = spec.host_ip();
+            let same_family = host_ip.is_none_or(|ip| ip.is_ipv4() == port.is_ipv4());
+            let host_ip = host_ip.filter(|ip| !ip.is_unspecified());
+            let same = (spec.protocol(), host_ip) == (port.protocol(), port.host_ip());
+            same_family && same && spec.host_ports().contains(&port.host_port())
         };
-        self.shared
-            .remove(&[Element::Port(port.to(target))], &doing)
+        let doing = self.shared.doing(format_args!("unpublish {spec}"));
+        self.shared.unpublish(&doing, is_wanted).map(drop)
+    }
+
+    /// Closes all published ports of an owner, whichever handle published them, by one transaction, and says which they were.
+    ///
+    /// # Errors
+    /// As [`unpublish`](Self::unpublish).
+    pub fn unpublish_owner(&self, owner: &Owner) -> Result<Vec<PortMapping>> {
+        let doing = self.shared.doing(format_args!("unpublish all of {owner}"));
+        let is_wanted = |port: &PortMapping| port.owner() == Some(owner);
+        self.shared.unpublish(&doing, is_wanted)
+    }
+
+    /// Stops managing a bridge, whoever had it managed, and deletes the table if nothing else is in it. That it is not managed is
+    /// success.
+    ///
+    /// # Errors
+    /// As [`unpublish`](Self::unpublish), and `InvalidInput` for a name no link can have.
+    pub fn remove_network(&self, bridge: &str) -> Result<()> {
+        let bridge = IfName::new(bridge)?;
+        let doing = self
+            .shared
+            .doing(format_args!("stop managing bridge {}", bridge.as_str()));
+        let decide = |there: &Ruleset| {
+            Ok(Delta {
+                gone_networks: there.network_of(&bridge).cloned().into_iter().collect(),
+                ..Delta::default()
+            })
+        };
+        self.shared.lock().change(&doing, decide).map(drop)
+    }
+
+    /// Reads back which networks are managed and which ports published, by whichever process, with their owners.
+    ///
+    /// # Errors
+    /// `AlreadyExists` if the table of that name is not one of this crate; `Malformed` if parts of it are missing; `Busy` if others
+    /// kept changing the ruleset.
+    pub fn list(&self) -> Result<Ruleset> {
+        let doing = self.shared.doing("list");
+        self.shared.lock().read(&doing)
+    }
+
+    /// Makes the table exactly what is declared, by one transaction, and says what that took: what is missing is added, what is too
+    /// many removed, whoever added it; rules that somebody changed are restored; a table that is not there is made. What is right
+    /// already is not touched, so that traffic goes on.
+    ///
+    /// It is for a program that starts after a crash, with a state of its own of what should be. The ruleset's table name does not
+    /// matter. From then on what is declared is the handle's, for [`reapply`](Self::reapply). Ports are not reserved by it.
+    ///
+    /// # Errors
+    /// `AlreadyExists` if the table of that name is not one of this crate; `Owned` if another process owns it; `Busy` if others
+    /// kept changing the ruleset; else what the kernel says. In each case nothing was changed.
+    pub fn reconcile(&self, declared: &Ruleset) -> Result<Repaired> {
+        let doing = self.shared.doing("reconcile");
+        // What cannot be read cannot have been used.
+        let before = self.list().ok();
+        let repaired = self.shared.lock().reconcile(declared, &doing)?;
+        let is_gone = |port: &&PortMapping| declared.port_at(port) != Some(port);
+        let gone = before.iter().flat_map(Ruleset::ports).filter(is_gone);
+        self.shared.end_closed_flows(gone, &doing)?;
+        if !repaired.is_nothing() {
+            self.shared.end_stale_flows(declared.ports(), &doing)?;
+        }
+        Ok(repaired)
+    }
+
+    /// Brings back what this handle, its clones and its guards have in the table, and all rules, by one transaction, and says what
+    /// that took: after `nft flush ruleset`, a reload of a firewall, or a change of the table by hand. What others have in it stays.
+    ///
+    /// # Errors
+    /// `AlreadyExists` if somebody else has taken one of the ports, bridges or subnets meanwhile, or if a table of that name is there
+    /// that is not one of this crate; `Owned`, `Busy` and others as [`reconcile`](Self::reconcile). In each case nothing was changed.
+    pub fn reapply(&self) -> Result<Repaired> {
+        let doing = self.shared.doing("reapply");
+        let mut kernel = self.shared.lock();
+        let repaired = kernel.reapply(&doing)?;
+        let declared = kernel.declared.clone();
+        drop(kernel);
+        if !repaired.is_nothing() {
+            self.shared.end_stale_flows(declared.ports(), &doing)?;
+        }
+        Ok(repaired)
+    }
+
+    /// Who else may change the table.
+    #[must_use]
+    pub fn ownership(&self) -> Ownership {
+        self.shared.lock().ownership()
     }
 
     /// Whether the table is there: something of it is managed or published, by this process or another.
@@ -161,137 +364,166 @@ impl Portmap {
     pub fn exists(&self) -> Result<bool> {
         let table = &self.shared.table;
         let doing = format_args!("look for table inet {table}");
-        self.shared
-            .lock()
-            .socket
-            .has_table(table)
-            .map_err(during(doing))
+        let found = self.shared.lock().socket.table(table);
+        Ok(found.map_err(during(doing))?.is_some())
     }
 
     /// Deletes the table with all that is in it, also what was [persisted](Published::persist) or left by processes that were
-    /// killed. That it is not there is success.
+    /// killed; [`reapply`](Self::reapply) does not bring it back. That it is not there is success.
     ///
     /// # Errors
-    /// `Busy` if others kept changing the ruleset, else what the kernel says.
+    /// `Owned` if another process owns it; `Busy` if others kept changing the ruleset, else what the kernel says.
     pub fn delete_table(&self) -> Result<()> {
         let table = &self.shared.table;
         let doing = format_args!("delete table inet {table}");
         let mut kernel = self.shared.lock();
-        transact(&mut kernel.socket, doing, |socket, generation| {
-            if !socket.has_table(table).map_err(during(doing))? {
+        kernel.transact(doing, |kernel, generation| {
+            let Some(found) = kernel.socket.table(table).map_err(during(doing))? else {
                 return Ok(Attempt::Done);
-            }
-            Ok(socket.commit(generation, wire::delete_table(table)).into())
-        })
+            };
+            kernel.refuse_owned(found, doing)?;
+            Ok(kernel.commit(generation, &wire::delete_table(table)))
+        })?;
+        kernel.declared = Ruleset::of(table.clone());
+        Ok(())
     }
 }
 
 /// A managed bridge. Dropping it ends that, and deletes the table if nothing else is in it.
 ///
 /// Drop takes one transaction, tried again a bounded number of times if others change the ruleset; what it cannot remove stays
-/// until [`Portmap::delete_table`].
+/// until [`Portmap::remove_network`] or [`Portmap::delete_table`].
 #[derive(Debug)]
 #[must_use = "dropping a NetworkGuard stops managing the bridge"]
 pub struct NetworkGuard {
     lease: Lease,
-    bridge: String,
+    network: NetworkSpec,
 }
 
 impl NetworkGuard {
     /// The bridge's name.
     #[must_use]
     pub fn bridge(&self) -> &str {
-        &self.bridge
+        self.network.bridge()
+    }
+
+    /// What was asked for.
+    pub fn network(&self) -> &NetworkSpec {
+        &self.network
     }
 
     /// Stops managing the bridge, and deletes the table if nothing else is in it. Gone already is success.
     ///
     /// # Errors
     /// `Busy` if others kept changing the ruleset, else what the kernel says. Then it stays managed, until
-    /// [`Portmap::delete_table`].
+    /// [`Portmap::remove_network`].
     pub fn remove(mut self) -> Result<()> {
-        let doing = format!("stop managing bridge {}", self.bridge);
-        self.lease.remove(&doing)
+        self.lease.remove()
     }
 
-    /// Leaves it in the kernel after the process.
+    /// Leaves the bridge managed after the process, and out of what [`Portmap::reapply`] brings back.
     pub fn persist(mut self) {
         self.lease.persist();
     }
 }
 
-/// A published port. Dropping it closes the port to new flows, and deletes the table if nothing else is in it.
+/// Published ports. Dropping it closes them to new flows, and deletes the table if nothing else is in it; established flows go on.
 ///
 /// Drop takes one transaction, tried again a bounded number of times if others change the ruleset; what it cannot remove stays
-/// until [`Portmap::unpublish`], no longer reserved. Flows that are established go on until they end or time out.
+/// until [`Portmap::unpublish`] or [`Portmap::delete_table`].
 #[derive(Debug)]
-#[must_use = "dropping a Published unpublishes the port"]
+#[must_use = "dropping a Published unpublishes the ports"]
 pub struct Published {
     // Before the reservation: the port is free again once it leads nowhere.
     lease: Lease,
-    _reservation: Vec<Reservation>,
-    spec: PortSpec,
-    target: IpAddr,
+    pub(crate) reservations: Vec<Reservation>,
+    ports: Vec<PortMapping>,
 }
 
 impl Published {
-    /// What was asked for.
-    #[must_use]
-    pub fn spec(&self) -> &PortSpec {
-        &self.spec
+    /// The ports, in the order they were given.
+    pub fn ports(&self) -> &[PortMapping] {
+        &self.ports
     }
 
-    /// The address of the container.
-    #[must_use]
-    pub fn target(&self) -> IpAddr {
-        self.target
-    }
-
-    /// Closes the port to new flows, and deletes the table if nothing else is in it. Gone already is success, and a port that
+    /// Closes the ports to new flows, and deletes the table if nothing else is in it. Gone already is success, and a port that
     /// somebody has since published elsewhere is left alone.
     ///
     /// # Errors
-    /// `Busy` if others kept changing the ruleset, else what the kernel says. Then it stays published but is no longer reserved, as
-    /// after [`persist`](Published::persist): [`Portmap::unpublish`] tries again.
+    /// `Busy` if others kept changing the ruleset, else what the kernel says. Then they stay published but are no longer reserved,
+    /// as after [`persist`](Published::persist): [`Portmap::unpublish`] tries again.
     pub fn remove(mut self) -> Result<()> {
-        let doing = format!("unpublish {}", self.spec);
-        self.lease.remove(&doing)
+        self.lease.remove()
     }
 
-    /// Leaves the port published after the process. It is no longer reserved: a process of the host may bind it, but gets no
-    /// connections from where the port is published.
+    /// Leaves the ports published after the process, and out of what [`Portmap::reapply`] brings back. They are no longer reserved:
+    /// a process of the host may bind one, but gets no connections from where it is published.
     pub fn persist(mut self) {
         self.lease.persist();
     }
 }
 
-/// Elements that are ours to remove.
+/// What is ours to remove.
 #[derive(Debug)]
 struct Lease {
     shared: Arc<Shared>,
-    elements: Vec<Element>,
+    networks: Vec<NetworkSpec>,
+    ports: Vec<PortMapping>,
     armed: bool,
 }
 
 impl Lease {
-    fn new(shared: Arc<Shared>, elements: Vec<Element>) -> Self {
+    fn new(shared: &Arc<Shared>, networks: Vec<NetworkSpec>, ports: Vec<PortMapping>) -> Self {
         Lease {
-            shared,
-            elements,
+            shared: Arc::clone(shared),
+            networks,
+            ports,
             armed: true,
         }
     }
 
-    fn remove(&mut self, doing: &str) -> Result<()> {
+    fn remove(&mut self) -> Result<()> {
         self.armed = false;
-        self.shared.remove(&self.elements, doing)
+        let (networks, ports) = (&self.networks, &self.ports);
+        let doing = match networks.first() {
+            Some(network) => format!("stop managing bridge {}", network.bridge()),
+            None => format!("un{}", publishing(ports)),
+        };
+        let doing = self.shared.doing(doing);
+        let mut kernel = self.shared.lock();
+        self.gone().apply_to(&mut kernel.declared);
+        let is_ours = |there: &NetworkSpec| {
+            let same = |network: &&NetworkSpec| network.bridge == there.bridge;
+            let ours = networks.iter().find(same);
+            ours.is_some_and(|ours| ours.owner() == there.owner())
+        };
+        let done = kernel.change(&doing, |there| {
+            let bridges = networks
+                .iter()
+                .filter_map(|ours| there.network_of(&ours.bridge));
+            let gone_ports = ports
+                .iter()
+                .filter(|port| there.port_at(port) == Some(port));
+            Ok(Delta {
+                gone_networks: bridges.filter(|there| is_ours(there)).cloned().collect(),
+                gone_ports: gone_ports.cloned().collect(),
+                ..Delta::default()
+            })
+        })?;
+        drop(kernel);
+        self.shared.end_closed_flows(&done.gone_ports, &doing)
     }
 
     fn persist(&mut self) {
         self.armed = false;
-        let mut kernel = self.shared.lock();
-        for element in &self.elements {
-            kernel.held.remove(element);
+        self.gone().apply_to(&mut self.shared.lock().declared);
+    }
+
+    fn gone(&self) -> Delta {
+        Delta {
+            gone_networks: self.networks.clone(),
+            gone_ports: self.ports.clone(),
+            ..Delta::default()
         }
     }
 }
@@ -299,268 +531,80 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if self.armed {
-            let _unused = self.remove("remove").is_ok();
+            let _unused = self.remove().is_ok();
         }
     }
 }
 
 #[derive(Debug)]
-struct Shared {
+pub(crate) struct Shared {
     table: TableName,
     netns: NetNs,
+    reserve: Reserve,
+    turn: Turn,
     kernel: Mutex<Kernel>,
-}
-
-/// The way to the kernel, and what was given to it by this handle and not taken back: where to look first for whether the
-/// table is still needed.
-#[derive(Debug)]
-struct Kernel {
-    socket: Socket,
-    held: BTreeSet<Element>,
-}
-
-/// How often a transaction is tried when others change the ruleset between our look and our change.
-const TRIES: u32 = 1000;
-
-/// What became of one try of a transaction.
-enum Attempt {
-    Done,
-    /// The ruleset has changed since it was looked at.
-    Outdated,
-    Failed(Failure),
-}
-
-impl From<std::result::Result<(), Failure>> for Attempt {
-    fn from(committed: std::result::Result<(), Failure>) -> Self {
-        match committed {
-            Ok(()) => Attempt::Done,
-            Err(failure) if failure.errno() == Some(libc::ERESTART) => Attempt::Outdated,
-            Err(failure) => Attempt::Failed(failure),
-        }
-    }
+    conntrack: Mutex<Conntrack>,
 }
 
 impl Shared {
-    /// Adds elements, and the table where it is missing, if `check` of the table as it is does not refuse.
-    fn add(
+    fn unpublish(
         &self,
-        elements: &[Element],
-        doing: impl fmt::Display + Copy,
-        mut check: impl FnMut(&mut Socket, Option<&TableName>) -> Result<()>,
-    ) -> Result<()> {
-        let mut kernel = self.lock();
-        transact(&mut kernel.socket, doing, |socket, generation| {
-            let exists = socket.has_table(&self.table).map_err(during(doing))?;
-            check(socket, exists.then_some(&self.table))?;
-            let changes = match exists {
-                true => wire::add_elements(&self.table, elements),
-                false => wire::create(&Ruleset::of(self.table.clone(), elements.to_vec())),
-            };
-            let attempt = socket.commit(generation, changes).into();
-            Ok(match attempt {
-                Attempt::Failed(failure) if exists && failure.errno() == Some(libc::ENOENT) => {
-                    Attempt::Failed(foreign_table(failure))
-                }
-                attempt => attempt,
+        doing: &str,
+        is_wanted: impl Fn(&PortMapping) -> bool,
+    ) -> Result<Vec<PortMapping>> {
+        let done = self.lock().change(doing, |there| {
+            let gone = there.ports().filter(|port| is_wanted(port)).cloned();
+            Ok(Delta {
+                gone_ports: gone.collect(),
+                ..Delta::default()
             })
         })?;
-        kernel.held.extend(elements.iter().cloned());
-        Ok(())
+        self.end_closed_flows(&done.gone_ports, doing)?;
+        Ok(done.gone_ports)
     }
 
-    /// Removes those of the elements that are there as we made them, and with the last of all elements the table.
-    fn remove(&self, elements: &[Element], doing: &str) -> Result<()> {
-        let table = &self.table;
-        let mut kernel = self.lock();
-        let Kernel { socket, held } = &mut *kernel;
-        for element in elements {
-            held.remove(element);
-        }
-        transact(socket, doing, |socket, generation| {
-            if !socket.has_table(table).map_err(during(doing))? {
-                return Ok(Attempt::Done);
-            }
-            let mut ours = Vec::new();
-            for element in elements {
-                let found = socket.element(table, element).map_err(during(doing))?;
-                if found.is_some_and(|found| found.is(element)) {
-                    ours.push(element.clone());
-                }
-            }
-            if ours.is_empty() {
-                return Ok(Attempt::Done);
-            }
-            let changes = match has_others(socket, table, &ours, held).map_err(during(doing))? {
-                false => wire::delete_table(table),
-                true => wire::delete_elements(table, &ours),
-            };
-            Ok(socket.commit(generation, changes).into())
-        })
+    fn doing(&self, what: impl std::fmt::Display) -> String {
+        format!("{what} in table inet {}", self.table)
     }
 
     fn lock(&self) -> MutexGuard<'_, Kernel> {
         // A panic elsewhere leaves nothing half done: answers are told apart by their sequence number.
         self.kernel.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-/// Looks and changes, again and again until nobody has changed anything in between: the kernel takes a transaction only with
-/// the generation it had before the look.
-fn transact(
-    socket: &mut Socket,
-    doing: impl fmt::Display + Copy,
-    mut attempt: impl FnMut(&mut Socket, u32) -> Result<Attempt>,
-) -> Result<()> {
-    for _ in 0..TRIES {
-        let generation = socket.generation().map_err(during(doing))?;
-        let refused = match attempt(socket, generation) {
-            Ok(Attempt::Done) => return Ok(()),
-            Ok(Attempt::Outdated) => None,
-            Ok(Attempt::Failed(failure)) => Some(failure.during(doing)),
-            Err(error) => Some(error),
-        };
-        // What was refused on the ground of a look that was outdated meanwhile may be right by now.
-        match refused {
-            Some(error) if socket.generation().map_err(during(doing))? == generation => {
-                return Err(error);
-            }
-            _ => thread::yield_now(),
-        }
-    }
-    let doing = doing.to_string();
-    Err(Inner::Contended {
-        doing,
-        tries: TRIES,
-    }
-    .into())
-}
-
-fn during(doing: impl fmt::Display + Copy) -> impl Fn(Failure) -> Error {
-    move |failure| failure.during(doing)
-}
-
-/// Refuses what is there under the same key.
-fn refuse_if_there(
-    socket: &mut Socket,
-    table: Option<&TableName>,
-    element: &Element,
-    doing: impl fmt::Display + Copy,
-) -> Result<()> {
-    let Some(table) = table else { return Ok(()) };
-    let found = socket.element(table, element).map_err(during(doing))?;
-    match found {
-        None => Ok(()),
-        Some(_) => Err(taken(doing, element.to_string())),
+    pub(crate) fn conntrack(&self) -> MutexGuard<'_, Conntrack> {
+        // The same holds for it.
+        let locked = self.conntrack.lock();
+        locked.unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Refuses a port that is published on the same address, on every address, or, to be published on every address, on any.
-fn refuse_published(
-    socket: &mut Socket,
-    table: Option<&TableName>,
-    port: &Port,
-    doing: impl fmt::Display + Copy,
-) -> Result<()> {
-    let Some(table) = table else { return Ok(()) };
-    let any = Element::Port(port.on(None));
-    let found = socket.element(table, &any).map_err(during(doing))?;
-    if found.is_some() {
-        return Err(published(doing, port, Ipv4Addr::UNSPECIFIED));
-    }
-    let Some(ip) = port.host_ip else {
-        let key = any.key();
-        let found = all_of(socket, table, Set::Ports4).map_err(during(doing))?;
-        let same = found.iter().find_map(|one| {
-            let (ip, rest) = one.key.split_first_chunk::<4>()?;
-            (rest == key).then(|| Ipv4Addr::from(*ip))
-        });
-        return same.map_or(Ok(()), |ip| Err(published(doing, port, ip)));
-    };
-    let found = socket
-        .element(table, &Element::Port(*port))
-        .map_err(during(doing))?;
-    match found {
-        None => Ok(()),
-        Some(_) => Err(published(doing, port, ip)),
+/// Each of the specs for each of the targets.
+fn mappings(
+    specs: impl IntoIterator<Item = PortSpec>,
+    targets: &[IpAddr],
+) -> Result<Vec<PortMapping>> {
+    let each = specs.into_iter().flat_map(|spec| {
+        let of_target = move |target: &IpAddr| PortMapping::of_spec(&spec, *target);
+        targets.iter().map(of_target)
+    });
+    each.collect()
+}
+
+fn families(targets: &[IpAddr]) -> Families {
+    let has = |ipv6| targets.iter().any(|target| target.is_ipv6() == ipv6);
+    match (has(false), has(true)) {
+        (true, false) => Families::Ipv4,
+        (false, true) => Families::Ipv6,
+        _ => Families::Both,
     }
 }
 
-fn published(doing: impl fmt::Display, port: &Port, ip: Ipv4Addr) -> Error {
-    taken(doing, format!("{ip}:{}/{}", port.host_port, port.protocol))
-}
-
-/// Refuses a subnet that overlaps with one that is managed.
-fn refuse_overlap(
-    socket: &mut Socket,
-    table: Option<&TableName>,
-    elements: &[Element],
-    doing: impl fmt::Display + Copy,
-) -> Result<()> {
-    let Some(table) = table else { return Ok(()) };
-    let found = all_of(socket, table, Set::SubnetPairs).map_err(during(doing))?;
-    for element in elements {
-        let Element::Subnet(subnet) = element else {
-            continue;
-        };
-        if let Some(other) = found.iter().find(|one| overlap(one, *subnet)) {
-            let first = other.key.first_chunk().copied().map(Ipv4Addr::from);
-            let by = format!("a subnet from {}", first.unwrap_or(subnet.network()));
-            return Err(taken(doing, by));
-        }
+fn publishing(ports: &[PortMapping]) -> String {
+    match ports {
+        [port] => format!("publish {port}"),
+        _ => format!("publish {} ports", ports.len()),
     }
-    Ok(())
-}
-
-fn overlap(found: &Found, subnet: Ipv4Network) -> bool {
-    let bound = |key: &[u8]| key.first_chunk().copied().map(u32::from_be_bytes);
-    let (Some(first), Some(last)) = (
-        bound(&found.key),
-        bound(found.key_end.as_deref().unwrap_or(&found.key)),
-    ) else {
-        return false;
-    };
-    u32::from(subnet.network()) <= last && first <= u32::from(subnet.broadcast())
-}
-
-fn taken(doing: impl fmt::Display, by: String) -> Error {
-    let doing = doing.to_string();
-    Inner::Taken { doing, by }.into()
-}
-
-/// All elements of a set of a table that is there.
-fn all_of(
-    socket: &mut Socket,
-    table: &TableName,
-    set: Set,
-) -> std::result::Result<Vec<Found>, Failure> {
-    let found = socket.elements(table, set);
-    found.map_err(|failure| match failure.errno() {
-        Some(libc::ENOENT) => foreign_table(failure),
-        _ => failure,
-    })
-}
-
-/// Whether the table has other elements than these. What this handle holds is asked for first, then the sets of networks: they are
-/// small. Else every port is read.
-fn has_others(
-    socket: &mut Socket,
-    table: &TableName,
-    ours: &[Element],
-    held: &mut BTreeSet<Element>,
-) -> std::result::Result<bool, Failure> {
-    while let Some(likely) = held.pop_first() {
-        if socket.element(table, &likely)?.is_some() {
-            held.insert(likely);
-            return Ok(true);
-        }
-    }
-    for set in Set::ALL {
-        let mine = ours.iter().filter(|element| element.set() == set).count();
-        if all_of(socket, table, set)?.len() > mine {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }
 
 /// What a kernel without nf_tables says to a message for it.
@@ -574,11 +618,4 @@ fn no_nftables(failure: Failure) -> Failure {
         ),
         _ => failure,
     }
-}
-
-/// A table of our name that is not ours.
-fn foreign_table(failure: Failure) -> Failure {
-    failure
-        .of_kind(ErrorKind::AlreadyExists)
-        .with_note("a table of that name is there, but not one of this crate")
 }

@@ -1,5 +1,6 @@
 //! Sockets that keep the host's processes off published ports.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
@@ -12,6 +13,7 @@ use rustix::net::{
 use rustix::process::{Resource, getrlimit};
 
 use crate::error::{Errno, ErrorKind, Failure, Note};
+use crate::mapping::PortMapping;
 use crate::netns::NetNs;
 use crate::spec::{PortSpec, Protocol};
 use crate::sys;
@@ -39,10 +41,10 @@ pub enum Reserve {
 /// transaction: a client tries again a second later and reaches the container. One that is bound and does not listen would have
 /// the kernel refuse such a client with a RST, and so would it whenever somebody else has flushed the table for a moment.
 #[derive(Debug)]
-pub(crate) struct Reservation {
+pub(crate) struct Reservation(
     /// None for SCTP where asking for a socket would load the kernel's module, and if nothing is to be held.
-    socket: Option<OwnedFd>,
-}
+    Option<(Claim, OwnedFd)>,
+);
 
 /// What to bind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,21 +91,65 @@ impl Claim {
             protocol: spec.protocol(),
         }
     }
+
+    /// Whether it is for this port.
+    pub(crate) fn is_of(&self, port: &PortMapping) -> bool {
+        let same_ip = match self.ip {
+            None => port.host_ip().is_none(),
+            Some(ip) if ip.is_unspecified() => {
+                port.host_ip().is_none() && port.is_ipv4() == ip.is_ipv4()
+            }
+            ip => port.host_ip() == ip,
+        };
+        same_ip && (port.host_port(), port.protocol()) == (self.port, self.protocol)
+    }
+
+    /// Those of ports of both families on every address are one.
+    pub(crate) fn of_all(ports: &[PortMapping]) -> Vec<Self> {
+        let mut wildcards = HashMap::new();
+        for port in ports.iter().filter(|port| port.host_ip().is_none()) {
+            let family = match port.is_ipv4() {
+                true => Families::Ipv4,
+                false => Families::Ipv6,
+            };
+            wildcards
+                .entry((port.protocol(), port.host_port()))
+                .and_modify(|known| {
+                    if *known != family {
+                        *known = Families::Both;
+                    }
+                })
+                .or_insert(family);
+        }
+        let claims = ports.iter().filter_map(|port| {
+            let (protocol, number) = (port.protocol(), port.host_port());
+            let ip = match port.host_ip() {
+                Some(ip) => Some(ip),
+                None => wildcards.remove(&(protocol, number))?.wildcard(),
+            };
+            Some(Claim {
+                ip,
+                port: number,
+                protocol,
+            })
+        });
+        claims.collect()
+    }
 }
 
 impl Reservation {
     /// Which keeps nobody off.
     pub(crate) fn nothing() -> Self {
-        Reservation { socket: None }
+        Reservation(None)
     }
 
-    pub(crate) fn of(socket: Option<OwnedFd>) -> Self {
-        Reservation { socket }
+    pub(crate) fn of(claim: Claim, socket: Option<OwnedFd>) -> Self {
+        Reservation(socket.map(|socket| (claim, socket)))
     }
 
-    /// The socket, to serve clients by it.
-    pub(crate) fn socket(&self) -> Option<&OwnedFd> {
-        self.socket.as_ref()
+    /// The socket and what it is bound to.
+    pub(crate) fn held(&self) -> Option<(Claim, &OwnedFd)> {
+        self.0.as_ref().map(|(claim, socket)| (*claim, socket))
     }
 
     /// All of these or none, by one visit to the namespace. The failure of one says which.
@@ -125,7 +171,11 @@ impl Reservation {
         });
         let sockets = sockets.map_err(|error| refused(failed, &error))?;
         Ok(match reserve {
-            Reserve::Hold => sockets.into_iter().map(Self::of).collect(),
+            Reserve::Hold => {
+                let held = claims.iter().zip(sockets);
+                held.map(|(claim, socket)| Self::of(*claim, socket))
+                    .collect()
+            }
             _ => sockets.iter().map(|_| Self::nothing()).collect(),
         })
     }

@@ -1,13 +1,12 @@
 //! The netlink socket: one request or one transaction at a time, answered before the call returns.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket as Netlink, SocketAddr};
 use rustix::net::sockopt;
 
-use crate::answer::{Answers, attributes, value};
+use crate::answer::{Answer, Answers, attributes, value};
 use crate::element::Element;
 use crate::error::{ErrorKind, Failure};
 use crate::layout::Set;
@@ -17,43 +16,33 @@ use crate::wire::{self, Change, Message, Step};
 /// Bound to the network namespace it was opened in, whoever uses it later.
 pub(crate) struct Socket {
     netlink: Netlink,
+    /// What the kernel knows it by.
+    pub(crate) port: u32,
     sequence: u32,
     buffer: Vec<u8>,
 }
 
-/// Key and data of an element as the kernel has them.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Found {
-    pub(crate) key: Vec<u8>,
-    /// The last key, of an interval.
-    pub(crate) key_end: Option<Vec<u8>>,
-    pub(crate) data: Option<Vec<u8>>,
-}
-
-impl Found {
-    /// Whether it is this very element: the same key leading to the same place.
-    pub(crate) fn is(&self, element: &Element) -> bool {
-        self.key == element.key() && self.data == element.data()
-    }
-
-    /// Where it leads, if it is a published port.
-    pub(crate) fn target(&self) -> Option<SocketAddrV4> {
-        let (ip, rest) = self.data.as_ref()?.split_first_chunk::<4>()?;
-        let port = u16::from_be_bytes(*rest.first_chunk()?);
-        Some(SocketAddrV4::new(Ipv4Addr::from(*ip), port))
-    }
+/// A table as the kernel has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FoundTable {
+    pub(crate) flags: u32,
+    /// The socket that owns it.
+    pub(crate) owner: Option<u32>,
+    /// Whether it says that it is ours.
+    pub(crate) is_tagged: bool,
 }
 
 impl Socket {
     pub(crate) fn open() -> Result<Self, Failure> {
         let failed = |error: io::Error| Failure::call("netlink socket for netfilter", &error);
         let mut netlink = Netlink::new(NETLINK_NETFILTER).map_err(failed)?;
-        netlink.bind(&SocketAddr::new(0, 0)).map_err(failed)?;
+        let port = netlink.bind_auto().map_err(failed)?.port_number();
         netlink.connect(&SocketAddr::new(0, 0)).map_err(failed)?;
         netlink.set_cap_ack(true).map_err(failed)?;
         netlink.set_ext_ack(true).map_err(failed)?;
         Ok(Socket {
             netlink,
+            port,
             sequence: 0,
             buffer: vec![0; RECEIVE_BUFFER],
         })
@@ -71,53 +60,50 @@ impl Socket {
         generation.ok_or_else(|| unexpected(STEP, "no generation"))
     }
 
-    pub(crate) fn has_table(&mut self, table: &TableName) -> Result<bool, Failure> {
+    pub(crate) fn table(&mut self, table: &TableName) -> Result<Option<FoundTable>, Failure> {
         match self.request(wire::read_table(table), "read the table") {
-            Ok(_) => Ok(true),
-            Err(failure) if failure.errno() == Some(libc::ENOENT) => Ok(false),
-            Err(failure) => Err(failure),
-        }
-    }
-
-    /// The element of this key, wherever it leads to.
-    pub(crate) fn element(
-        &mut self,
-        table: &TableName,
-        wanted: &Element,
-    ) -> Result<Option<Found>, Failure> {
-        match self.request(wire::read_element(table, wanted), "read an element") {
-            Ok(answers) => Ok(found(&answers).into_iter().next()),
+            Ok(answers) => Ok(answers.iter().find_map(found_table)),
             Err(failure) if failure.errno() == Some(libc::ENOENT) => Ok(None),
             Err(failure) => Err(failure),
         }
     }
 
     /// All elements of a set. A change meanwhile may tear the list: act on it with the generation from before it only.
-    pub(crate) fn elements(&mut self, table: &TableName, set: Set) -> Result<Vec<Found>, Failure> {
+    pub(crate) fn elements(
+        &mut self,
+        table: &TableName,
+        set: Set,
+    ) -> Result<Vec<Element>, Failure> {
         let answers = self.request(wire::dump_elements(table, set), "read the elements")?;
-        Ok(found(&answers))
+        Ok(found_elements(&answers, set))
+    }
+
+    /// Asks, and reads something of each answer's attributes.
+    pub(crate) fn ask<T>(
+        &mut self,
+        message: Message,
+        step: &str,
+        read: impl Fn(&[u8]) -> Option<T>,
+    ) -> Result<Vec<T>, Failure> {
+        let answers = self.request(message, step)?;
+        let attributes = answers.iter().map(|answer| answer.attributes());
+        Ok(attributes.filter_map(read).collect())
     }
 
     /// Applies all of the changes or none, and none if anything changed since this generation: that is `ERESTART`.
-    pub(crate) fn commit(&mut self, generation: u32, changes: Vec<Change>) -> Result<(), Failure> {
-        let steps: Vec<Step> = changes.iter().map(|change| change.step).collect();
-        let mut messages = vec![wire::begin(generation)];
-        messages.extend(changes.into_iter().map(|change| change.message));
-        if let Some(last) = messages.pop() {
-            messages.push(wire::acknowledged(last));
-        }
-        messages.push(wire::end());
-        let first = self.send(&mut messages, "send the transaction")?;
-        let last = first + messages.len() as u32 - 2;
+    pub(crate) fn commit(&mut self, generation: u32, changes: &[Change]) -> Result<(), Failure> {
+        let (bytes, first) = self.batch(generation, changes);
+        self.send_bytes(&bytes, "send the transaction")?;
+        let last = first.wrapping_add(changes.len() as u32);
         let mut done = false;
         for answer in self.receive("apply the transaction")?.iter() {
             let Some(verdict) = answer.verdict() else {
                 continue;
             };
-            let index = verdict.sequence.checked_sub(first + 1);
-            let step = index.and_then(|index| steps.get(index as usize));
+            let index = verdict.sequence.wrapping_sub(first.wrapping_add(1));
+            let step = changes.get(index as usize).map(|change| change.step);
             match verdict.failure("apply the transaction") {
-                Some(failure) => return Err(refusal(failure, step.copied())),
+                Some(failure) => return Err(refusal(failure, step)),
                 None => done |= verdict.sequence == last,
             }
         }
@@ -127,8 +113,37 @@ impl Socket {
         }
     }
 
+    /// A transaction as one datagram, and the sequence number of its first message.
+    fn batch(&mut self, generation: u32, changes: &[Change]) -> (Vec<u8>, u32) {
+        let first = self.sequence.wrapping_add(1);
+        let room = changes
+            .iter()
+            .map(|change| change.bytes.len())
+            .sum::<usize>();
+        let mut bytes = Vec::with_capacity(room + 64);
+        let mut add = |message: &[u8]| {
+            self.sequence = self.sequence.wrapping_add(1);
+            let start = bytes.len();
+            bytes.extend(message);
+            wire::number(&mut bytes[start..], self.sequence);
+            start
+        };
+        add(&wire::begin(generation));
+        let mut last = 0;
+        for change in changes {
+            last = add(&change.bytes);
+        }
+        add(&wire::end());
+        wire::acknowledged(&mut bytes[last..]);
+        (bytes, first)
+    }
+
     fn request(&mut self, message: Message, step: &str) -> Result<Answers, Failure> {
-        let sequence = self.send(&mut [message], step)?;
+        self.sequence = self.sequence.wrapping_add(1);
+        let sequence = self.sequence;
+        let mut bytes = wire::bytes(message);
+        wire::number(&mut bytes, sequence);
+        self.send_bytes(&bytes, step)?;
         let mut answers = self.receive(step)?;
         answers.retain(sequence);
         let refused = answers
@@ -140,29 +155,19 @@ impl Socket {
         }
     }
 
-    /// Sends messages as one datagram, and returns the first's sequence number.
-    fn send(&mut self, messages: &mut [Message], step: &str) -> Result<u32, Failure> {
-        let first = self.sequence.wrapping_add(1);
-        let mut bytes = Vec::new();
-        for message in messages {
-            self.sequence = self.sequence.wrapping_add(1);
-            message.header.sequence_number = self.sequence;
-            message.finalize();
-            let start = bytes.len();
-            bytes.resize(start + message.buffer_len(), 0);
-            message.serialize(&mut bytes[start..]);
-        }
+    fn send_bytes(&self, bytes: &[u8], step: &str) -> Result<(), Failure> {
         let failed = |error: io::Error| Failure::call(step, &error);
         self.make_room(bytes.len()).map_err(failed)?;
-        self.netlink.send(&bytes, 0).map_err(failed)?;
-        Ok(first)
+        self.netlink.send(bytes, 0).map_err(failed)?;
+        Ok(())
     }
 
     /// Raises the send buffer where a datagram would not fit. The kernel doubles what it is told, for its bookkeeping.
     fn make_room(&self, datagram: usize) -> io::Result<()> {
         const OVERHEAD: usize = 4096;
+        const ALWAYS: usize = 64 << 10; // net.core.wmem_default is more on every machine
         let wanted = datagram + OVERHEAD;
-        if sockopt::socket_send_buffer_size(&self.netlink)? / 2 >= wanted {
+        if wanted <= ALWAYS || sockopt::socket_send_buffer_size(&self.netlink)? / 2 >= wanted {
             return Ok(());
         }
         match sockopt::set_socket_send_buffer_size_force(&self.netlink, wanted) {
@@ -202,30 +207,74 @@ impl std::fmt::Debug for Socket {
 /// More than the kernel puts into one datagram of a dump.
 const RECEIVE_BUFFER: usize = 64 << 10;
 
+fn found_table(answer: &Answer) -> Option<FoundTable> {
+    const NFTA_TABLE_NAME: u16 = 1;
+    const NFTA_TABLE_FLAGS: u16 = 2;
+    const NFTA_TABLE_USERDATA: u16 = 6;
+    const NFTA_TABLE_OWNER: u16 = 7;
+    let attributes = answer.attributes();
+    value(attributes, NFTA_TABLE_NAME)?;
+    let tag = value(attributes, NFTA_TABLE_USERDATA).and_then(comment);
+    Some(FoundTable {
+        flags: number(attributes, NFTA_TABLE_FLAGS).unwrap_or(0),
+        owner: number(attributes, NFTA_TABLE_OWNER),
+        is_tagged: tag.as_deref() == Some(wire::COMMENT),
+    })
+}
+
+/// A number in network order.
+pub(crate) fn number(attributes: &[u8], kind: u16) -> Option<u32> {
+    let bytes = value(attributes, kind)?.first_chunk()?;
+    Some(u32::from_be_bytes(*bytes))
+}
+
 /// The elements in lists of elements.
-fn found(answers: &Answers) -> Vec<Found> {
+fn found_elements(answers: &Answers, set: Set) -> Vec<Element> {
     const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
     let mut elements = Vec::new();
     for answer in answers.iter() {
         let Some(list) = value(answer.attributes(), NFTA_SET_ELEM_LIST_ELEMENTS) else {
             continue;
         };
-        elements.extend(attributes(list).filter_map(|(_, parts)| found_element(parts)));
+        elements.extend(attributes(list).filter_map(|(_, parts)| found_element(parts, set)));
     }
     elements
 }
 
-fn found_element(parts: &[u8]) -> Option<Found> {
+fn found_element(parts: &[u8], set: Set) -> Option<Element> {
     const NFTA_SET_ELEM_KEY: u16 = 1;
     const NFTA_SET_ELEM_DATA: u16 = 2;
+    const NFTA_SET_ELEM_USERDATA: u16 = 6;
     const NFTA_SET_ELEM_KEY_END: u16 = 10;
     const NFTA_DATA_VALUE: u16 = 1;
     let bytes = |part| value(value(parts, part)?, NFTA_DATA_VALUE).map(<[u8]>::to_vec);
-    Some(Found {
+    Some(Element {
+        set,
         key: bytes(NFTA_SET_ELEM_KEY)?,
         key_end: bytes(NFTA_SET_ELEM_KEY_END),
         data: bytes(NFTA_SET_ELEM_DATA),
+        comment: value(parts, NFTA_SET_ELEM_USERDATA).and_then(comment),
     })
+}
+
+/// nft's comment in user data.
+fn comment(data: &[u8]) -> Option<String> {
+    const COMMENT: u8 = 0;
+    let text = user_data(data, COMMENT)?;
+    let text = text.strip_suffix(&[0]).unwrap_or(text);
+    String::from_utf8(text.to_vec()).ok()
+}
+
+/// The value of the first attribute of this kind in nft's user data: a byte of kind, one of length, the value.
+pub(crate) fn user_data(mut data: &[u8], wanted: u8) -> Option<&[u8]> {
+    loop {
+        let ([kind, length], rest) = data.split_first_chunk()?;
+        let (value, rest) = rest.split_at_checked(usize::from(*length))?;
+        if *kind == wanted {
+            return Some(value);
+        }
+        data = rest;
+    }
 }
 
 /// A change the kernel refused. What it cannot find while the table is made is a part of itself: a module. And what it does not
@@ -264,7 +313,7 @@ mod tests {
                 ErrorKind::Unsupported
             );
         }
-        let element = Step::AddElement(Set::Ports4);
+        let element = Step::AddElements(Set::Ports4);
         assert_eq!(kind(libc::ENOENT, element), ErrorKind::NotFound);
         assert_eq!(kind(libc::EINVAL, element), ErrorKind::InvalidInput);
     }

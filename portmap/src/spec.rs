@@ -184,6 +184,19 @@ impl PortSpec {
         }
     }
 
+    /// Refuses one that is not [single](Self::is_single).
+    pub(crate) fn require_single(&self) -> Result<()> {
+        match self.is_single() {
+            true => Ok(()),
+            false => Err(invalid(
+                &self.to_string(),
+                HOST_PORT,
+                &self.host.to_string(),
+                "not one port for one of the container",
+            )),
+        }
+    }
+
     /// The same with its host port chosen.
     pub(crate) fn at_host_port(mut self, port: u16) -> Self {
         self.host = Ports::one(port);
@@ -294,6 +307,12 @@ impl Protocol {
             Protocol::Udp => 17,
             Protocol::Sctp => 132,
         }
+    }
+
+    pub(crate) fn of_number(number: u8) -> Option<Self> {
+        [Protocol::Tcp, Protocol::Udp, Protocol::Sctp]
+            .into_iter()
+            .find(|protocol| protocol.number() == number)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Our values as nf_tables messages: the only file that knows the packet crate's types for tables, sets, chains and rules.
 
 use std::fmt;
+use std::net::Ipv6Addr;
 
 use netlink_packet_core::{
     DefaultNla, NLA_F_NESTED, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL,
@@ -10,8 +11,8 @@ use netlink_packet_netfilter::nftables::{
     Bitwise, ChainAttribute, ChainMessage, Cmp, DataAttribute, ExpressionAttribute, Expressions,
     GenMessage, Hook, Immediate, InetHookNumber, ListAttribute, Lookup, Meta, MetaKey,
     NfTablesMessage, Operator, Payload, Register, RuleAttribute, RuleMessage, SetAttribute,
-    SetDescription, SetElementAttribute, SetElementList, SetElementMessage, SetFlags, SetMessage,
-    TableAttribute, TableMessage, Verdict, VerdictAttribute,
+    SetDescription, SetElementList, SetElementMessage, SetFlags, SetMessage, TableAttribute,
+    TableFlags, TableMessage, Verdict, VerdictAttribute,
 };
 use netlink_packet_netfilter::none::ControlMessage;
 use netlink_packet_netfilter::{
@@ -19,9 +20,8 @@ use netlink_packet_netfilter::{
 };
 
 use crate::element::Element;
-use crate::layout::{self, CHAINS, Chain, Match, Rule, Set, Then, Type};
+use crate::layout::{self, CHAINS, Chain, Family, ICMPV6, Match, Rule, Set, Then, Type};
 use crate::name::{TableName, padded};
-use crate::ruleset::Ruleset;
 
 pub(crate) type Message = NetlinkMessage<NetfilterMessage>;
 
@@ -29,12 +29,14 @@ pub(crate) type Message = NetlinkMessage<NetfilterMessage>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     AddTable,
+    ChangeTable,
     DeleteTable,
     AddSet(Set),
     AddChain(&'static str),
+    ClearChain(&'static str),
     AddRule(&'static str),
-    AddElement(Set),
-    DeleteElement(Set),
+    AddElements(Set),
+    DeleteElements(Set),
 }
 
 impl Step {
@@ -51,65 +53,106 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Step::AddTable => f.write_str("add table"),
+            Step::ChangeTable => f.write_str("change table"),
             Step::DeleteTable => f.write_str("delete table"),
             Step::AddSet(set) => write!(f, "add set {}", set.name()),
             Step::AddChain(chain) => write!(f, "add chain {chain}"),
+            Step::ClearChain(chain) => write!(f, "delete rules of chain {chain}"),
             Step::AddRule(chain) => write!(f, "add rule to chain {chain}"),
-            Step::AddElement(set) => write!(f, "add element to {}", set.name()),
-            Step::DeleteElement(set) => write!(f, "delete element of {}", set.name()),
+            Step::AddElements(set) => write!(f, "add elements to {}", set.name()),
+            Step::DeleteElements(set) => write!(f, "delete elements of {}", set.name()),
         }
     }
 }
 
-/// One message of a transaction.
+/// One message of a transaction, as bytes without its sequence number.
 #[derive(Clone, Debug)]
 pub(crate) struct Change {
     pub(crate) step: Step,
-    pub(crate) message: Message,
+    pub(crate) bytes: Vec<u8>,
 }
 
+impl Change {
+    fn new(step: Step, message: Message) -> Self {
+        let bytes = bytes(message);
+        Change { step, bytes }
+    }
+}
+
+/// Flags of a table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Flags(pub(crate) u32);
+
+impl Flags {
+    pub(crate) const OWNER: u32 = 2;
+    pub(crate) const PERSIST: u32 = 4;
+}
+
+/// The comment that tells our table from one of the same name.
+pub(crate) const COMMENT: &str = "cofferdam-portmap";
+
+/// The kind of a rule's tag in its user data; nft knows kinds up to 1, and passes over others.
+pub(crate) const RULE_TAG: u8 = 200;
+
 /// The messages that make the whole table.
-pub(crate) fn create(ruleset: &Ruleset) -> Vec<Change> {
-    let table = ruleset.table();
-    let mut changes = vec![add_table(table)];
+pub(crate) fn create(table: &TableName, flags: Flags, elements: &[Element]) -> Vec<Change> {
+    let mut changes = vec![add_table(table, flags)];
     changes.extend(Set::ALL.iter().map(|set| add_set(table, *set)));
     for chain in &CHAINS {
         changes.push(add_chain(table, chain));
-        changes.extend(chain.rules.iter().map(|rule| add_rule(table, chain, rule)));
+        changes.extend(add_rules(table, chain));
     }
-    changes.extend(add_elements(table, ruleset.elements()));
+    changes.extend(add_elements(table, elements));
     changes
 }
 
 /// The messages that add elements to the table; `NLM_F_EXCL` makes one that is there an error.
 pub(crate) fn add_elements(table: &TableName, elements: &[Element]) -> Vec<Change> {
-    let add = |element: &Element| Change {
-        step: Step::AddElement(element.set()),
-        message: nftables(
-            NfTablesMessage::NewSetElement(element_list(table, element)),
-            NLM_F_CREATE | NLM_F_EXCL,
-        ),
+    let add = |set, bytes| Change {
+        step: Step::AddElements(set),
+        bytes,
     };
-    elements.iter().map(add).collect()
+    const FLAGS: u16 = NLM_F_CREATE | NLM_F_EXCL;
+    element_lists(table, elements, NFT_MSG_NEWSETELEM, FLAGS, add)
 }
 
 pub(crate) fn delete_elements(table: &TableName, elements: &[Element]) -> Vec<Change> {
-    let delete = |element: &Element| Change {
-        step: Step::DeleteElement(element.set()),
-        message: nftables(
-            NfTablesMessage::DeleteSetElement(element_list(table, element)),
-            0,
-        ),
+    let delete = |set, bytes| Change {
+        step: Step::DeleteElements(set),
+        bytes,
     };
-    elements.iter().map(delete).collect()
+    element_lists(table, elements, NFT_MSG_DELSETELEM, 0, delete)
 }
 
 /// Deletes the table with all that is in it.
 pub(crate) fn delete_table(table: &TableName) -> Vec<Change> {
-    vec![Change {
-        step: Step::DeleteTable,
-        message: nftables(NfTablesMessage::DeleteTable(table_message(table)), 0),
-    }]
+    vec![Change::new(
+        Step::DeleteTable,
+        nftables(NfTablesMessage::DeleteTable(table_message(table)), 0),
+    )]
+}
+
+/// Gives a table that is there these flags: makes one that its owner left by `NFT_TABLE_F_PERSIST` ours.
+pub(crate) fn change_table(table: &TableName, flags: Flags) -> Change {
+    Change::new(
+        Step::ChangeTable,
+        nftables(NfTablesMessage::NewTable(flagged(table, flags)), 0),
+    )
+}
+
+/// Makes the rules of a chain what they should be.
+pub(crate) fn restore_chain(table: &TableName, chain: &Chain) -> Vec<Change> {
+    let attributes = vec![
+        RuleAttribute::Table(table.to_string()),
+        RuleAttribute::Chain(chain.name.to_owned()),
+    ];
+    let message = NfTablesMessage::DeleteRule(RuleMessage { attributes });
+    let mut changes = vec![Change::new(
+        Step::ClearChain(chain.name),
+        nftables(message, 0),
+    )];
+    changes.extend(add_rules(table, chain));
+    changes
 }
 
 pub(crate) fn read_generation() -> Message {
@@ -119,13 +162,6 @@ pub(crate) fn read_generation() -> Message {
 
 pub(crate) fn read_table(table: &TableName) -> Message {
     nftables(NfTablesMessage::GetTable(table_message(table)), 0)
-}
-
-pub(crate) fn read_element(table: &TableName, element: &Element) -> Message {
-    nftables(
-        NfTablesMessage::GetSetElement(element_list(table, element)),
-        0,
-    )
 }
 
 pub(crate) fn dump_elements(table: &TableName, set: Set) -> Message {
@@ -139,24 +175,64 @@ pub(crate) fn dump_elements(table: &TableName, set: Set) -> Message {
     )
 }
 
-/// Opens a transaction that the kernel takes only if its generation is still this one.
-pub(crate) fn begin(generation: u32) -> Message {
-    const NFNL_MSG_BATCH_BEGIN: u8 = 16;
-    const NFNL_BATCH_GENID: u16 = 1;
-    control(ControlMessage::Other {
-        message_type: NFNL_MSG_BATCH_BEGIN,
-        attributes: vec![be32(NFNL_BATCH_GENID, generation)],
-    })
+pub(crate) fn dump_sets(table: &TableName) -> Message {
+    let attributes = vec![SetAttribute::Table(table.to_string())];
+    nftables(
+        NfTablesMessage::GetSet(SetMessage { attributes }),
+        NLM_F_DUMP,
+    )
 }
 
-pub(crate) fn end() -> Message {
-    control(ControlMessage::BatchEnd)
+pub(crate) fn dump_chains(table: &TableName) -> Message {
+    let attributes = vec![ChainAttribute::Table(table.to_string())];
+    nftables(
+        NfTablesMessage::GetChain(ChainMessage { attributes }),
+        NLM_F_DUMP,
+    )
+}
+
+pub(crate) fn dump_rules(table: &TableName) -> Message {
+    let attributes = vec![RuleAttribute::Table(table.to_string())];
+    nftables(
+        NfTablesMessage::GetRule(RuleMessage { attributes }),
+        NLM_F_DUMP,
+    )
+}
+
+/// Opens a transaction that the kernel takes only if its generation is still this one.
+pub(crate) fn begin(generation: u32) -> Vec<u8> {
+    const NFNL_MSG_BATCH_BEGIN: u8 = 16;
+    const NFNL_BATCH_GENID: u16 = 1;
+    bytes(control(ControlMessage::Other {
+        message_type: NFNL_MSG_BATCH_BEGIN,
+        attributes: vec![be32(NFNL_BATCH_GENID, generation)],
+    }))
+}
+
+pub(crate) fn end() -> Vec<u8> {
+    bytes(control(ControlMessage::BatchEnd))
 }
 
 /// Asks for an answer to this message also where it succeeds.
-pub(crate) fn acknowledged(mut message: Message) -> Message {
-    message.header.flags |= NLM_F_ACK;
-    message
+pub(crate) fn acknowledged(message: &mut [u8]) {
+    if let Some(flags) = message.get_mut(6..8) {
+        let set = u16::from_ne_bytes([flags[0], flags[1]]) | NLM_F_ACK;
+        flags.copy_from_slice(&set.to_ne_bytes());
+    }
+}
+
+/// Gives a message its sequence number.
+pub(crate) fn number(message: &mut [u8], sequence: u32) {
+    if let Some(field) = message.get_mut(8..12) {
+        field.copy_from_slice(&sequence.to_ne_bytes());
+    }
+}
+
+pub(crate) fn bytes(mut message: Message) -> Vec<u8> {
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    bytes
 }
 
 fn control(message: ControlMessage) -> Message {
@@ -191,14 +267,34 @@ fn table_message(table: &TableName) -> TableMessage {
     TableMessage { attributes }
 }
 
-fn add_table(table: &TableName) -> Change {
-    Change {
-        step: Step::AddTable,
-        message: nftables(
-            NfTablesMessage::NewTable(table_message(table)),
+fn flagged(table: &TableName, flags: Flags) -> TableMessage {
+    let mut message = table_message(table);
+    let flags = TableFlags::from_bits_retain(flags.0);
+    message.attributes.push(TableAttribute::Flags(flags));
+    message
+}
+
+fn add_table(table: &TableName, flags: Flags) -> Change {
+    let mut message = flagged(table, flags);
+    let comment = TableAttribute::UserData(comment(COMMENT));
+    message.attributes.push(comment);
+    Change::new(
+        Step::AddTable,
+        nftables(
+            NfTablesMessage::NewTable(message),
             NLM_F_CREATE | NLM_F_EXCL,
         ),
-    }
+    )
+}
+
+/// User data as nft writes a comment of a table and of an element: kind, length, text and zero.
+pub(crate) fn comment(text: &str) -> Vec<u8> {
+    const COMMENT: u8 = 0;
+    let length = u8::try_from(text.len() + 1).unwrap_or(u8::MAX);
+    let mut data = vec![COMMENT, length];
+    data.extend(text.bytes().take(usize::from(length) - 1));
+    data.push(0);
+    data
 }
 
 fn add_set(table: &TableName, set: Set) -> Change {
@@ -224,13 +320,13 @@ fn add_set(table: &TableName, set: Set) -> Change {
     }
     attributes.push(SetAttribute::Flags(flags));
     attributes.extend(host_byte_order(set));
-    Change {
-        step: Step::AddSet(set),
-        message: nftables(
+    Change::new(
+        Step::AddSet(set),
+        nftables(
             NfTablesMessage::NewSet(SetMessage { attributes }),
             NLM_F_CREATE | NLM_F_EXCL,
         ),
-    }
+    )
 }
 
 /// For those who list the table: nft shows an interface name by the byte order in the set's user data.
@@ -267,24 +363,91 @@ fn field(part: Type) -> DefaultNla {
     DefaultNla::new(NFTA_LIST_ELEM | NLA_F_NESTED, attribute)
 }
 
-fn element_list(table: &TableName, element: &Element) -> SetElementMessage {
+const NFT_MSG_NEWSETELEM: u8 = 12;
+const NFT_MSG_DELSETELEM: u8 = 14;
+
+/// Elements of one set that follow each other go into one message, as many as a nested attribute has room for. Written by hand:
+/// by the packet crate's types ten thousand elements are a quarter of a million allocations.
+fn element_lists(
+    table: &TableName,
+    elements: &[Element],
+    kind: u8,
+    flags: u16,
+    change: impl Fn(Set, Vec<u8>) -> Change,
+) -> Vec<Change> {
+    const NFNL_SUBSYS_NFTABLES: u8 = 10;
+    const NFPROTO_INET: u8 = 1;
+    /// Of at most 360 bytes each.
+    const MOST: usize = 180;
+    const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
+    const NFTA_SET_ELEM_LIST_SET: u16 = 2;
+    const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
+    let mut changes = Vec::new();
+    for same_set in elements.chunk_by(|one, other| one.set == other.set) {
+        for chunk in same_set.chunks(MOST) {
+            let set = chunk[0].set;
+            let mut message = Vec::with_capacity(96 * chunk.len() + 64);
+            message.extend([0; 4]);
+            message.extend([kind, NFNL_SUBSYS_NFTABLES]);
+            message.extend((NLM_F_REQUEST | flags).to_ne_bytes());
+            message.extend([0; 8]);
+            message.extend([NFPROTO_INET, 0, 0, 0]);
+            string(&mut message, NFTA_SET_ELEM_LIST_TABLE, table.as_str());
+            string(&mut message, NFTA_SET_ELEM_LIST_SET, set.name());
+            nest(&mut message, NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
+                for element in chunk {
+                    write_element(list, element);
+                }
+            });
+            let length = message.len() as u32;
+            message[..4].copy_from_slice(&length.to_ne_bytes());
+            changes.push(change(set, message));
+        }
+    }
+    changes
+}
+
+fn write_element(list: &mut Vec<u8>, element: &Element) {
+    const NFTA_LIST_ELEM: u16 = 1;
+    const NFTA_SET_ELEM_KEY: u16 = 1;
+    const NFTA_SET_ELEM_DATA: u16 = 2;
+    const NFTA_SET_ELEM_USERDATA: u16 = 6;
+    const NFTA_SET_ELEM_KEY_END: u16 = 10;
     const NFTA_DATA_VALUE: u16 = 1;
-    let mut parts = vec![SetElementAttribute::Key(DataAttribute::Value(
-        element.key(),
-    ))];
-    if let Some(end) = element.key_end() {
-        let end = DefaultNla::new(NFTA_DATA_VALUE, end);
-        parts.push(SetElementAttribute::KeyEnd(vec![end]));
-    }
-    if let Some(data) = element.data() {
-        parts.push(SetElementAttribute::Data(DataAttribute::Value(data)));
-    }
-    let attributes = vec![
-        SetElementList::Table(table.to_string()),
-        SetElementList::Set(element.set().name().to_owned()),
-        SetElementList::Elements(vec![ListAttribute::Element(parts)]),
-    ];
-    SetElementMessage { attributes }
+    nest(list, NFTA_LIST_ELEM, |parts| {
+        let mut part = |kind, value: Option<&Vec<u8>>| {
+            if let Some(value) = value {
+                nest(parts, kind, |data| attribute(data, NFTA_DATA_VALUE, value));
+            }
+        };
+        part(NFTA_SET_ELEM_KEY, Some(&element.key));
+        part(NFTA_SET_ELEM_KEY_END, element.key_end.as_ref());
+        part(NFTA_SET_ELEM_DATA, element.data.as_ref());
+        if let Some(text) = &element.comment {
+            attribute(parts, NFTA_SET_ELEM_USERDATA, &comment(text));
+        }
+    });
+}
+
+fn attribute(bytes: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    const NLA_HEADER: usize = 4;
+    bytes.extend(((NLA_HEADER + value.len()) as u16).to_ne_bytes());
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(value);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+}
+
+fn string(bytes: &mut Vec<u8>, kind: u16, text: &str) {
+    attribute(bytes, kind, &[text.as_bytes(), &[0]].concat());
+}
+
+fn nest(bytes: &mut Vec<u8>, kind: u16, fill: impl FnOnce(&mut Vec<u8>)) {
+    let start = bytes.len();
+    bytes.extend([0; 2]);
+    bytes.extend((kind | NLA_F_NESTED).to_ne_bytes());
+    fill(bytes);
+    let length = (bytes.len() - start) as u16;
+    bytes[start..start + 2].copy_from_slice(&length.to_ne_bytes());
 }
 
 fn add_chain(table: &TableName, chain: &Chain) -> Change {
@@ -294,12 +457,7 @@ fn add_chain(table: &TableName, chain: &Chain) -> Change {
         ChainAttribute::Name(chain.name.to_owned()),
     ];
     if let Some(base) = chain.base {
-        let hook = match base.hook {
-            layout::Hook::Prerouting => InetHookNumber::PreRouting,
-            layout::Hook::Forward => InetHookNumber::Forward,
-            layout::Hook::Output => InetHookNumber::LocalOut,
-            layout::Hook::Postrouting => InetHookNumber::PostRouting,
-        };
+        let hook = hook_number(base.hook);
         attributes.extend([
             ChainAttribute::Type(base.kind.name().to_owned()),
             ChainAttribute::Hook(vec![
@@ -309,40 +467,103 @@ fn add_chain(table: &TableName, chain: &Chain) -> Change {
             ChainAttribute::Policy(NF_ACCEPT),
         ]);
     }
-    Change {
-        step: Step::AddChain(chain.name),
-        message: nftables(
+    Change::new(
+        Step::AddChain(chain.name),
+        nftables(
             NfTablesMessage::NewChain(ChainMessage { attributes }),
             NLM_F_CREATE | NLM_F_EXCL,
         ),
+    )
+}
+
+fn hook_number(hook: layout::Hook) -> InetHookNumber {
+    match hook {
+        layout::Hook::Prerouting => InetHookNumber::PreRouting,
+        layout::Hook::Input => InetHookNumber::LocalIn,
+        layout::Hook::Forward => InetHookNumber::Forward,
+        layout::Hook::Output => InetHookNumber::LocalOut,
+        layout::Hook::Postrouting => InetHookNumber::PostRouting,
     }
 }
 
+/// Type, number of the hook, priority: what the kernel tells of a base chain.
+pub(crate) fn base_of(chain: &Chain) -> Option<(&'static str, u32, i32)> {
+    let base = chain.base?;
+    let hook = u32::from(hook_number(base.hook));
+    Some((base.kind.name(), hook, base.priority))
+}
+
+/// Flags, and the lengths of key and data: what the kernel tells of a set.
+pub(crate) fn shape_of(set: Set) -> (u32, u32, u32) {
+    let mut flags = SetFlags::default();
+    if set.data().is_some() {
+        flags |= SetFlags::Map;
+    }
+    if set.has_intervals() {
+        flags |= SetFlags::Interval | SetFlags::Concat;
+    }
+    let data = set.data().map_or(0, length);
+    (flags.bits(), length(set.key()), data)
+}
+
+fn add_rules(table: &TableName, chain: &Chain) -> impl Iterator<Item = Change> {
+    chain.rules.iter().map(|rule| add_rule(table, chain, rule))
+}
+
 fn add_rule(table: &TableName, chain: &Chain, rule: &Rule) -> Change {
+    let mut attributes = rule_attributes(table, chain, rule);
+    let mut tag = vec![RULE_TAG, 4];
+    tag.extend(tag_of(table, chain, rule).to_be_bytes());
+    attributes.push(RuleAttribute::UserData(tag));
+    Change::new(Step::AddRule(chain.name), new_rule(attributes))
+}
+
+fn rule_attributes(table: &TableName, chain: &Chain, rule: &Rule) -> Vec<RuleAttribute> {
     let mut expressions = Vec::new();
     for one in rule.when {
         expressions.extend(matching(*one));
     }
     expressions.extend(doing(rule.then));
-    let attributes = vec![
+    vec![
         RuleAttribute::Table(table.to_string()),
         RuleAttribute::Chain(chain.name.to_owned()),
         RuleAttribute::Expressions(expressions),
-    ];
-    Change {
-        step: Step::AddRule(chain.name),
-        message: nftables(
-            NfTablesMessage::NewRule(RuleMessage { attributes }),
-            NLM_F_CREATE | NLM_F_APPEND,
-        ),
-    }
+    ]
+}
+
+fn new_rule(attributes: Vec<RuleAttribute>) -> Message {
+    nftables(
+        NfTablesMessage::NewRule(RuleMessage { attributes }),
+        NLM_F_CREATE | NLM_F_APPEND,
+    )
+}
+
+/// What a rule of ours is known by in the kernel: a hash (FNV-1a) of its message, in its user data. The kernel has no way to change
+/// a rule and leave that: one that has it is as it was made.
+pub(crate) fn tag_of(table: &TableName, chain: &Chain, rule: &Rule) -> u32 {
+    bytes(new_rule(rule_attributes(table, chain, rule)))
+        .iter()
+        .fold(0x811c_9dc5, |hash: u32, byte| {
+            (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
+        })
 }
 
 type Expression = ListAttribute<ExpressionAttribute>;
 
-/// Offsets in an IPv4 header.
-const SADDR: u32 = 12;
-const DADDR: u32 = 16;
+/// Offset and length in the family's header.
+fn saddr(family: Family) -> (u32, u32) {
+    match family {
+        Family::Ipv4 => (12, 4),
+        Family::Ipv6 => (8, 16),
+    }
+}
+
+fn daddr(family: Family) -> (u32, u32) {
+    match family {
+        Family::Ipv4 => (16, 4),
+        Family::Ipv6 => (24, 16),
+    }
+}
 
 fn matching(what: Match) -> Vec<Expression> {
     match what {
@@ -367,16 +588,29 @@ fn matching(what: Match) -> Vec<Expression> {
             meta(MetaKey::Oifname, Register::Reg2),
             lookup(set, Hit::Matches),
         ],
-        Match::SaddrIsLoopback => loopback(SADDR),
-        Match::DaddrIsLoopback => loopback(DADDR),
+        Match::SaddrIsLoopback(family) => loopback(family, saddr(family)),
+        Match::DaddrIsLoopback(family) => loopback(family, daddr(family)),
         Match::SaddrDaddrIn(set) => {
-            let mut expressions = is_ipv4();
-            expressions.push(network_header(SADDR, 4, Register::Reg32_00));
-            expressions.push(network_header(DADDR, 4, Register::Reg32_01));
+            let family = set.family();
+            let second = match family {
+                Family::Ipv4 => Register::Reg32_01,
+                Family::Ipv6 => Register::Reg32_04,
+            };
+            let mut expressions = is_family(family);
+            expressions.push(network_header(saddr(family), Register::Reg32_00));
+            expressions.push(network_header(daddr(family), second));
             expressions.push(lookup(set, Hit::Matches));
             expressions
         }
-        Match::DaddrIsOurs => daddr_is_local(),
+        Match::DaddrIsOurs => daddr_is_local(NFTA_FIB_F_DADDR),
+        Match::DaddrIsOfIif => daddr_is_local(NFTA_FIB_F_DADDR | NFTA_FIB_F_IIF),
+        Match::Dport(protocol, port) => {
+            let mut expressions = is_protocol(protocol);
+            expressions.push(destination_port(Register::Reg1));
+            expressions.push(cmp(Operator::Equal, port.to_be_bytes().to_vec()));
+            expressions
+        }
+        Match::NeighbourDiscovery => neighbour_discovery(),
         Match::CtIsEstablishedOrRelated => ct_has_bits(CT_STATE, ESTABLISHED | RELATED),
         Match::CtIsDnat => ct_has_bits(CT_STATUS, IPS_DST_NAT),
     }
@@ -404,16 +638,23 @@ fn dnat(map: Set) -> Vec<Expression> {
     const NFTA_NAT_REG_ADDR_MIN: u16 = 3;
     const NFTA_NAT_REG_PROTO_MIN: u16 = 5;
     const NFT_NAT_DNAT: u32 = 1;
-    let registers = [Register::Reg32_00, Register::Reg32_01, Register::Reg32_02];
-    let mut expressions = is_ipv4();
-    for (part, register) in map.key().iter().zip(registers) {
+    let family = map.family();
+    let mut expressions = is_family(family);
+    let mut register = u32::from(Register::Reg32_00);
+    for part in map.key() {
+        let into = Register::from(register);
         expressions.push(match part {
-            Type::Ipv4Addr => network_header(DADDR, 4, register),
-            Type::InetProto => meta(MetaKey::L4Proto, register),
-            Type::InetService => destination_port(register),
-            Type::Ifname => meta(MetaKey::Iifname, register),
+            Type::Ipv4Addr | Type::Ipv6Addr => network_header(daddr(family), into),
+            Type::InetProto => meta(MetaKey::L4Proto, into),
+            Type::InetService => destination_port(into),
+            Type::Ifname => meta(MetaKey::Iifname, into),
         });
+        register += part.len() / 4;
     }
+    let (nfproto, port) = match family {
+        Family::Ipv4 => (NFPROTO_IPV4, Register::Reg32_01),
+        Family::Ipv6 => (NFPROTO_IPV6, Register::Reg32_04),
+    };
     expressions.push(
         Expressions::Lookup(vec![
             Lookup::Set(map.name().to_owned()),
@@ -426,44 +667,74 @@ fn dnat(map: Set) -> Vec<Expression> {
         "nat",
         vec![
             be32(NFTA_NAT_TYPE, NFT_NAT_DNAT),
-            be32(NFTA_NAT_FAMILY, NFPROTO_IPV4.into()),
+            be32(NFTA_NAT_FAMILY, nfproto.into()),
             be32(NFTA_NAT_REG_ADDR_MIN, Register::Reg32_00.into()),
-            be32(NFTA_NAT_REG_PROTO_MIN, Register::Reg32_01.into()),
+            be32(NFTA_NAT_REG_PROTO_MIN, port.into()),
         ],
     ));
     expressions
 }
 
 const NFPROTO_IPV4: u8 = 2;
+const NFPROTO_IPV6: u8 = 10;
 
-/// In a table of family inet, a rule on IPv4 headers must ask first.
-fn is_ipv4() -> Vec<Expression> {
+/// In a table of family inet, a rule on IP headers must ask first.
+fn is_family(family: Family) -> Vec<Expression> {
+    let nfproto = match family {
+        Family::Ipv4 => NFPROTO_IPV4,
+        Family::Ipv6 => NFPROTO_IPV6,
+    };
     vec![
         meta(MetaKey::Nfproto, Register::Reg1),
-        cmp(Operator::Equal, vec![NFPROTO_IPV4]),
+        cmp(Operator::Equal, vec![nfproto]),
     ]
 }
 
-/// Whether the address at this offset starts with 127.
-fn loopback(offset: u32) -> Vec<Expression> {
-    let mut expressions = is_ipv4();
-    expressions.push(network_header(offset, 1, Register::Reg1));
-    expressions.push(cmp(Operator::Equal, vec![127]));
+/// And one on transport headers.
+fn is_protocol(protocol: u8) -> Vec<Expression> {
+    vec![
+        meta(MetaKey::L4Proto, Register::Reg1),
+        cmp(Operator::Equal, vec![protocol]),
+    ]
+}
+
+/// Whether the address there is one of loopback.
+fn loopback(family: Family, address: (u32, u32)) -> Vec<Expression> {
+    let mut expressions = is_family(family);
+    let (length, value) = match family {
+        Family::Ipv4 => (1, vec![127]),
+        Family::Ipv6 => (address.1, Ipv6Addr::LOCALHOST.octets().to_vec()),
+    };
+    expressions.push(network_header((address.0, length), Register::Reg1));
+    expressions.push(cmp(Operator::Equal, value));
     expressions
 }
 
-fn daddr_is_local() -> Vec<Expression> {
+fn neighbour_discovery() -> Vec<Expression> {
+    const NFT_PAYLOAD_TRANSPORT_HEADER: u32 = 2;
+    const SOLICITATION: u8 = 135;
+    const ADVERTISEMENT: u8 = 136;
+    let mut expressions = is_protocol(ICMPV6);
+    expressions.push(payload(NFT_PAYLOAD_TRANSPORT_HEADER, 0, 1, Register::Reg1));
+    expressions.push(cmp(Operator::GreatherThanEqual, vec![SOLICITATION]));
+    expressions.push(cmp(Operator::LessThanEqual, vec![ADVERTISEMENT]));
+    expressions
+}
+
+const NFTA_FIB_F_DADDR: u32 = 1 << 1;
+const NFTA_FIB_F_IIF: u32 = 1 << 3;
+
+fn daddr_is_local(flags: u32) -> Vec<Expression> {
     const NFTA_FIB_DREG: u16 = 1;
     const NFTA_FIB_RESULT: u16 = 2;
     const NFTA_FIB_FLAGS: u16 = 3;
     const NFT_FIB_RESULT_ADDRTYPE: u32 = 3;
-    const NFTA_FIB_F_DADDR: u32 = 2;
     let fib = other(
         "fib",
         vec![
             be32(NFTA_FIB_DREG, Register::Reg1.into()),
             be32(NFTA_FIB_RESULT, NFT_FIB_RESULT_ADDRTYPE),
-            be32(NFTA_FIB_FLAGS, NFTA_FIB_F_DADDR),
+            be32(NFTA_FIB_FLAGS, flags),
         ],
     );
     let local = u32::from(libc::RTN_LOCAL).to_ne_bytes().to_vec();
@@ -511,7 +782,7 @@ fn cmp(operator: Operator, value: Vec<u8>) -> Expression {
     .into()
 }
 
-fn network_header(offset: u32, length: u32, register: Register) -> Expression {
+fn network_header((offset, length): (u32, u32), register: Register) -> Expression {
     const NFT_PAYLOAD_NETWORK_HEADER: u32 = 1;
     payload(NFT_PAYLOAD_NETWORK_HEADER, offset, length, register)
 }
@@ -579,56 +850,72 @@ fn be32(kind: u16, value: u32) -> DefaultNla {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
-
     use netlink_packet_core::NetlinkMessage;
 
     use super::*;
-    use crate::element::Port;
+    use crate::mapping::PortMapping;
+    use crate::network::{Isolation, NetworkSpec};
+    use crate::ruleset::Ruleset;
 
-    fn bytes(mut message: Message) -> Vec<u8> {
-        message.finalize();
-        let mut bytes = vec![0; message.buffer_len()];
-        message.serialize(&mut bytes);
-        bytes
+    fn port(text: &str, to: &str) -> PortMapping {
+        PortMapping::of_spec(&text.parse().unwrap(), to.parse().unwrap()).unwrap()
     }
 
-    fn ruleset() -> Ruleset {
+    fn whole() -> Vec<Change> {
         let mut ruleset = Ruleset::new("t").unwrap();
-        let target = Ipv4Addr::new(10, 1, 0, 2).into();
         ruleset
-            .network("br0", "10.1.0.0/24".parse().unwrap())
+            .network(
+                NetworkSpec::new("br0")
+                    .unwrap()
+                    .subnet("10.1.0.0/24".parse().unwrap())
+                    .subnet("fd00::/64".parse().unwrap())
+                    .isolation(Isolation::Strict),
+            )
             .unwrap()
-            .publish(&"127.0.0.1:8080:80".parse().unwrap(), target)
+            .publish(port("127.0.0.1:8080:80", "10.1.0.2"))
             .unwrap()
-            .publish(&"53:53/udp".parse().unwrap(), target)
+            .publish(port("53:53/udp", "10.1.0.2"))
+            .unwrap()
+            .publish(port("[fd00::1]:53:53/udp", "fd00::2"))
             .unwrap();
-        ruleset
+        create(
+            &TableName::new("t").unwrap(),
+            Flags(Flags::OWNER),
+            &ruleset.elements(),
+        )
     }
 
     #[test]
     fn every_message_reads_back_as_it_was_written() {
-        for Change { step, message } in create(&ruleset()) {
-            let bytes = bytes(message.clone());
+        for Change { step, bytes } in whole() {
             let length = u32::from_ne_bytes(*bytes.first_chunk().unwrap());
             assert_eq!(length as usize, bytes.len(), "{step}");
             let read: Message = NetlinkMessage::deserialize(&bytes).unwrap();
-            assert_eq!(read.header.flags, message.header.flags, "{step}");
-            assert_eq!(read.payload, message.payload, "{step}");
+            assert_eq!(super::bytes(read), bytes, "{step}");
         }
     }
 
     #[test]
     fn the_table_is_made_of_one_message_for_each_part() {
-        let ruleset = ruleset();
-        let steps: Vec<_> = create(&ruleset).iter().map(|one| one.step).collect();
+        let steps: Vec<_> = whole().iter().map(|one| one.step).collect();
         let count = |wanted: fn(&Step) -> bool| steps.iter().filter(|step| wanted(step)).count();
         assert_eq!(steps.first(), Some(&Step::AddTable));
-        assert_eq!(count(|step| matches!(step, Step::AddSet(_))), 5);
-        assert_eq!(count(|step| matches!(step, Step::AddChain(_))), 6);
-        assert_eq!(count(|step| matches!(step, Step::AddRule(_))), 14);
-        assert_eq!(count(|step| matches!(step, Step::AddElement(_))), 5);
-        assert_eq!(steps.len(), 31);
+        assert_eq!(count(|step| matches!(step, Step::AddSet(_))), 11);
+        assert_eq!(count(|step| matches!(step, Step::AddChain(_))), 8);
+        assert_eq!(count(|step| matches!(step, Step::AddRule(_))), 27);
+        assert_eq!(count(|step| matches!(step, Step::AddElements(_))), 10);
+        assert_eq!(steps.len(), 57);
+    }
+
+    #[test]
+    fn rules_have_tags_of_their_own() {
+        let table = TableName::new("t").unwrap();
+        let mut tags = std::collections::BTreeSet::new();
+        for chain in &CHAINS {
+            for rule in chain.rules {
+                assert!(tags.insert(tag_of(&table, chain, rule)), "{rule:?}");
+            }
+        }
     }
 
     #[test]
@@ -639,30 +926,43 @@ mod tests {
             8, 0, 1, 0, 1, 2, 3, 4, // NFNL_BATCH_GENID
         ];
         if cfg!(target_endian = "little") {
-            assert_eq!(bytes(begin(0x0102_0304)), header);
+            assert_eq!(begin(0x0102_0304), header);
+        }
+    }
+
+    #[test]
+    fn many_elements_of_a_set_share_messages_that_are_not_too_long() {
+        let table = TableName::new("t").unwrap();
+        let owner = crate::name::Owner::new(&"x".repeat(127)).unwrap();
+        let one = port("[fd00::1]:53:53/udp", "fd00::2").owned_by(owner);
+        let changes = add_elements(&table, &vec![Element::of_port(&one); 1000]);
+        assert_eq!(changes.len(), 6);
+        for change in changes {
+            let list = &change.bytes[20 + 8 + 12..];
+            let length = usize::from(u16::from_ne_bytes([list[0], list[1]]));
+            assert_eq!(length, list.len(), "the length of a list has 16 bits");
         }
     }
 
     #[test]
     fn an_element_lies_in_its_message_as_the_kernel_wants_it() {
         let table = TableName::new("t").unwrap();
-        let spec = "8080:80".parse().unwrap();
-        let port = Port::new(&spec, Ipv4Addr::new(10, 1, 0, 2).into()).unwrap();
-        let message = add_elements(&table, &[Element::Port(port)])
-            .remove(0)
-            .message;
+        let owner = crate::name::Owner::new("ab").unwrap();
+        let one = Element::of_port(&port("8080:80", "10.1.0.2").owned_by(owner));
+        let bytes = add_elements(&table, &[one]).remove(0).bytes;
         let expected = [
-            &[84, 0, 0, 0, 12, 10, 1, 6, 0, 0, 0, 0, 0, 0, 0, 0][..], // NEWSETELEM, CREATE | EXCL
+            &[96, 0, 0, 0, 12, 10, 1, 6, 0, 0, 0, 0, 0, 0, 0, 0][..], // NEWSETELEM, CREATE | EXCL
             &[1, 0, 0, 0, 6, 0, 1, 0, b't', 0, 0, 0],                 // inet, table
             &[15, 0, 2, 0],                                           // set, and its name
             b"ports4_any\0\0",
-            &[40, 0, 3, 128, 36, 0, 1, 128], // list of one
+            &[52, 0, 3, 128, 48, 0, 1, 128], // list of one
             &[16, 0, 1, 128, 12, 0, 1, 0, 6, 0, 0, 0, 0x1f, 0x90, 0, 0],
             &[16, 0, 2, 128, 12, 0, 1, 0, 10, 1, 0, 2, 0, 80, 0, 0],
+            &[9, 0, 6, 0, 0, 3, b'a', b'b', 0, 0, 0, 0], // a comment
         ]
         .concat();
         if cfg!(target_endian = "little") {
-            assert_eq!(bytes(message)[..], expected);
+            assert_eq!(bytes, expected);
         }
     }
 }

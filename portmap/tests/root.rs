@@ -13,7 +13,9 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
 
-use cofferdam_portmap::{ErrorKind, NetworkGuard, PortSpec, Portmap, Protocol, Published};
+use cofferdam_portmap::{
+    ErrorKind, NetworkGuard, NetworkSpec, PortSpec, Portmap, Protocol, Published,
+};
 use cofferdam_testkit::{Need, NetNs, have};
 use world::{
     BRIDGE, BridgedPackets, HOST, MATE, NEIGHBOUR, STRANGER, WEB, Wait, World, arrives, elements,
@@ -24,6 +26,12 @@ const TABLE: &str = "cofferdam";
 
 fn spec(text: &str) -> PortSpec {
     text.parse().unwrap()
+}
+
+fn network(bridge: &str, subnet: &str) -> NetworkSpec {
+    NetworkSpec::new(bridge)
+        .unwrap()
+        .subnet(subnet.parse().unwrap())
 }
 
 fn at(ip: Ipv4Addr, port: u16) -> SocketAddrV4 {
@@ -38,7 +46,7 @@ fn seen(ip: Ipv4Addr) -> Option<IpAddr> {
 fn managed(world: &World) -> (Portmap, [NetworkGuard; 2]) {
     let portmap = world.host.run(|| Portmap::open(TABLE)).unwrap();
     let networks = [("br0", "10.1.0.0/24"), ("br1", "10.2.0.0/24")]
-        .map(|(bridge, subnet)| portmap.network(bridge, subnet.parse().unwrap()).unwrap());
+        .map(|(bridge, subnet)| portmap.network(network(bridge, subnet)).unwrap());
     (portmap, networks)
 }
 
@@ -273,9 +281,7 @@ fn a_port_that_is_taken_is_refused_and_nothing_changes() {
     let netns = NetNs::new();
     let portmap = netns.run(|| Portmap::open(TABLE)).unwrap();
     let other = netns.run(|| Portmap::open(TABLE)).unwrap();
-    let _network = portmap
-        .network("br0", "10.1.0.0/24".parse().unwrap())
-        .unwrap();
+    let _network = portmap.network(network("br0", "10.1.0.0/24")).unwrap();
     let _any = portmap.publish(&spec("8080:80"), WEB.into()).unwrap();
     let _local = portmap
         .publish(&spec("127.0.0.1:53:53/udp"), WEB.into())
@@ -305,15 +311,13 @@ fn a_port_that_is_taken_is_refused_and_nothing_changes() {
         ("br1", "10.1.0.128/25"),
         ("br1", "10.0.0.0/8"),
     ] {
-        let error = other.network(bridge, subnet.parse().unwrap()).unwrap_err();
+        let error = other.network(network(bridge, subnet)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
     }
     assert_eq!(generation(&netns), before, "something was committed");
     let _udp = other.publish(&spec("8080:80/udp"), MATE.into()).unwrap();
     let _tcp = other.publish(&spec("53:53"), MATE.into()).unwrap();
-    let _next = other
-        .network("br1", "10.1.1.0/24".parse().unwrap())
-        .unwrap();
+    let _next = other.network(network("br1", "10.1.1.0/24")).unwrap();
 }
 
 #[test]
@@ -430,9 +434,7 @@ fn the_number_of_rules_is_the_same_for_one_port_and_a_thousand() {
     }
     let netns = NetNs::new();
     let portmap = netns.run(|| Portmap::open(TABLE)).unwrap();
-    let network = portmap
-        .network("br0", "10.1.0.0/24".parse().unwrap())
-        .unwrap();
+    let network = portmap.network(network("br0", "10.1.0.0/24")).unwrap();
     let publish = |port| {
         portmap
             .publish(&PortSpec::new(port, 80).unwrap(), WEB.into())
@@ -457,11 +459,7 @@ fn the_last_removal_deletes_the_table_whichever_it_is() {
     let netns = NetNs::new();
     let portmap = netns.run(|| Portmap::open(TABLE)).unwrap();
     assert_eq!(tables(&netns), [""; 0], "open() made something");
-    let network = |portmap: &Portmap| {
-        portmap
-            .network("br0", "10.1.0.0/24".parse().unwrap())
-            .unwrap()
-    };
+    let network = |portmap: &Portmap| portmap.network(network("br0", "10.1.0.0/24")).unwrap();
     let first = network(&portmap);
     let any = portmap.publish(&spec("8080:80"), WEB.into()).unwrap();
     let one = portmap
@@ -491,7 +489,7 @@ fn what_is_persisted_stays_until_the_table_is_deleted() {
         .unwrap()
         .persist();
     portmap
-        .network("br0", "10.1.0.0/24".parse().unwrap())
+        .network(network("br0", "10.1.0.0/24"))
         .unwrap()
         .persist();
     let passing = portmap.publish(&spec("8081:80"), WEB.into()).unwrap();
@@ -575,9 +573,7 @@ fn a_table_of_somebody_else_is_refused_and_stays() {
     let netns = NetNs::new();
     foreign_table(&netns, TABLE);
     let portmap = netns.run(|| Portmap::open(TABLE)).unwrap();
-    let error = portmap
-        .network("br0", "10.1.0.0/24".parse().unwrap())
-        .unwrap_err();
+    let error = portmap.network(network("br0", "10.1.0.0/24")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
     let error = portmap.publish(&spec("8080:80"), WEB.into()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");

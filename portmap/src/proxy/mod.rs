@@ -20,8 +20,10 @@ use rustix::net::{AddressFamily, sockopt};
 
 use crate::ephemeral::{Candidates, Turn};
 use crate::error::{Failure, Inner, Result};
+use crate::mapping::PortMapping;
 use crate::netns::NetNs;
-use crate::reservation::{Claim, Families, Purpose, bound, refused};
+use crate::portmap::Published;
+use crate::reservation::{BACKLOG, Claim, Families, Purpose, bound, refused};
 use crate::spec::{PortSpec, Protocol};
 use event_loop::EventLoop;
 
@@ -103,6 +105,8 @@ pub struct Proxied {
     shared: Arc<Shared>,
     doors: Vec<u64>,
     ports: Vec<PortSpec>,
+    /// Sockets that reserve ports, to let nothing in again.
+    lent: Vec<OwnedFd>,
 }
 
 impl ProxyBuilder {
@@ -211,8 +215,8 @@ impl Proxy {
     pub fn publish(&self, spec: &PortSpec, target: IpAddr) -> Result<Proxied> {
         let doing = format!("proxy {spec} to {target}");
         if spec.protocol() == Protocol::Sctp {
-            let what = "SCTP".to_owned();
-            return Err(Inner::NotYet { doing, what }.into());
+            let what = "SCTP by a proxy";
+            return Err(Inner::Unsupported { doing, what }.into());
         }
         let bound = spec.expand().map(|one| self.bind(&one, &doing));
         let bound = bound.collect::<Result<Vec<_>>>()?;
@@ -237,6 +241,38 @@ impl Proxy {
         rustix::io::ioctl_fionbio(&socket, true).map_err(|errno| call(errno.into()))?;
         let mut proxied = self.nothing();
         self.open(&mut proxied, socket, target, protocol, &doing)?;
+        Ok(proxied)
+    }
+
+    /// Answers what comes to the sockets that [reserve](crate::Reserve::Hold) published ports, and leads it to where they are
+    /// published: what the rules do not lead, such as connections of the host itself to `[::1]`, or to `127.0.0.1` without
+    /// `route_localnet`. What the rules lead never comes here, and keeps the client's address. SCTP is left out.
+    ///
+    /// When it is [removed](Proxied::remove) the sockets let nothing in again.
+    ///
+    /// # Errors
+    /// What the system says. Then the sockets let nothing in, as before.
+    pub fn assist(&self, published: &Published) -> Result<Proxied> {
+        const DOING: &str = "proxy the sockets of published ports";
+        let call = |error: io::Error| Failure::call("open the socket", &error).during(DOING);
+        let mut proxied = self.nothing();
+        for reservation in &published.reservations {
+            let Some((claim, socket)) = reservation.held() else {
+                continue;
+            };
+            let leads = |port: &&PortMapping| claim.is_of(port);
+            let Some(port) = published.ports().iter().find(leads) else {
+                continue;
+            };
+            if port.protocol() == Protocol::Sctp {
+                continue;
+            }
+            let dup = || socket.try_clone().map_err(call);
+            proxied.lent.push(dup()?);
+            let serving = dup()?;
+            self.open(&mut proxied, serving, port.target(), port.protocol(), DOING)?;
+            answering(socket).map_err(call)?;
+        }
         Ok(proxied)
     }
 
@@ -277,6 +313,7 @@ impl Proxy {
             shared: Arc::clone(&self.shared),
             doors: Vec::new(),
             ports: Vec::new(),
+            lent: Vec::new(),
         }
     }
 
@@ -379,9 +416,13 @@ impl Proxied {
     /// Leaves its ports open until the proxy stops.
     pub fn persist(mut self) {
         self.doors.clear();
+        self.lent.clear();
     }
 
     fn close(&mut self, at_most: Option<Duration>) {
+        for socket in self.lent.drain(..) {
+            let _unused = silent(&socket).is_ok();
+        }
         for id in std::mem::take(&mut self.doors) {
             let Some(answer) = self.shared.ask(|done| Command::Close { id, done }) else {
                 return;
@@ -478,6 +519,24 @@ impl fmt::Debug for Shared {
             .field("counters", &self.counters)
             .finish_non_exhaustive()
     }
+}
+
+/// Lets clients in to a socket that reserves a port.
+fn answering(socket: &OwnedFd) -> io::Result<()> {
+    if protocol_of(socket)? == Protocol::Tcp {
+        rustix::net::listen(socket, BACKLOG)?;
+    }
+    crate::sys::drop_nothing(socket)
+}
+
+/// Lets nobody in any more. Who waited to be taken is refused.
+fn silent(socket: &OwnedFd) -> io::Result<()> {
+    crate::sys::drop_all(socket)?;
+    if protocol_of(socket)? == Protocol::Tcp {
+        rustix::net::shutdown(socket, rustix::net::Shutdown::Both)?;
+        rustix::net::listen(socket, 1)?;
+    }
+    Ok(())
 }
 
 fn protocol_of(socket: &OwnedFd) -> io::Result<Protocol> {
