@@ -611,9 +611,9 @@ mod tests {
         for (host, container, part) in [
             (80..=80, 0..=0, "container port \"0\""),
             (0..=1, 1..=2, "host port \"0-1\""),
-            (2..=1, 1..=1, "host port \"2-1\""),
+            (RangeInclusive::new(2, 1), 1..=1, "host port \"2-1\""),
             (1..=2, 1..=3, "host port \"1-2\""),
-            (1..=1, 3..=1, "container port \"3-1\""),
+            (1..=1, RangeInclusive::new(3, 1), "container port \"3-1\""),
         ] {
             let error = PortSpec::from_ranges(host, container).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidInput);
