@@ -55,6 +55,8 @@ pub(crate) enum Inner {
     },
     #[error("{doing}: {what} is not supported")]
     Unsupported { doing: String, what: &'static str },
+    #[error("publish {port}: the kernel leads nothing from ::1 to a container, only a proxy does")]
+    Loopback { port: String },
     #[error("{doing}: {by} is there already")]
     Taken { doing: String, by: String },
     #[error("{doing}: table inet {table} is owned by another socket (netlink port {owner})")]
@@ -94,7 +96,7 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match &*self.0 {
             Inner::Port { .. } | Inner::Input { .. } => ErrorKind::InvalidInput,
-            Inner::Unsupported { .. } => ErrorKind::Unsupported,
+            Inner::Unsupported { .. } | Inner::Loopback { .. } => ErrorKind::Unsupported,
             Inner::Taken { .. } => ErrorKind::AlreadyExists,
             Inner::Contended { .. } => ErrorKind::Busy,
             Inner::Owned { .. } => ErrorKind::Owned,

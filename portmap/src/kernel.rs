@@ -114,6 +114,14 @@ struct Known {
     table: Option<Table>,
 }
 
+impl Known {
+    /// Whether it is a table of another owner: with that it ends, or loses its owner, and the generation stays.
+    fn may_end(&self, socket: &Socket) -> bool {
+        let owner = self.table.as_ref().and_then(|table| table.found.owner);
+        owner.is_some_and(|owner| owner != socket.port)
+    }
+}
+
 #[derive(Debug)]
 struct Table {
     found: FoundTable,
@@ -289,7 +297,9 @@ impl Kernel {
 
     /// Makes what is known that of this generation.
     fn look(&mut self, generation: u32) -> std::result::Result<(), Failure> {
-        if self.known.as_ref().map(|known| known.generation) == Some(generation) {
+        let known = self.known.as_ref();
+        if known.is_some_and(|known| known.generation == generation && !known.may_end(&self.socket))
+        {
             return Ok(());
         }
         self.known = None;

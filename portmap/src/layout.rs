@@ -371,7 +371,11 @@ pub(crate) static CHAINS: [Chain; 8] = [
     Chain {
         name: "nat_output",
         base: base(ChainType::Nat, Hook::Output, DSTNAT),
-        rules: &[rule(&[Match::DaddrIsOurs], Then::Jump("published"))],
+        rules: &[
+            // No packet of ::1 leaves the host: what listens there itself keeps it.
+            rule(&[Match::DaddrIsLoopback(Family::Ipv6)], Then::Accept),
+            rule(&[Match::DaddrIsOurs], Then::Jump("published")),
+        ],
     },
     // What reaches a container must answer it, come from its own bridge, or have come by a published port.
     Chain {

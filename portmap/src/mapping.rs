@@ -1,7 +1,7 @@
 //! One port of the host that leads to one port of a container.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use crate::error::{Inner, Result};
 use crate::name::Owner;
@@ -80,6 +80,10 @@ impl PortMapping {
         if host_ip.is_ipv4() != self.target.is_ipv4() {
             self.host_ip = Some(host_ip);
             return Err(self.wrong("the host address is of another family than the container's"));
+        }
+        if host_ip == IpAddr::V6(Ipv6Addr::LOCALHOST) {
+            let port = self.to_string();
+            return Err(Inner::Loopback { port }.into());
         }
         Ok(self)
     }
@@ -195,5 +199,46 @@ impl PortKey {
 
     pub(crate) fn same_port(self, other: PortKey) -> bool {
         self.on(None) == other.on(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorKind;
+
+    fn mapping(text: &str, to: &str) -> Result<PortMapping> {
+        PortMapping::of_spec(&text.parse()?, to.parse().unwrap())
+    }
+
+    #[test]
+    fn the_unspecified_host_address_is_every_address() {
+        for (explicit, to) in [("0.0.0.0:1:1", "10.1.0.2"), ("[::]:1:1", "fd00::2")] {
+            let (explicit, any) = (mapping(explicit, to).unwrap(), mapping("1:1", to).unwrap());
+            assert_eq!(explicit, any);
+            assert_eq!(any.host_ip(), None);
+        }
+    }
+
+    #[test]
+    fn what_the_kernel_cannot_lead_is_refused() {
+        for (text, to, kind) in [
+            ("[fd00::1]:80:80", "10.1.0.2", ErrorKind::InvalidInput),
+            ("[::]:80:80", "10.1.0.2", ErrorKind::InvalidInput),
+            ("127.0.0.1:80:80", "fd00::2", ErrorKind::InvalidInput),
+            ("0.0.0.0:80:80", "fd00::2", ErrorKind::InvalidInput),
+            ("80:80", "0.0.0.0", ErrorKind::InvalidInput),
+            ("80:80", "127.0.0.1", ErrorKind::InvalidInput),
+            ("80:80", "::1", ErrorKind::InvalidInput),
+            ("[::1]:80:80", "fd00::2", ErrorKind::Unsupported),
+        ] {
+            let error = mapping(text, to).unwrap_err();
+            assert_eq!(error.kind(), kind, "{text} to {to}: {error}");
+            assert!(error.to_string().contains(":80"), "{error}");
+        }
+        let target = "10.1.0.2:0".parse().unwrap();
+        assert!(PortMapping::new(Protocol::Tcp, 80, target).is_err());
+        let target = "10.1.0.2:80".parse().unwrap();
+        assert!(PortMapping::new(Protocol::Tcp, 0, target).is_err());
     }
 }

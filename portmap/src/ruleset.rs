@@ -388,6 +388,6 @@ mod tests {
         }
         assert_eq!(rules(&ruleset), empty);
         let total: usize = CHAINS.iter().map(|chain| chain.rules.len()).sum();
-        assert_eq!(total, 27);
+        assert_eq!(total, 28);
     }
 }

@@ -902,9 +902,9 @@ mod tests {
         assert_eq!(steps.first(), Some(&Step::AddTable));
         assert_eq!(count(|step| matches!(step, Step::AddSet(_))), 11);
         assert_eq!(count(|step| matches!(step, Step::AddChain(_))), 8);
-        assert_eq!(count(|step| matches!(step, Step::AddRule(_))), 27);
+        assert_eq!(count(|step| matches!(step, Step::AddRule(_))), 28);
         assert_eq!(count(|step| matches!(step, Step::AddElements(_))), 10);
-        assert_eq!(steps.len(), 57);
+        assert_eq!(steps.len(), 58);
     }
 
     #[test]

@@ -52,7 +52,7 @@ fn cpu() -> Duration {
 /// Panics if the process does anything but wait for a while.
 fn nothing_spins(what: &str) {
     let before = cpu();
-    thread::sleep(Duration::from_millis(500));
+    thread::sleep(Duration::from_millis(300));
     let used = cpu() - before;
     assert!(
         used < Duration::from_millis(100),

@@ -187,6 +187,8 @@ pub(crate) fn hears(server: &UdpSocket, asking: &UdpSocket, to: SocketAddrV4, wa
 pub(crate) enum Wait {
     Reached,
     Closed,
+    /// Refused or dropped, told by a moment's silence: for loops.
+    Gone,
 }
 
 impl Wait {
@@ -194,6 +196,7 @@ impl Wait {
         match self {
             Wait::Reached => Duration::from_secs(10),
             Wait::Closed => Duration::from_millis(300),
+            Wait::Gone => Duration::from_millis(5),
         }
     }
 }
@@ -254,33 +257,49 @@ fn attribute(attributes: &[u8], wanted: u16) -> Vec<u8> {
 
 /// Makes an empty table in a namespace, as somebody else would.
 pub(crate) fn foreign_table(netns: &NetNs, name: &str) {
+    let attributes = vec![TableAttribute::Name(name.to_owned())];
+    let table = NfTablesMessage::NewTable(TableMessage { attributes });
+    foreign(netns, vec![(table, NLM_F_CREATE)]).unwrap();
+}
+
+/// Deletes all tables of a namespace that nobody owns, as `nft flush ruleset` does.
+pub(crate) fn flush_ruleset(netns: &NetNs) {
+    let attributes = Vec::new();
+    let all = NfTablesMessage::DeleteTable(TableMessage { attributes });
+    foreign(netns, vec![(all, 0)]).unwrap();
+}
+
+/// Changes tables of a namespace by one transaction, as somebody else would; the errno if the kernel does not take it.
+pub(crate) fn foreign(netns: &NetNs, messages: Vec<(NfTablesMessage, u16)>) -> Result<(), i32> {
     let control = |message: ControlMessage| {
-        NetfilterMessage::new(
-            NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, 10),
-            message,
-        )
+        let header = NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, 10);
+        bytes(NetfilterMessage::new(header, message), 0)
     };
-    let table = TableMessage {
-        attributes: vec![TableAttribute::Name(name.to_owned())],
-    };
-    let socket = netns.run(|| connected(NETLINK_NETFILTER));
-    let bytes = [
-        (control(ControlMessage::BatchBegin), 0),
-        (
-            NetfilterMessage::new(
-                NetfilterHeader::new(NetfilterProtoFamily::Inet, 0, 0),
-                NfTablesMessage::NewTable(table),
-            ),
-            NLM_F_CREATE | NLM_F_ACK,
-        ),
-        (control(ControlMessage::BatchEnd), 0),
-    ]
-    .map(|(message, flags)| bytes(message, flags))
-    .concat();
-    socket.send(&bytes, 0).unwrap();
-    for answer in receive::<Bytes>(&socket) {
-        check(&answer, "make a table");
+    let mut batch = control(ControlMessage::BatchBegin);
+    for (message, flags) in messages {
+        let all =
+            matches!(&message, NfTablesMessage::DeleteTable(table) if table.attributes.is_empty());
+        let family = match all {
+            true => NetfilterProtoFamily::Unspec,
+            false => NetfilterProtoFamily::Inet,
+        };
+        let header = NetfilterHeader::new(family, 0, 0);
+        batch.extend(bytes(
+            NetfilterMessage::new(header, message),
+            flags | NLM_F_ACK,
+        ));
     }
+    batch.extend(control(ControlMessage::BatchEnd));
+    let socket = netns.run(|| connected(NETLINK_NETFILTER));
+    socket.send(&batch, 0).unwrap();
+    for answer in receive::<Bytes>(&socket) {
+        if let NetlinkPayload::Error(error) = &answer.payload {
+            if let Some(code) = error.code {
+                return Err(-code.get());
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Asks, and returns the attributes of each answer. In bytes: the packet crate takes a millisecond for each element of a dump.
