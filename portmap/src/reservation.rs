@@ -26,9 +26,9 @@ pub enum Reserve {
     /// it. That is one file descriptor a port, also where it is of both families, out of `RLIMIT_NOFILE`.
     #[default]
     Hold,
-    /// A socket is bound to the port until it is published: one that a process of the host has is refused. A process may bind it
-    /// later, and gets no connections from where the port is published. For thousands of ports at once it still takes a file
-    /// descriptor each, for as long as the call lasts.
+    /// A socket is bound to the port for a moment before it is published: one that a process of the host has is refused. A process
+    /// may bind it later, and gets no connections from where the port is published. For thousands of ports at once it still takes
+    /// a file descriptor each, for as long as the call lasts.
     Check,
     /// Nothing: a process of the host that has the port gets no new connections as long as it is published, and is not told.
     Never,

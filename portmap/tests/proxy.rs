@@ -481,6 +481,27 @@ fn rustix_socket() -> std::os::fd::OwnedFd {
 }
 
 #[test]
+fn a_listener_that_was_handed_in_and_is_shut_down_is_let_go_of() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    let _alone = alone();
+    let netns = NetNs::new();
+    let target = listen(&netns, "127.0.0.1:80");
+    let door = listen(&netns, "127.0.0.1:8080");
+    let proxy = netns.run(|| Proxy::builder().start()).unwrap();
+    let to = target.local_addr().unwrap();
+    let _proxied = proxy.serve(door.try_clone().unwrap(), to).unwrap();
+    let _client = dial(&netns, "127.0.0.1:8080");
+    target.accept().unwrap();
+    rustix::net::shutdown(&door, rustix::net::Shutdown::Both).unwrap();
+    nothing_spins("shut down");
+    let unbound = rustix_socket();
+    let error = proxy.serve(unbound, to).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+}
+
+#[test]
 fn ports_are_chosen_refused_and_told() {
     if !have(&[Need::Namespaces]) {
         return;

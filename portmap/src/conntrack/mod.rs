@@ -351,3 +351,47 @@ fn refused(step: &str, errno: i32) -> Failure {
         kind,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::flow::nested;
+    use super::*;
+    use cofferdam_testkit::{Need, NetNs, have};
+
+    #[test]
+    fn the_kernel_takes_the_filters() {
+        if !have(&[Need::Namespaces]) {
+            return;
+        }
+        let mut conntrack = NetNs::new().run(|| Conntrack::open().unwrap());
+        let filters = |four: &str, six: &str| {
+            let from = |direction, ip: &str| from_address(direction, ip.parse().unwrap());
+            [
+                (libc::AF_INET, to_port(17, 53)),
+                (libc::AF_INET6, to_port(6, 80)),
+                (libc::AF_INET, from(CTA_TUPLE_ORIG, four)),
+                (libc::AF_INET6, from(CTA_TUPLE_REPLY, six)),
+            ]
+        };
+        for (family, filter) in filters("192.0.2.1", "2001:db8::1") {
+            let table = &mut conntrack.table;
+            let found = table
+                .look(family, &filter, &mut |_: &Flow| Ok(true))
+                .unwrap();
+            assert!(found.is_empty());
+        }
+        // CTA_FILTER with flags no kernel has.
+        let wrong = nested(25, &[attribute(1, &[0xff; 4])]);
+        let look = conntrack
+            .table
+            .look(libc::AF_INET, &wrong, &mut |_: &Flow| Ok(true));
+        assert!(is_unknown(&look.unwrap_err()));
+        assert_eq!(
+            conntrack
+                .table
+                .end(libc::AF_INET, Some(wrong), |_| Ok(true))
+                .unwrap(),
+            0
+        );
+    }
+}

@@ -158,10 +158,7 @@ impl EventLoop {
                     let _nobody_waits = done.send(self.open(id, socket, target, is_udp)).is_ok();
                 }
                 Command::Close { id, done } => {
-                    if let Some(door) = self.doors.remove(&id) {
-                        let _unused = epoll::delete(&self.epoll, &door.socket).is_ok();
-                    }
-                    self.sessions.remove_of(id);
+                    self.close(id);
                     let _nobody_waits = done.send(Ok(())).is_ok();
                 }
                 Command::Stop => return false,
@@ -187,6 +184,13 @@ impl EventLoop {
         };
         self.doors.insert(id, door);
         Ok(())
+    }
+
+    fn close(&mut self, id: u64) {
+        if let Some(door) = self.doors.remove(&id) {
+            let _unused = epoll::delete(&self.epoll, &door.socket).is_ok();
+        }
+        self.sessions.remove_of(id);
     }
 
     fn answer(&mut self, id: u64, whose: u64, flags: epoll::EventFlags) {
@@ -231,6 +235,8 @@ impl EventLoop {
                 Err(Errno::AGAIN) => return,
                 // It was gone before it was taken.
                 Err(Errno::CONNABORTED | Errno::INTR) => {}
+                // Somebody has shut the socket down: it would be told of for ever.
+                Err(Errno::INVAL) => return self.close(id),
                 Err(_no_descriptors) => {
                     add(&self.shared.counters.accept_errors, 1);
                     return self.pause(id);

@@ -229,7 +229,8 @@ impl Proxy {
         Ok(proxied)
     }
 
-    /// Leads what comes to a socket that is bound already, and listens if it is of TCP, to `target`. It is set not to block.
+    /// Leads what comes to a socket that is bound already, and listens if it is of TCP, to `target`. It is set not to block, and let
+    /// go of when somebody shuts it down.
     ///
     /// # Errors
     /// `InvalidInput` for a socket that is neither of TCP nor of UDP, or does not listen; else what the system says.
@@ -420,17 +421,17 @@ impl Proxied {
     }
 
     fn close(&mut self, at_most: Option<Duration>) {
-        for socket in self.lent.drain(..) {
-            let _unused = silent(&socket).is_ok();
-        }
         for id in std::mem::take(&mut self.doors) {
             let Some(answer) = self.shared.ask(|done| Command::Close { id, done }) else {
-                return;
+                break;
             };
             let _unused = match at_most {
                 Some(time) => answer.recv_timeout(time).is_ok(),
                 None => answer.recv().is_ok(),
             };
+        }
+        for socket in self.lent.drain(..) {
+            let _unused = silent(&socket).is_ok();
         }
     }
 }
