@@ -456,9 +456,9 @@ fn out_of_descriptors_it_waits_without_spinning_and_recovers() {
     let _proxied = proxy.publish(&spec("8080:80"), LOCALHOST).unwrap();
     let client = netns.run(|| TcpStream::connect("127.0.0.1:8080")).unwrap();
     let (first, _) = listener.accept().unwrap();
-    let second = netns.run(|| rustix_socket());
+    let second = netns.run(rustix_socket);
     let limit = getrlimit(Resource::Nofile);
-    let mut low = limit.clone();
+    let mut low = limit;
     low.current = Some(0);
     setrlimit(Resource::Nofile, low).unwrap();
     let to: SocketAddr = "127.0.0.1:8080".parse().unwrap();
