@@ -28,7 +28,8 @@
 //! where it is of both, in the handle's network namespace. That socket has a filter that drops everything, and is never accepted
 //! from: a client that dials before the rule is there is neither let in nor refused, but tries again a second later. It takes one
 //! file descriptor a port; a call that cannot get as many is refused before it takes any, with what to do about it. SCTP ports are
-//! reserved only where the kernel's module is loaded already.
+//! reserved only where the kernel's module is loaded already. For thousands of ports the sockets take most of the time:
+//! [`Reserve::Never`] is many times faster.
 //!
 //! # Flows
 //! The kernel leads the packets of a flow to where it led the first one, whatever the rules say since; a client of UDP that never
@@ -36,7 +37,8 @@
 //! unpublished, if they lead where it led: by host port and address, in both families, in one look at the kernel's table. Flows
 //! of other ports and flows that only pass through the host are left alone, and so are established connections of TCP and SCTP:
 //! a port that is unpublished is closed to new ones, as a listener that is closed is. [`Portmap::end_flows`] ends those too, and
-//! [`Portmap::end_flows_of`] all of an address. When the table goes with the last removal, nothing is led any more.
+//! [`Portmap::end_flows_of`] all of an address. The look is what a change costs on a busy host: nothing where the namespace has no
+//! flows, and milliseconds with tens of thousands, for one port as for thousands at once. When the table goes with the last removal, nothing is led any more.
 //!
 //! # Where rules do not reach
 //! No rule leads connections to `::1`, or from IPv6 to IPv4, to a container. [`Proxy`] does, by sockets of this process: it stands
