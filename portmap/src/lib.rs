@@ -1,5 +1,5 @@
 //! Published ports and masquerading for containers on bridges, as elements of nf_tables maps: one netlink transaction a change,
-//! and always the same fourteen rules.
+//! and always the same rules.
 //!
 //! ```no_run
 //! use cofferdam_portmap::{NetworkSpec, Portmap};
@@ -14,10 +14,45 @@
 //! ```
 //!
 //! # How it works
-//! Everything that depends on a network or a port is an element of a set or a map; [`Ruleset`] prints all of it in nft's syntax.
-//! So the cost of a change and of a packet does not grow with the number of ports. A change is decided on what the kernel has,
-//! and the kernel takes it only if nothing changed since; else it is decided anew. So any number of processes share a table: they
-//! cannot both make it, take the same port, or delete it under each other's hands. There is no state elsewhere.
+//! What is wanted is a [`Ruleset`]: networks ([`NetworkSpec`]) and published ports ([`PortMapping`]) as a plain value. In nf_tables
+//! it is one table of 28 rules for both families, which do not depend on it; everything that does is an element of a set or a map.
+//! So the cost of a change and of a packet does not grow with the number of ports or networks. `Display` prints all of it in nft's
+//! syntax, and `nft list` shows it the same. The sets and maps:
+//!
+//! | set or map | key | leads to | what for |
+//! |---|---|---|---|
+//! | `ports4`, `ports6` | host address . protocol . port | container's address . port | ports published on one address |
+//! | `ports4_any`, `ports6_any` | protocol . port | the same | ports published on every address |
+//! | `bridges` | bridge | | what is managed: closed but for what is open |
+//! | `open` | interface . bridge | | a bridge with itself: ICC; another interface: trusted |
+//! | `internal`, `strict` | bridge | | [`Isolation`] |
+//! | `masquerade_from` | bridge | | reaches out in the name of the host |
+//! | `subnet_pairs4`, `subnet_pairs6` | subnet . the same | | published traffic that turns back (hairpin) |
+//!
+//! A packet passes these chains, each with a few rules:
+//! - `guard_loopback` (prerouting, raw): what comes from outside in the name of 127.0.0.0/8 or ::1, or for it, is dropped: a port
+//!   published on 127.0.0.1 is for the host alone.
+//! - `nat_prerouting`, `nat_output`: what is for an address of the host (`fib daddr type local`) is looked up in the maps, first
+//!   with its address, then without, and led to the container by DNAT.
+//! - `filter_forward`: answers; pairs of `open`; nothing else into or out of `internal`; what was led by DNAT
+//!   (`ct status dnat`); nothing else to `bridges`, not even to a port of a container that is published under another; everything
+//!   out of them.
+//! - `filter_input`: from `strict`, answers, DNS for the bridge's own addresses, neighbour discovery, and nothing else.
+//! - `nat_postrouting`: masquerading where the answer would not come back otherwise: from 127.0.0.0/8, and within a subnet, which is
+//!   told by addresses since bridged packets have no incoming interface here; and from `masquerade_from` to outside. All other
+//!   published traffic keeps its client's address. No marks are used.
+//!
+//! A change is decided on what the kernel has, and the kernel takes it only if nothing changed since (its generation); else it is
+//! decided anew. So any number of processes and threads share a table: they cannot both make it, take the same port, or delete it
+//! under each other's hands. A handle remembers what it saw as long as the generation stays, so that one more port beside many is one
+//! small transaction. Owners are comments of elements; rules have a hash of themselves as user data, by which it is seen that
+//! somebody changed one. [`Portmap::list`] reads all of it back, [`Portmap::reconcile`] and [`Portmap::reapply`] repair it.
+//!
+//! # Flushes and firewalls
+//! `nft flush ruleset`, as a restart of the `nftables` service has it, deletes the tables of everybody: then [`Portmap::reapply`]
+//! brings back ports, networks and guards in one transaction. With [`Ownership::Owned`] the kernel refuses it to others instead,
+//! and traffic never stops; the price is that no other process can change the table. Rules of others still hold: a packet this
+//! table accepts may be dropped by another, such as a firewall whose forward chain has policy drop.
 //!
 //! # Ports
 //! [`PortSpec`] reads all of Docker's spellings, ranges and ports to be chosen among them. A port to be chosen is one the kernel
@@ -65,29 +100,26 @@
 //! `CAP_SYS_ADMIN` to publish from a thread in another network namespace than the handle's. /proc must be mounted.
 //!
 //! # Kernel support
-//! Linux 5.6, for sets of concatenated intervals, with nf_tables, NAT and the expressions `ct`, `fib`, `masq`, `nat`; where they are
-//! modules the kernel loads them by itself, if it may. The first change fails with [`ErrorKind::Unsupported`] and the missing part
-//! if one is not there, and then changes nothing.
+//! Linux 5.7, for rules on the incoming interface in postrouting, with nf_tables, NAT and the expressions `ct`, `fib`, `masq`, `nat`;
+//! where they are modules the kernel loads them by itself, if it may. The first change fails with [`ErrorKind::Unsupported`] and the
+//! missing part if one is not there, and then changes nothing. Tables with an owner need 5.12, such that persist 6.9.
 //!
-//! IPv4 only as yet: an IPv6 subnet, host address or target is [`ErrorKind::Unsupported`]. The maps are per family (`ports4`,
-//! `ports4_any`, `subnet_pairs4`), so that those of IPv6 will stand beside them. The table's rules on bridges hold for both
-//! families: IPv6 does not get around them.
+//! IPv4 and IPv6. The kernel leads nothing from one to the other, and nothing from `::1` to a container: [`PortMapping::on`] refuses
+//! both.
 //!
 //! # What it changes on the host
 //! One table of family inet with the name it was given, in one network namespace, and a bound socket for each published TCP and UDP
 //! port. Not changed, and the caller's to set:
-//! - `net.ipv4.ip_forward=1`, for anything to be forwarded;
+//! - `net.ipv4.ip_forward=1` and `net.ipv6.conf.all.forwarding=1`, for anything to be forwarded;
 //! - `net.ipv4.conf.<bridge>.route_localnet=1`, for the host to reach published ports by 127.0.0.1. The table drops packets
 //!   for and from 127.0.0.0/8 that come in by another interface than lo, so that it opens nothing else;
 //! - hairpin mode on the bridge's ports, for a container to reach its own published ports where br_netfilter is loaded.
 //!
-//! Rules of others still hold: a packet this table accepts may be dropped by another table, such as a firewall whose forward chain
-//! has policy drop.
-//!
 //! # Cleanup
 //! [`NetworkGuard`] and [`Published`] undo what they did when dropped, or by `remove()` with a result, or outlive the process by
 //! `persist()`. The last removal deletes the table. A killed process leaves its elements in the kernel, while its sockets are
-//! closed; [`Portmap::unpublish`] removes one port, [`Portmap::delete_table`] all at once. A [`Proxy`] ends with its process.
+//! closed; [`Portmap::unpublish`] removes one port, [`Portmap::unpublish_owner`] those of one owner, [`Portmap::delete_table`] all at
+//! once, and [`Portmap::reconcile`] what is not declared. A [`Proxy`] ends with its process.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod answer;
