@@ -27,6 +27,8 @@ pub enum ErrorKind {
     Owned,
     /// A socket of the host has the port, or others changed the ruleset too often meanwhile.
     Busy,
+    /// Every host port that may be chosen is taken.
+    Exhausted,
     /// An argument is wrong in itself.
     InvalidInput,
     /// The kernel answered something unexpected, or somebody changed the table's sets: then
@@ -45,14 +47,14 @@ pub(crate) enum Inner {
         value: String,
         reason: &'static str,
     },
-    #[error("port {spec:?}: {form} is not supported yet")]
-    Form { spec: String, form: &'static str },
     #[error("{what} {value:?}: {reason}")]
     Input {
         what: &'static str,
         value: String,
         reason: &'static str,
     },
+    #[error("{doing}: {what} is not supported")]
+    Unsupported { doing: String, what: &'static str },
     #[error("publish {port}: the kernel leads nothing from ::1 to a container, only a proxy does")]
     Loopback { port: String },
     #[error("{doing}: {by} is there already")]
@@ -65,6 +67,13 @@ pub(crate) enum Inner {
     },
     #[error("{doing}: the table was changed by others in each of {tries} tries")]
     Contended { doing: String, tries: u32 },
+    #[error("{doing}: no free port from {first} to {last} in {tries} tries")]
+    Exhausted {
+        doing: String,
+        first: u16,
+        last: u16,
+        tries: usize,
+    },
     #[error("{doing}: {step}: unexpected answer: {what}")]
     Answer {
         doing: String,
@@ -100,10 +109,11 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match &*self.0 {
             Inner::Port { .. } | Inner::Input { .. } => ErrorKind::InvalidInput,
-            Inner::Form { .. } | Inner::Loopback { .. } => ErrorKind::Unsupported,
+            Inner::Unsupported { .. } | Inner::Loopback { .. } => ErrorKind::Unsupported,
             Inner::Taken { .. } => ErrorKind::AlreadyExists,
             Inner::Contended { .. } => ErrorKind::Busy,
             Inner::Owned { .. } => ErrorKind::Owned,
+            Inner::Exhausted { .. } => ErrorKind::Exhausted,
             Inner::Answer { .. } => ErrorKind::Malformed,
             Inner::NoWayIn { .. } => ErrorKind::Unsupported,
             #[cfg(feature = "iptables")]
@@ -142,6 +152,7 @@ impl From<Error> for io::Error {
             ErrorKind::AlreadyExists => io::ErrorKind::AlreadyExists,
             ErrorKind::Owned => io::ErrorKind::PermissionDenied,
             ErrorKind::Busy => io::ErrorKind::ResourceBusy,
+            ErrorKind::Exhausted => io::ErrorKind::AddrInUse,
             ErrorKind::InvalidInput => io::ErrorKind::InvalidInput,
             ErrorKind::Malformed => io::ErrorKind::InvalidData,
             ErrorKind::Os => io::ErrorKind::Other,
@@ -293,6 +304,7 @@ impl Errno {
             libc::EIO => "EIO",
             libc::EAGAIN => "EAGAIN",
             libc::ENOMEM => "ENOMEM",
+            libc::ECONNREFUSED => "ECONNREFUSED",
             libc::EACCES => "EACCES",
             libc::EBUSY => "EBUSY",
             libc::EEXIST => "EEXIST",

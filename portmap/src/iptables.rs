@@ -13,7 +13,7 @@ pub use program::{Programs, Variant};
 use crate::error::{Failure, Inner, Result};
 use crate::mapping::PortMapping;
 use crate::name::TableName;
-use crate::reservation::NetNs;
+use crate::netns::NetNs;
 use crate::ruleset::Ruleset;
 
 /// A back end that gives a [`Ruleset`] to iptables: for hosts whose owner wants all rules to be seen and kept there.

@@ -53,6 +53,46 @@
 //! brings back ports, networks and guards in one transaction. With [`Ownership::Owned`] the kernel refuses it to others instead,
 //! and traffic never stops; the price is that no other process can change the table.
 //!
+//! # Ports
+//! [`PortSpec`] reads all of Docker's spellings, ranges and ports to be chosen among them. A port to be chosen is one the kernel
+//! would give to a socket without a port, that is not published and that no socket of the host has; for a container with addresses
+//! of both families [`Portmap::publish_to`] chooses the same in both.
+//!
+//! A published port is also reserved, if [`Reserve`] does not say otherwise: a socket is bound to it first, one for both families
+//! where it is of both, in the handle's network namespace. That socket has a filter that drops everything, and is never accepted
+//! from: a client that dials before the rule is there is neither let in nor refused, but tries again a second later. It takes one
+//! file descriptor a port; a call that cannot get as many is refused before it takes any, with what to do about it. SCTP ports are
+//! reserved only where the kernel's module is loaded already. For thousands of ports the sockets take most of the time:
+//! [`Reserve::Never`] is many times faster.
+//!
+//! # Flows
+//! The kernel leads the packets of a flow to where it led the first one, whatever the rules say since; a client of UDP that never
+//! pauses would stay with a container that is gone. So flows through a port are ended when it is published, if they lead elsewhere, and when it is
+//! unpublished, if they lead where it led: by host port and address, in both families, in one look at the kernel's table. Flows
+//! of other ports and flows that only pass through the host are left alone, and so are established connections of TCP and SCTP:
+//! a port that is unpublished is closed to new ones, as a listener that is closed is. [`Portmap::end_flows`] ends those too, and
+//! [`Portmap::end_flows_of`] all of an address. The look is what a change costs on a busy host: nothing where the namespace has no
+//! flows, and milliseconds with tens of thousands, for one port as for thousands at once. When the table goes with the last removal, nothing is led any more.
+//!
+//! # Where rules do not reach
+//! No rule leads connections to `::1`, or from IPv6 to IPv4, to a container. [`Proxy`] does, by sockets of this process: it stands
+//! beside a [`Portmap`] ([`Proxy::assist`]) or alone where there is no nf_tables.
+//!
+//! ```no_run
+//! use cofferdam_portmap::Proxy;
+//!
+//! let proxy = Proxy::builder().start()?;
+//! let web = proxy.publish(&"[::1]:8080:80".parse()?, "10.1.0.2".parse()?)?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Rootless
+//! An ordinary user cannot change nf_tables of the host's network namespace: [`Portmap::open`] is `PermissionDenied` and says so. What
+//! is left is the [`Proxy`], for ports from `net.ipv4.ip_unprivileged_port_start` on (1024 by default), and for targets the user
+//! can dial: with [`ProxyBuilder::dial_from`] it dials from the network namespace of the container, if it may enter that, which
+//! takes `CAP_SYS_ADMIN` over it. The container then sees the connections come from its own addresses. In a network namespace
+//! made within a user namespace of one's own everything works as for root, but nothing leads there from the host.
+//!
 //! # Privileges
 //! `CAP_NET_ADMIN` in the user namespace that owns the network namespace: root, or the owner of a user namespace in a network
 //! namespace made in it. `CAP_NET_BIND_SERVICE` there for host ports below `net.ipv4.ip_unprivileged_port_start`, and
@@ -100,12 +140,16 @@
 //! [`NetworkGuard`] and [`Published`] undo what they did when dropped, or by `remove()` with a result, or outlive the process by
 //! `persist()`. The last removal deletes the table. A killed process leaves its elements in the kernel, while its sockets are
 //! closed; [`Portmap::unpublish`] removes one port, [`Portmap::unpublish_owner`] those of one owner, [`Portmap::delete_table`] all at
-//! once, and [`Portmap::reconcile`] what is not declared. Flows that are established when a port is unpublished go on.
+//! once, and [`Portmap::reconcile`] what is not declared. A [`Proxy`] ends with its process.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod answer;
+mod choice;
+mod conntrack;
 mod element;
+mod ephemeral;
 mod error;
+mod flows;
 mod inspect;
 #[cfg(feature = "iptables")]
 #[cfg_attr(docsrs, doc(cfg(feature = "iptables")))]
@@ -114,9 +158,11 @@ mod kernel;
 mod layout;
 mod mapping;
 mod name;
+mod netns;
 mod network;
 mod portmap;
 mod preflight;
+mod proxy;
 mod reconcile;
 mod reservation;
 mod ruleset;
@@ -137,7 +183,9 @@ pub use crate::name::Owner;
 pub use crate::network::{Isolation, NetworkSpec};
 pub use crate::portmap::{NetworkGuard, Portmap, PortmapBuilder, Published};
 pub use crate::preflight::{Drops, Firewall, ForeignHook, Hook, HookFamily, HookSource, WayIn};
+pub use crate::proxy::{Proxied, Proxy, ProxyBuilder, ProxyStats};
 pub use crate::reconcile::{Repaired, TableRepair};
+pub use crate::reservation::Reserve;
 pub use crate::ruleset::Ruleset;
 pub use crate::spec::{PortSpec, Protocol};
 

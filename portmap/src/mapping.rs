@@ -57,8 +57,10 @@ impl PortMapping {
     /// What `spec` says, with the container at `target`.
     ///
     /// # Errors
-    /// As [`new`](Self::new) and [`on`](Self::on).
+    /// As [`new`](Self::new) and [`on`](Self::on), and `InvalidInput` for a spec of several ports or one with a port to be chosen:
+    /// [`PortSpec::expand`] makes single ones of the former.
     pub fn of_spec(spec: &PortSpec, target: IpAddr) -> Result<Self> {
+        spec.require_single()?;
         let target = SocketAddr::new(target, spec.container_port());
         let mapping = Self::new(spec.protocol(), spec.host_port(), target)?;
         match spec.host_ip() {

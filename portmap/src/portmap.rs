@@ -3,13 +3,17 @@
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::choice::{self, Place};
+use crate::conntrack::Conntrack;
+use crate::ephemeral::Turn;
 use crate::error::{ErrorKind, Failure, Result};
 use crate::kernel::{Attempt, Delta, Kernel, Ownership, during};
 use crate::mapping::PortMapping;
 use crate::name::{IfName, Owner, TableName};
+use crate::netns::NetNs;
 use crate::network::NetworkSpec;
 use crate::reconcile::Repaired;
-use crate::reservation::{NetNs, Reservation};
+use crate::reservation::{Claim, Families, Reservation, Reserve};
 use crate::ruleset::{Ruleset, taken};
 use crate::socket::Socket;
 use crate::spec::PortSpec;
@@ -22,7 +26,7 @@ use crate::wire;
 /// [`reapply`](Self::reapply). Dropping the handle changes nothing; guards outlive it.
 #[derive(Clone, Debug)]
 pub struct Portmap {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 /// Says how a [`Portmap`] is to be.
@@ -34,13 +38,6 @@ pub struct PortmapBuilder {
     reserve: Reserve,
 }
 
-/// Whether sockets keep processes of the host off published ports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reserve {
-    Sockets,
-    Nothing,
-}
-
 impl PortmapBuilder {
     /// Who else may change the table.
     pub fn ownership(mut self, ownership: Ownership) -> Self {
@@ -48,10 +45,16 @@ impl PortmapBuilder {
         self
     }
 
-    /// Binds no sockets to published ports: for who knows that they are free, and does not want to spend an fd on each.
-    pub fn without_reservations(mut self) -> Self {
-        self.reserve = Reserve::Nothing;
+    /// What is done about processes of the host that have a published port or may want it.
+    pub fn reserve(mut self, reserve: Reserve) -> Self {
+        self.reserve = reserve;
         self
+    }
+
+    /// Binds no sockets to published ports: for who knows that they are free, and does not want to spend an fd on each. It is
+    /// [`reserve`](Self::reserve) with [`Reserve::Never`].
+    pub fn without_reservations(self) -> Self {
+        self.reserve(Reserve::Never)
     }
 
     /// Opens the table in the calling thread's network namespace, and makes nothing yet.
@@ -64,9 +67,9 @@ impl PortmapBuilder {
             let netns = NetNs::of_this_thread()?;
             let mut socket = Socket::open()?;
             socket.generation().map_err(no_nftables)?;
-            Ok((netns, socket))
+            Ok((netns, socket, Conntrack::open()?))
         };
-        let (netns, socket) = open()
+        let (netns, socket, conntrack) = open()
             .map_err(|failure: Failure| failure.during(format_args!("open table inet {table}")))?;
         let kernel = Mutex::new(Kernel::new(socket, table.clone(), self.ownership));
         Ok(Portmap {
@@ -74,7 +77,9 @@ impl PortmapBuilder {
                 table,
                 netns,
                 reserve: self.reserve,
+                turn: Turn::default(),
                 kernel,
+                conntrack: Mutex::new(conntrack),
             }),
         })
     }
@@ -97,7 +102,7 @@ impl Portmap {
         PortmapBuilder {
             table_name: table_name.to_owned(),
             ownership: Ownership::default(),
-            reserve: Reserve::Sockets,
+            reserve: Reserve::default(),
         }
     }
 
@@ -142,7 +147,53 @@ impl Portmap {
     /// # Errors
     /// As [`publish_all`](Self::publish_all), and as [`PortMapping::of_spec`].
     pub fn publish(&self, spec: &PortSpec, target: IpAddr) -> Result<Published> {
-        self.publish_all([PortMapping::of_spec(spec, target)?])
+        self.publish_to(spec, &[target])
+    }
+
+    /// Publishes what a spec says for a container with addresses of both families, by one transaction: host ports are the same in
+    /// both, also those that are chosen.
+    ///
+    /// A port that is left to be chosen is one of the host's range for such (`net.ipv4.ip_local_port_range` without
+    /// `net.ipv4.ip_local_reserved_ports`) or of the spec's, in turn, that is not published and that no socket of the host has, in
+    /// the families of the targets. [`Published::ports`] says which it was.
+    ///
+    /// # Errors
+    /// As [`publish_all`](Self::publish_all), and as [`PortMapping::of_spec`]; `Exhausted` if there is no free port.
+    pub fn publish_to(&self, spec: &PortSpec, targets: &[IpAddr]) -> Result<Published> {
+        if spec.expand().all(|one| one.is_single()) {
+            return self.publish_all(mappings(spec.expand(), targets)?);
+        }
+        const TRIES: usize = 8;
+        let doing = self.shared.doing(format_args!("publish {spec}"));
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let reserved = self.choose(spec, targets, &doing)?;
+            let ports = mappings(reserved.iter().map(|(one, _)| *one), targets)?;
+            let reservations = reserved.into_iter().map(|(_, reservation)| reservation);
+            match self.publish_reserved(ports, Some(reservations.collect())) {
+                // Somebody without a socket has published it meanwhile.
+                Err(error) if error.kind() == ErrorKind::AlreadyExists && tries < TRIES => {}
+                published => return published,
+            }
+        }
+    }
+
+    fn choose(&self, spec: &PortSpec, targets: &[IpAddr], doing: &str) -> Result<choice::Reserved> {
+        // Refuses targets that cannot be before anything is bound.
+        mappings(spec.expand().map(|one| one.at_host_port(1)), targets)?;
+        let there = self.list()?;
+        let is_published = |one: &PortSpec| {
+            let ports = mappings([*one], targets)?;
+            Ok(ports.iter().any(|port| there.port_conflict(port).is_some()))
+        };
+        let place = Place {
+            netns: &self.shared.netns,
+            turn: &self.shared.turn,
+            families: families(targets),
+            reserve: self.shared.reserve,
+        };
+        choice::reserve(place, &[*spec], doing, is_published)
     }
 
     /// Publishes ports, all or none of them, by one transaction, however many they are. One guard has them all.
@@ -156,13 +207,19 @@ impl Portmap {
     /// network namespace, without `CAP_SYS_ADMIN`; `Unsupported` if the kernel lacks a part of nf_tables. The error names the port.
     /// In each case nothing was changed.
     pub fn publish_all(&self, ports: impl IntoIterator<Item = PortMapping>) -> Result<Published> {
-        let ports: Vec<_> = ports.into_iter().collect();
+        self.publish_reserved(ports.into_iter().collect(), None)
+    }
+
+    fn publish_reserved(
+        &self,
+        ports: Vec<PortMapping>,
+        mut reservations: Option<Vec<Reservation>>,
+    ) -> Result<Published> {
         let mut batch = Ruleset::of(self.shared.table.clone());
         for port in &ports {
             batch.publish(port.clone())?;
         }
         let doing = self.shared.doing(publishing(&ports));
-        let mut reservation = None;
         self.shared.lock().change(&doing, |there| {
             for port in &ports {
                 if let Some(other) = there.port_conflict(port) {
@@ -170,20 +227,24 @@ impl Portmap {
                     return Err(taken(doing, other));
                 }
             }
-            if reservation.is_none() && self.shared.reserve == Reserve::Sockets {
-                let made = Reservation::new(&self.shared.netns, &ports);
-                reservation = Some(made.map_err(during(&doing))?);
+            if reservations.is_none() {
+                let (netns, claims) = (&self.shared.netns, Claim::of_all(&ports));
+                let made = Reservation::all(netns, &claims, self.shared.reserve);
+                reservations = Some(made.map_err(during(&doing))?);
             }
             Ok(Delta {
                 ports: ports.clone(),
                 ..Delta::default()
             })
         })?;
-        Ok(Published {
+        let published = Published {
             lease: Lease::new(&self.shared, Vec::new(), ports.clone()),
-            _reservation: reservation,
+            reservations: reservations.unwrap_or_default(),
             ports,
-        })
+        };
+        // If it fails, the lease takes them back.
+        self.shared.end_stale_flows(&published.ports, &doing)?;
+        Ok(published)
     }
 
     /// Closes a published port to new flows, whoever published it and wherever it leads, and deletes the table if nothing else is
@@ -194,14 +255,16 @@ impl Portmap {
     /// the [`Published`] still exists, that keeps the port reserved.
     ///
     /// # Errors
-    /// `Owned` if another process owns the table; `Busy` if others kept changing the ruleset, else what the kernel says.
+    /// `Owned` if another process owns the table; `InvalidInput` if the spec leaves the host port to be chosen; `Busy` if others kept
+    /// changing the ruleset, else what the kernel says.
     pub fn unpublish(&self, spec: &PortSpec) -> Result<()> {
+        spec.expand().try_for_each(|one| one.require_single())?;
         let is_wanted = |port: &PortMapping| {
             let host_ip = spec.host_ip();
             let same_family = host_ip.is_none_or(|ip| ip.is_ipv4() == port.is_ipv4());
             let host_ip = host_ip.filter(|ip| !ip.is_unspecified());
-            let same = (spec.protocol(), spec.host_port(), host_ip);
-            same_family && same == (port.protocol(), port.host_port(), port.host_ip())
+            let same = (spec.protocol(), host_ip) == (port.protocol(), port.host_ip());
+            same_family && same && spec.host_ports().contains(&port.host_port())
         };
         let doing = self.shared.doing(format_args!("unpublish {spec}"));
         self.shared.unpublish(&doing, is_wanted).map(drop)
@@ -258,7 +321,16 @@ impl Portmap {
     /// kept changing the ruleset; else what the kernel says. In each case nothing was changed.
     pub fn reconcile(&self, declared: &Ruleset) -> Result<Repaired> {
         let doing = self.shared.doing("reconcile");
-        self.shared.lock().reconcile(declared, &doing)
+        // What cannot be read cannot have been used.
+        let before = self.list().ok();
+        let repaired = self.shared.lock().reconcile(declared, &doing)?;
+        let is_gone = |port: &&PortMapping| declared.port_at(port) != Some(port);
+        let gone = before.iter().flat_map(Ruleset::ports).filter(is_gone);
+        self.shared.end_closed_flows(gone, &doing)?;
+        if !repaired.is_nothing() {
+            self.shared.end_stale_flows(declared.ports(), &doing)?;
+        }
+        Ok(repaired)
     }
 
     /// Brings back what this handle, its clones and its guards have in the table, and all rules, by one transaction, and says what
@@ -269,7 +341,14 @@ impl Portmap {
     /// that is not one of this crate; `Owned`, `Busy` and others as [`reconcile`](Self::reconcile). In each case nothing was changed.
     pub fn reapply(&self) -> Result<Repaired> {
         let doing = self.shared.doing("reapply");
-        self.shared.lock().reapply(&doing)
+        let mut kernel = self.shared.lock();
+        let repaired = kernel.reapply(&doing)?;
+        let declared = kernel.declared.clone();
+        drop(kernel);
+        if !repaired.is_nothing() {
+            self.shared.end_stale_flows(declared.ports(), &doing)?;
+        }
+        Ok(repaired)
     }
 
     /// Who else may change the table.
@@ -357,7 +436,7 @@ impl NetworkGuard {
 pub struct Published {
     // Before the reservation: the port is free again once it leads nowhere.
     lease: Lease,
-    _reservation: Option<Reservation>,
+    pub(crate) reservations: Vec<Reservation>,
     ports: Vec<PortMapping>,
 }
 
@@ -418,7 +497,7 @@ impl Lease {
             let ours = networks.iter().find(same);
             ours.is_some_and(|ours| ours.owner() == there.owner())
         };
-        kernel.change(&doing, |there| {
+        let done = kernel.change(&doing, |there| {
             let bridges = networks
                 .iter()
                 .filter_map(|ours| there.network_of(&ours.bridge));
@@ -431,7 +510,8 @@ impl Lease {
                 ..Delta::default()
             })
         })?;
-        Ok(())
+        drop(kernel);
+        self.shared.end_closed_flows(&done.gone_ports, &doing)
     }
 
     fn persist(&mut self) {
@@ -457,11 +537,13 @@ impl Drop for Lease {
 }
 
 #[derive(Debug)]
-struct Shared {
+pub(crate) struct Shared {
     table: TableName,
     netns: NetNs,
     reserve: Reserve,
+    turn: Turn,
     kernel: Mutex<Kernel>,
+    conntrack: Mutex<Conntrack>,
 }
 
 impl Shared {
@@ -477,6 +559,7 @@ impl Shared {
                 ..Delta::default()
             })
         })?;
+        self.end_closed_flows(&done.gone_ports, doing)?;
         Ok(done.gone_ports)
     }
 
@@ -487,6 +570,33 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, Kernel> {
         // A panic elsewhere leaves nothing half done: answers are told apart by their sequence number.
         self.kernel.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn conntrack(&self) -> MutexGuard<'_, Conntrack> {
+        // The same holds for it.
+        let locked = self.conntrack.lock();
+        locked.unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Each of the specs for each of the targets.
+fn mappings(
+    specs: impl IntoIterator<Item = PortSpec>,
+    targets: &[IpAddr],
+) -> Result<Vec<PortMapping>> {
+    let each = specs.into_iter().flat_map(|spec| {
+        let of_target = move |target: &IpAddr| PortMapping::of_spec(&spec, *target);
+        targets.iter().map(of_target)
+    });
+    each.collect()
+}
+
+fn families(targets: &[IpAddr]) -> Families {
+    let has = |ipv6| targets.iter().any(|target| target.is_ipv6() == ipv6);
+    match (has(false), has(true)) {
+        (true, false) => Families::Ipv4,
+        (false, true) => Families::Ipv6,
+        _ => Families::Both,
     }
 }
 
@@ -502,7 +612,10 @@ fn no_nftables(failure: Failure) -> Failure {
     match failure.errno() {
         Some(libc::EINVAL | libc::ENOENT | libc::EOPNOTSUPP | libc::EAFNOSUPPORT) => failure
             .of_kind(ErrorKind::Unsupported)
-            .with_note("the kernel has no nf_tables, or may not load it"),
+            .with_note("the kernel has no nf_tables, or may not load it; a Proxy publishes without"),
+        Some(libc::EPERM) => failure.with_note(
+            "CAP_NET_ADMIN in the user namespace that owns the network namespace is missing; a Proxy publishes without",
+        ),
         _ => failure,
     }
 }

@@ -32,3 +32,22 @@ pub(crate) fn drop_all(socket: impl AsFd) -> io::Result<()> {
         _ => Err(io::Error::last_os_error()),
     }
 }
+
+/// Takes that back, by setsockopt(`SO_DETACH_FILTER`).
+pub(crate) fn drop_nothing(socket: impl AsFd) -> io::Result<()> {
+    let unused: libc::c_int = 0;
+    // SAFETY: the kernel wants a c_int and reads it; it outlives the call, and its length is given.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_DETACH_FILTER,
+            (&raw const unused).cast(),
+            size_of_val(&unused) as libc::socklen_t,
+        )
+    };
+    match done {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

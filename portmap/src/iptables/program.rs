@@ -10,7 +10,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::chains::Family;
 use crate::error::{Failure, Inner, Result};
-use crate::reservation::NetNs;
+use crate::netns::NetNs;
 
 /// Which of iptables' two kernel interfaces to use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

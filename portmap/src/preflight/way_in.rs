@@ -5,7 +5,7 @@ use super::rule::{Rule, Side, accept, comment};
 use super::{ForeignHook, Hook, HookSource};
 use crate::error::{Error, Failure, Inner, Result};
 use crate::name::{IfName, TableName};
-use crate::reservation::NetNs;
+use crate::netns::NetNs;
 
 /// How often a change is tried when others change the ruleset between our look and our change.
 const TRIES: u32 = 1000;

@@ -20,7 +20,7 @@ use netlink_packet_netfilter::nftables::{
 };
 use netlink_packet_netfilter::none::ControlMessage;
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
-use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{
     InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute,
     LinkFlags, LinkInfo, LinkMessage,
@@ -528,4 +528,22 @@ fn check<T: std::fmt::Debug>(answer: &NetlinkMessage<T>, what: &str) {
     if let NetlinkPayload::Error(error) = &answer.payload {
         assert!(error.code.is_none(), "{what}: {error}");
     }
+}
+
+/// Gives a link of a namespace another address, of that one host.
+#[allow(dead_code, reason = "not all tests that have a world need it")]
+pub(crate) fn add_address(netns: &NetNs, name: &str, ip: IpAddr) {
+    let links = Links::of(netns);
+    let mut message = AddressMessage::default();
+    (message.header.family, message.header.prefix_len) = match ip {
+        IpAddr::V4(_) => (AddressFamily::Inet, 32),
+        IpAddr::V6(_) => (AddressFamily::Inet6, 128),
+    };
+    message.header.index = links.index(name);
+    message.header.flags = AddressHeaderFlags::Nodad;
+    message.attributes = vec![AddressAttribute::Local(ip), AddressAttribute::Address(ip)];
+    links.ask(
+        RouteNetlinkMessage::NewAddress(message),
+        NLM_F_CREATE | NLM_F_EXCL,
+    );
 }

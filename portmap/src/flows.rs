@@ -1,0 +1,73 @@
+//! What becomes of flows when ports are published and unpublished.
+
+use std::net::IpAddr;
+
+use crate::conntrack::{Door, Doors, Established, Leading};
+use crate::error::Result;
+use crate::kernel::during;
+use crate::mapping::PortMapping;
+use crate::portmap::{Portmap, Shared};
+
+impl Portmap {
+    /// Ends all flows through published ports, also established connections of TCP, and says how many there were. For who unpublishes
+    /// a port of a container that lives on and wants its clients cut off: what is unpublished only is closed to new connections.
+    ///
+    /// The ports need not be published any more. Of a flow that is ended the next packet is dealt with as a first one is; a TCP
+    /// connection then gets a RST, or no answer. Flows that lead elsewhere are left alone.
+    ///
+    /// # Errors
+    /// `PermissionDenied` without `CAP_NET_ADMIN`; `Unsupported` if the kernel has no nf_conntrack_netlink.
+    pub fn end_flows<'a>(&self, ports: impl IntoIterator<Item = &'a PortMapping>) -> Result<usize> {
+        let doors = ports.into_iter().map(door);
+        let doors = Doors::new(doors, Leading::There, Established::End);
+        self.shared.end(&doors, "end flows of published ports")
+    }
+
+    /// Ends all flows that this address began or answered, and says how many there were: for the address of a container that is gone,
+    /// before another gets it. It takes no heed of who made them.
+    ///
+    /// # Errors
+    /// As [`end_flows`](Self::end_flows).
+    pub fn end_flows_of(&self, address: IpAddr) -> Result<usize> {
+        let doing = format!("end flows of {address}");
+        let ended = self.shared.conntrack().end_flows_of(address);
+        ended.map_err(during(&doing))
+    }
+}
+
+impl Shared {
+    /// Ends flows that are older than these ports and would go on past them.
+    pub(crate) fn end_stale_flows<'a>(
+        &self,
+        ports: impl IntoIterator<Item = &'a PortMapping>,
+        doing: &str,
+    ) -> Result<()> {
+        let doors = ports.into_iter().map(door);
+        let doors = Doors::new(doors, Leading::Elsewhere, Established::Keep);
+        self.end(&doors, doing).map(drop)
+    }
+
+    /// Ends flows through ports that are closed, but for connections that are established.
+    pub(crate) fn end_closed_flows<'a>(
+        &self,
+        ports: impl IntoIterator<Item = &'a PortMapping>,
+        doing: &str,
+    ) -> Result<()> {
+        let doors = ports.into_iter().map(door);
+        let doors = Doors::new(doors, Leading::There, Established::Keep);
+        self.end(&doors, doing).map(drop)
+    }
+
+    fn end(&self, doors: &Doors, doing: &str) -> Result<usize> {
+        self.conntrack().end_flows(doors).map_err(during(doing))
+    }
+}
+
+fn door(port: &PortMapping) -> Door {
+    Door {
+        host_ip: port.host_ip(),
+        host_port: port.host_port(),
+        protocol: port.protocol(),
+        target: port.target(),
+    }
+}
