@@ -91,6 +91,7 @@ mod mount;
 mod native;
 mod options;
 mod overlay;
+mod roots;
 mod scratch;
 mod store;
 mod support;
