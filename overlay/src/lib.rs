@@ -116,7 +116,9 @@ pub use marks::Marks;
 pub use mount::{Applied, MountedOverlay, OverlayMount};
 pub use options::{Fsync, RedirectDir, Switch, Verity, Xino};
 pub use overlay::Overlay;
-pub use store::{Collected, Expected, Finding, Flaw, LayerRef, LayerStore, chain_id};
+pub use store::{
+    Collected, Expected, Finding, Flaw, LayerRef, LayerStore, LayerStoreBuilder, chain_id,
+};
 #[cfg(feature = "images")]
 pub use store::{Compress, History, Image, ImageConfig, ImageSource, Platform};
 pub use support::Support;

@@ -4,6 +4,8 @@
     reason = "clippy sees only functions marked as tests"
 )]
 
+#[path = "../archive/mod.rs"]
+mod archive;
 mod crash;
 #[cfg(feature = "images")]
 mod hostile;
@@ -11,4 +13,5 @@ mod hostile;
 mod images;
 mod layers;
 mod locks;
+mod stack;
 mod world;
