@@ -7,6 +7,7 @@
 #[path = "../archive/mod.rs"]
 mod archive;
 mod crash;
+mod form;
 #[cfg(feature = "images")]
 mod hostile;
 #[cfg(feature = "images")]
