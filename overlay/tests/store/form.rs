@@ -11,6 +11,7 @@ use cofferdam_overlay::{
 use rustix::fs::{CWD, FileType, Mode, XattrFlags, getxattr, makedev, mknodat, setxattr};
 
 use crate::archive::{Archive, Header, is_opaque, is_whiteout, xattr};
+use crate::rootless::takes_user_marks;
 use crate::world::{World, in_world};
 
 /// As of containers of a user namespace.
@@ -177,9 +178,7 @@ fn devices_are_as_the_store_has_them() {
 #[test]
 fn marks_are_where_the_store_has_them() {
     in_world(|world| {
-        if setxattr(&world.base, "user.test", b"", XattrFlags::empty()).is_err() {
-            let needs = "user.* xattrs on tmpfs (Linux 6.6)";
-            cofferdam_testkit::skip(needs, !cofferdam_testkit::is_emulated());
+        if !takes_user_marks(&world.base) {
             return;
         }
         let store = LayerStore::builder(world.path("user"))

@@ -14,5 +14,7 @@ mod hostile;
 mod images;
 mod layers;
 mod locks;
+#[path = "../rootless/mod.rs"]
+mod rootless;
 mod stack;
 mod world;
