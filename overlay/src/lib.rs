@@ -26,7 +26,7 @@
 //! | mounts of layers, read-only or with an upper | [`Overlay`] |
 //! | OCI and Docker layers, tars, made directories | [`Apply`] |
 //! | what an upper changes: one by one, as a tar, as a layer's directory | [`Diff`] |
-//! | layers that are there once for many processes, by the names of images | [`LayerStore`] |
+//! | layers that are there once for many processes, by the names of images | [`LayerStore`], [`LayerStoreBuilder`] |
 //! | images from and to disk (feature `images`, on by default) | [`LayerStore::import`](LayerStore#method.import), [`LayerStore::image`](LayerStore#method.image) |
 //! | deep stacks made one layer | [`flatten`] |
 //!

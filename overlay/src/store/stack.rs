@@ -28,7 +28,8 @@ const MOST: usize = 64;
 impl LayerStore {
     /// Applies layers on each other and on `parent`, the lowest first, as [`apply`](LayerStore::apply) does one by one, and gives the
     /// top one; None of no layers. Several are unpacked side by side: see [`with_threads`](LayerStore::with_threads). `layers` is
-    /// asked for the next one when that is begun.
+    /// asked for the next one when that is begun. Files are made by the calling thread and by helpers that it starts, with its ids
+    /// and in its namespaces; where no helper can be started, by it alone.
     ///
     /// # Errors
     /// As [`apply`](LayerStore::apply): that of the lowest layer that has one. Those below it are in the store, in use by nobody.
