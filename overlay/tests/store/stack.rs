@@ -49,13 +49,14 @@ fn layer(random: &mut Random, n: usize) -> Vec<u8> {
         let time = (1000 * n + random.below(1000)) as u64;
         let directory = Header::new(&name, b'5').mode(mode).mtime(time);
         let (way, last) = name.rsplit_once('/').unwrap_or(("", &name));
-        archive = match random.below(14) {
-            0..=3 => archive.file(&name, format!("{n} {}", random.below(100))),
-            4..=6 => archive.add(directory, ""),
+        archive = match random.below(24) {
+            0..=3 => archive.file(format!("{name}/f"), format!("{n} {}", random.below(100))),
+            4..=6 | 14.. => archive.add(directory, ""),
             7 => archive.symlink(&name, format!("/{to}")),
-            8 | 9 => archive.link(&name, &to),
+            8 => archive.link(format!("{name}/l"), format!("{to}/f")),
+            9 => archive.file(&name, "in the way"),
             10..=12 => archive.file(format!("{way}/.wh.{last}"), ""),
-            _ => archive.file(format!("{name}/.wh..wh..opq"), ""),
+            13 => archive.file(format!("{name}/.wh..wh..opq"), ""),
         };
     }
     archive.end()
