@@ -9,10 +9,11 @@
 //! directory below the temporary one, which is removed at the end; no mount is attached outside of the container.
 #![allow(clippy::print_stdout, reason = "this is what it is for")]
 
+#[path = "common/layers.rs"]
+mod common;
+
 use std::collections::BTreeSet;
-use std::error::Error;
 use std::fs;
-use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -22,7 +23,7 @@ use cofferdam::overlay::{
     Compress, Diff, History, Image, ImageConfig, ImageSource, LayerRef, LayerStore, Overlay,
 };
 
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
+use common::{Result, World, at, mounts, names, nothing_left, same};
 
 const SCRIPT: &str = "echo changed > /changed; rm -rf /replaced; mkdir /replaced; echo inside > /replaced/new; \
      grep PRETTY /etc/os-release; echo \"inside: $(ls /)\"";
@@ -37,7 +38,7 @@ fn main() -> Result<()> {
     }
     let given = arguments.first().filter(|path| *path != Path::new("-"));
     let mounts = mounts()?;
-    let world = World::new()?;
+    let world = World::new("image")?;
     let layout = match given {
         Some(layout) => layout.clone(),
         None => made(&world)?,
@@ -58,9 +59,7 @@ fn main() -> Result<()> {
         collected.layers.len()
     );
     drop(world);
-    let left = self::mounts()?.difference(&mounts).count();
-    println!("left behind: {left} mounts");
-    same("mounts left behind", &left, &0)
+    nothing_left(&mounts)
 }
 
 /// What a container does where there is no shell.
@@ -96,7 +95,7 @@ fn run(world: &World, image: &Image) -> Result<PathBuf> {
     let mount = overlay.detached()?;
     let config = image.config();
     let mut run = config.entrypoint.iter().chain(&config.command);
-    let has_shell = path(&mount, "bin/sh").exists();
+    let has_shell = at(&mount, "bin/sh").exists();
     let command = if has_shell {
         Command::new("/bin/sh").args(["-c", SCRIPT])
     } else {
@@ -141,8 +140,8 @@ fn exported(world: &World, image: &Image, target: &Path) -> Result<()> {
     let image = store.import(&ImageSource::layout(target))?;
     let layer = image.layer().ok_or("no layers")?;
     let mount = Overlay::builder(layer.directories()).detached()?;
-    let changed = fs::read_to_string(path(&mount, "changed"))?;
-    let replaced = names(&path(&mount, "replaced"))?;
+    let changed = fs::read_to_string(at(&mount, "changed"))?;
+    let replaced = names(&at(&mount, "replaced"))?;
     println!("read back: /changed {changed:?}, /replaced {replaced:?}");
     same("/changed", &changed.as_str(), &"changed\n")?;
     same("/replaced", &replaced, &vec!["new".to_owned()])
@@ -215,56 +214,4 @@ fn interpreter(elf: &[u8]) -> Option<PathBuf> {
     let end = start + usize::try_from(number(header + 32, 8)?).ok()?;
     let name = elf.get(start..end)?.strip_suffix(&[0])?;
     Some(PathBuf::from(std::ffi::OsStr::from_bytes(name)))
-}
-
-/// A path below the root of a mount that is attached nowhere.
-fn path(mount: &impl AsFd, path: &str) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}", mount.as_fd().as_raw_fd())).join(path)
-}
-
-fn names(directory: &Path) -> Result<Vec<String>> {
-    let mut names = Vec::new();
-    for entry in fs::read_dir(directory)? {
-        names.push(entry?.file_name().to_string_lossy().into_owned());
-    }
-    names.sort();
-    Ok(names)
-}
-
-fn same<T: PartialEq + std::fmt::Debug>(what: &str, found: &T, expected: &T) -> Result<()> {
-    if found == expected {
-        return Ok(());
-    }
-    Err(format!("{what}: {found:?}, not {expected:?}").into())
-}
-
-fn mounts() -> Result<BTreeSet<String>> {
-    let table = fs::read_to_string("/proc/thread-self/mountinfo")?;
-    Ok(table.lines().map(str::to_owned).collect())
-}
-
-/// A directory that goes with the value.
-struct World(PathBuf);
-
-impl World {
-    fn new() -> Result<Self> {
-        let name = format!("cofferdam-image-{}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        fs::create_dir(&path)?;
-        Ok(World(path))
-    }
-
-    fn directory(&self, name: &str) -> Result<PathBuf> {
-        let path = self.0.join(name);
-        fs::create_dir(&path)?;
-        Ok(path)
-    }
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0) {
-            println!("{}: {error}", self.0.display());
-        }
-    }
 }

@@ -4,20 +4,21 @@
 //! directory below the temporary one, which is removed at the end; no mount is attached anywhere.
 #![allow(clippy::print_stdout, reason = "this is what it is for")]
 
-use std::error::Error;
+#[path = "common/layers.rs"]
+mod common;
+
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
 use std::time::Instant;
 
 use cofferdam::overlay::{ChangeKind, Diff, ErrorKind, Overlay, OverlayMount};
 
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
+use common::{Result, World, at, mounts, names, nothing_left, same};
 
 fn main() -> Result<()> {
     let mounts = mounts()?;
-    let world = World::new()?;
+    let world = World::new("overlay")?;
     let support = Overlay::probe();
     println!("overlayfs by fds: {}, {support:?}", support.native);
 
@@ -38,9 +39,7 @@ fn main() -> Result<()> {
 
     drop(two);
     drop(world);
-    let left = mounts_now(&mounts)?;
-    println!("left behind: {left} mounts");
-    same("mounts left behind", &left, &0)
+    nothing_left(&mounts)
 }
 
 /// The top one first.
@@ -92,15 +91,15 @@ fn hide(one: &OverlayMount, two: &OverlayMount) -> Result<()> {
     fs::write(at(one, "cache/new"), "3")?;
     println!(
         "/cache in one: {:?}, in two: {:?}",
-        names(one, "cache")?,
-        names(two, "cache")?
+        names(&at(one, "cache"))?,
+        names(&at(two, "cache"))?
     );
     same(
         "/cache in one",
-        &names(one, "cache")?,
+        &names(&at(one, "cache"))?,
         &vec!["new".to_owned()],
     )?;
-    same("/cache in two", &names(two, "cache")?.len(), &2)?;
+    same("/cache in two", &names(&at(two, "cache"))?.len(), &2)?;
     same("/bin/app in one", &at(one, "bin/app").exists(), &false)?;
     same("/bin/app in two", &at(two, "bin/app").exists(), &true)
 }
@@ -146,7 +145,7 @@ fn look(stack: &Overlay, two: &OverlayMount) -> Result<()> {
     println!(
         "a view of four layers: /etc/motd {:?}, /cache {:?}, writing to it: {}",
         read(&view, "etc/motd")?,
-        names(&view, "cache")?,
+        names(&at(&view, "cache"))?,
         refused.map_or_else(|| "done".to_owned(), |error| error.to_string())
     );
     same(
@@ -156,7 +155,7 @@ fn look(stack: &Overlay, two: &OverlayMount) -> Result<()> {
     )?;
     same(
         "/cache in the view",
-        &names(&view, "cache")?,
+        &names(&at(&view, "cache"))?,
         &vec!["new".to_owned()],
     )?;
     same(
@@ -171,63 +170,6 @@ fn look(stack: &Overlay, two: &OverlayMount) -> Result<()> {
     )
 }
 
-/// A path below the root of a mount that is attached nowhere.
-fn at(mount: &OverlayMount, path: &str) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}", mount.as_fd().as_raw_fd())).join(path)
-}
-
 fn read(mount: &OverlayMount, path: &str) -> Result<String> {
     Ok(fs::read_to_string(at(mount, path))?)
-}
-
-fn names(mount: &OverlayMount, path: &str) -> Result<Vec<String>> {
-    let mut names = Vec::new();
-    for entry in fs::read_dir(at(mount, path))? {
-        names.push(entry?.file_name().to_string_lossy().into_owned());
-    }
-    names.sort();
-    Ok(names)
-}
-
-fn same<T: PartialEq + std::fmt::Debug>(what: &str, found: &T, expected: &T) -> Result<()> {
-    if found == expected {
-        return Ok(());
-    }
-    Err(format!("{what}: {found:?}, not {expected:?}").into())
-}
-
-fn mounts() -> Result<Vec<String>> {
-    let table = fs::read_to_string("/proc/thread-self/mountinfo")?;
-    Ok(table.lines().map(str::to_owned).collect())
-}
-
-fn mounts_now(before: &[String]) -> Result<usize> {
-    let now = mounts()?;
-    Ok(now.iter().filter(|line| !before.contains(line)).count())
-}
-
-/// A directory that goes with the value.
-struct World(PathBuf);
-
-impl World {
-    fn new() -> Result<Self> {
-        let name = format!("cofferdam-overlay-{}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        fs::create_dir(&path)?;
-        Ok(World(path))
-    }
-
-    fn directory(&self, name: &str) -> Result<PathBuf> {
-        let path = self.0.join(name);
-        fs::create_dir(&path)?;
-        Ok(path)
-    }
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0) {
-            println!("{}: {error}", self.0.display());
-        }
-    }
 }

@@ -97,8 +97,8 @@ fn run(program: &str, arguments: &[&str], file: &Path, target: &Path) -> Option<
 }
 
 /// 27,000 files, 16,000 of them of up to 4 KiB, in 3,000 directories, and 1,000 symlinks: 530 MB. The same each time.
-struct Corpus {
-    tar: Vec<u8>,
+pub(crate) struct Corpus {
+    pub(crate) tar: Vec<u8>,
     directories: Vec<String>,
     /// Directory, name, and where in the tar the data is.
     files: Vec<(usize, String, std::ops::Range<usize>)>,
@@ -107,7 +107,12 @@ struct Corpus {
 
 impl Corpus {
     fn new(part: usize) -> Self {
-        let mut random = Random(0x2545_f491_4f6c_dd1d);
+        Corpus::of(part, 1)
+    }
+
+    /// One part of it, with contents that are another seed's.
+    pub(crate) fn of(part: usize, seed: u64) -> Self {
+        let mut random = Random(0x2545_f491_4f6c_dd1d_u64.wrapping_mul(2 * seed - 1));
         let words: Vec<Vec<u8>> = (0..4096).map(|_| random.word()).collect();
         let mut corpus = Corpus {
             tar: Vec::new(),

@@ -1,6 +1,6 @@
 //! What layers cost, each beside the bare system calls that do the same work in the kernel.
 //!
-//! `cargo bench --bench overlay [-- --quick] [mount|diff|apply]`; needs `CAP_SYS_ADMIN`. A line for each:
+//! `cargo bench --bench overlay [-- --quick] [mount|diff|apply|image|flatten]`; needs `CAP_SYS_ADMIN`. A line for each:
 //! `row <id> <who> min=<n> p50=<n> unit=us`.
 //! All of it is on a tmpfs in a mount namespace of the bench's own.
 #![allow(
@@ -11,6 +11,8 @@
 
 mod apply;
 mod diff;
+mod flatten;
+mod image;
 mod mount;
 
 use std::path::{Path, PathBuf};
@@ -22,7 +24,9 @@ use rustix::mount::MountFlags;
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     let has = |name: &str| arguments.iter().any(|argument| argument == name);
-    let all = !["mount", "diff", "apply"].into_iter().any(has);
+    let all = !["mount", "diff", "apply", "image", "flatten"]
+        .into_iter()
+        .any(has);
     let quick = has("--quick");
     if all || has("mount") {
         mount::rows(quick);
@@ -32,6 +36,12 @@ fn main() {
     }
     if all || has("apply") {
         apply::rows(quick);
+    }
+    if all || has("image") {
+        image::rows(quick);
+    }
+    if all || has("flatten") {
+        flatten::rows(quick);
     }
 }
 

@@ -26,7 +26,7 @@
 //! | mounts of layers, read-only or with an upper | [`Overlay`] |
 //! | OCI and Docker layers, tars, made directories | [`Apply`] |
 //! | what an upper changes: one by one, as a tar, as a layer's directory | [`Diff`] |
-//! | layers that are there once for many processes, by the names of images | [`LayerStore`] |
+//! | layers that are there once for many processes, by the names of images | [`LayerStore`], [`LayerStoreBuilder`] |
 //! | images from and to disk (feature `images`, on by default) | [`LayerStore::import`](LayerStore#method.import), [`LayerStore::image`](LayerStore#method.image) |
 //! | deep stacks made one layer | [`flatten`] |
 //!
@@ -91,6 +91,7 @@ mod mount;
 mod native;
 mod options;
 mod overlay;
+mod roots;
 mod scratch;
 mod store;
 mod support;
@@ -115,7 +116,9 @@ pub use marks::Marks;
 pub use mount::{Applied, MountedOverlay, OverlayMount};
 pub use options::{Fsync, RedirectDir, Switch, Verity, Xino};
 pub use overlay::Overlay;
-pub use store::{Collected, Expected, Finding, Flaw, LayerRef, LayerStore, chain_id};
+pub use store::{
+    Collected, Expected, Finding, Flaw, LayerRef, LayerStore, LayerStoreBuilder, chain_id,
+};
 #[cfg(feature = "images")]
 pub use store::{Compress, History, Image, ImageConfig, ImageSource, Platform};
 pub use support::Support;

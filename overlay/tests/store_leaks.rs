@@ -25,12 +25,17 @@ fn nothing_is_left_of_diffs_and_stores() {
         fs::write(world.join("lower/d/file"), "lower").unwrap();
         fs::write(world.join("upper/d/file"), "upper").unwrap();
         fs::write(world.join("upper/d/.wh.bad"), "").unwrap();
-        let before = Snapshot::take();
+        let before = (Snapshot::take(), threads());
         for _ in 0..5 {
             use_it_all(&world);
         }
-        before.assert_same("cofferdam-overlay");
+        before.0.assert_same("cofferdam-overlay");
+        assert_eq!(threads(), before.1);
     });
+}
+
+fn threads() -> usize {
+    fs::read_dir("/proc/self/task").unwrap().count()
 }
 
 /// Each way to succeed and to fail.
@@ -57,11 +62,18 @@ fn use_it_all(world: &Path) {
         .apply(Some(&base), &tar[..1000], Expected::default())
         .unwrap_err();
     store.commit(Some(&base), world.join("upper")).unwrap_err();
+    let side_by_side = |layers: [&[u8]; 3]| {
+        let store = store.with_threads(3);
+        store.apply_all(None, layers.map(|tar| (tar, Expected::default())))
+    };
+    drop(side_by_side([&tar; 3]).unwrap());
+    side_by_side([&tar, &tar[..1000], &tar]).unwrap_err();
     let committed = store.commit(Some(&base), world.join("lower")).unwrap();
     assert_eq!(store.check().unwrap(), []);
     committed.release().unwrap();
     base.persist("base").unwrap();
     drop(store.kept("base").unwrap());
     store.forget("base").unwrap();
-    assert_eq!(store.collect().unwrap().layers.len(), 2);
+    // What was committed is the second of those side by side.
+    assert_eq!(store.collect().unwrap().layers.len(), 3);
 }

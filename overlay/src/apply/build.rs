@@ -51,7 +51,7 @@ pub(crate) struct Build<'a> {
     apply: &'a Apply,
     target: &'a Path,
     tree: Tree,
-    lowers: Lowers,
+    lowers: Lowers<'a>,
     ids: Ids,
     marks: Marks,
     devices: Devices,
@@ -139,14 +139,15 @@ impl Skips {
 
 impl<'a> Build<'a> {
     /// Checks what can be checked, and closes the directory to others.
-    pub(crate) fn start(apply: &'a Apply, root: OwnedFd, target: &'a Path) -> Result<Self> {
+    pub(crate) fn start(
+        apply: &'a Apply,
+        root: OwnedFd,
+        target: &'a Path,
+        lowers: Lowers<'a>,
+    ) -> Result<Self> {
         let sys = |op| Error::sys(op, target);
-        let marks = match apply.marks {
-            Some(marks) => marks,
-            None => Marks::detect()?,
-        };
+        let marks = apply.marks_in_force()?;
         let ids = apply.ids.clone().with_namespace()?;
-        let lowers = Lowers::open(apply.lower.as_deref(), marks)?;
         if !is_empty(&root).map_err(sys("list"))? {
             let target = target.to_owned();
             return Err(Failure::NotEmpty { target }.into());
@@ -243,7 +244,7 @@ impl<'a> Build<'a> {
     }
 
     /// The directory as it was before; what fails here does not replace the first error.
-    fn undo(&mut self) {
+    pub(crate) fn undo(&mut self) {
         if let Ok(root) = self.tree.fd(ROOT) {
             let _left = tree::empty(&root).is_err();
             let _closed = fchmod(&root, self.mode_before).is_err();

@@ -1,5 +1,6 @@
 //! What the layers below hold, read as overlayfs would merge them.
 
+use std::cell::OnceCell;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -12,11 +13,16 @@ use rustix::io::Errno;
 use crate::beneath;
 use crate::error::{Error, Result};
 use crate::marks::{Marks, is_whiteout};
+use crate::roots::Roots;
+
+/// Tells what is below, which may take until others have made it.
+pub(crate) type Below<'a> = &'a dyn Fn() -> Result<Vec<PathBuf>>;
 
 /// The layers below, the top one first; none given is not the same as given none.
-#[derive(Debug)]
-pub(crate) struct Lowers {
-    layers: Option<Vec<OwnedFd>>,
+pub(crate) struct Lowers<'a> {
+    below: Option<Below<'a>>,
+    /// Those told, once something was to be known of them.
+    told: OnceCell<Roots>,
     marks: Marks,
 }
 
@@ -28,6 +34,16 @@ pub(crate) struct Lower {
 }
 
 impl Lower {
+    fn new(fd: OwnedFd) -> Result<Self, Errno> {
+        let stat = fstat(&fd)?;
+        Ok(Lower { fd, stat })
+    }
+
+    fn is_whiteout(&self) -> bool {
+        let device = self.stat.st_rdev;
+        is_whiteout(self.kind(), major(device), minor(device))
+    }
+
     pub(crate) fn kind(&self) -> FileType {
         FileType::from_raw_mode(self.stat.st_mode)
     }
@@ -52,100 +68,108 @@ pub(crate) fn proc_path(fd: BorrowedFd<'_>) -> String {
     format!("/proc/thread-self/fd/{}", fd.as_raw_fd())
 }
 
-impl Lowers {
-    pub(crate) fn open(layers: Option<&[PathBuf]>, marks: Marks) -> Result<Self> {
-        let open = |path: &PathBuf| {
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            open(path, flags, Mode::empty()).map_err(Error::sys("open lower layer", path))
-        };
-        let layers = layers
-            .map(|layers| layers.iter().map(open).collect())
-            .transpose()?;
-        Ok(Lowers { layers, marks })
+impl<'a> Lowers<'a> {
+    /// Asks nothing yet.
+    pub(crate) fn new(below: Option<Below<'a>>, marks: Marks) -> Self {
+        Lowers {
+            below,
+            told: OnceCell::new(),
+            marks,
+        }
     }
 
     /// Whether it is known what is below.
     pub(crate) fn known(&self) -> bool {
-        self.layers.is_some()
+        self.below.is_some()
+    }
+
+    /// Opens the layers; what is not there is found out.
+    pub(crate) fn layers(&self) -> Result<Option<&Roots>> {
+        let Some(below) = self.below else {
+            return Ok(None);
+        };
+        if self.told.get().is_none() {
+            let roots = Roots::open("open lower layer", &below()?, OFlags::PATH)?;
+            // Nobody else could have set it.
+            let _set = self.told.set(roots).is_ok();
+        }
+        Ok(self.told.get())
     }
 
     /// The directory that all the layers are.
     pub(crate) fn root(&self) -> Result<Option<Lower>> {
-        let Some(layer) = self.layers.iter().flatten().next() else {
+        let Some(layers) = self.layers()?.filter(|layers| layers.len() > 0) else {
             return Ok(None);
         };
-        let fd = layer
-            .try_clone()
-            .map_err(Error::sys("dup", Path::new("lower layer")))?;
-        let stat = fstat(&fd).map_err(Error::sys("stat", Path::new("lower layer")))?;
-        Ok(Some(Lower { fd, stat }))
+        let failed = |errno| Error::sys("open", Path::new("lower layer"))(errno);
+        let root = layers.fd(0).map_err(failed)?;
+        let fd = openat(&root, ".", OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+        Lower::new(fd.map_err(failed)?).map_err(failed).map(Some)
     }
 
     /// What an overlay of the layers shows at `path`; its last symlink is not followed, and no other is there.
     pub(crate) fn find(&self, path: &[Vec<u8>]) -> Result<Option<Lower>> {
-        let failed = |errno| {
-            Error::sys(
-                "look up in lower layers",
-                &super::path_of(&path.join(&b'/')),
-            )(errno)
+        let Some(layers) = self.layers()? else {
+            return Ok(None);
         };
-        let mut above: Vec<Lower> = Vec::new();
-        for (depth, name) in path.iter().enumerate() {
-            let found = match depth {
-                0 => self.merged(self.layers.iter().flatten(), name),
-                _ => self.merged(above.iter().map(|lower| &lower.fd), name),
-            };
-            let mut found = found.map_err(failed)?;
-            let first_is_directory = found.first().is_some_and(Lower::is_directory);
-            if depth + 1 == path.len() {
-                return Ok((!found.is_empty()).then(|| found.swap_remove(0)));
+        let failed = |errno| {
+            let path = super::path_of(&path.join(&b'/'));
+            Error::sys("look up in lower layers", &path)(errno)
+        };
+        for layer in 0..layers.len() {
+            match self.find_in(layers, layer, path).map_err(failed)? {
+                Found::Shown(lower) => return Ok(Some(lower)),
+                Found::Hidden => return Ok(None),
+                Found::Nothing => {}
             }
-            if !first_is_directory {
-                return Ok(None);
-            }
-            above = found;
         }
         Ok(None)
     }
 
-    /// What makes up `name` in directories that lie on each other: one thing, or directories.
-    fn merged<'a>(
-        &self,
-        directories: impl Iterator<Item = &'a OwnedFd>,
-        name: &[u8],
-    ) -> Result<Vec<Lower>, Errno> {
-        let mut found = Vec::new();
-        for directory in directories {
-            let fd = match openat(
-                directory,
-                name,
-                OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-                Mode::empty(),
-            ) {
-                Ok(fd) => fd,
-                Err(Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG) => continue,
+    /// One layer after the other, so that few directories are open, however many layers and levels there are.
+    fn find_in(&self, layers: &Roots, layer: usize, path: &[Vec<u8>]) -> Result<Found, Errno> {
+        let mut hides = false;
+        let mut here: Option<Lower> = None;
+        for (depth, name) in path.iter().enumerate() {
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let opened = match &here {
+                Some(above) => openat(&above.fd, name.as_slice(), flags, Mode::empty()),
+                None => openat(layers.fd(layer)?, name.as_slice(), flags, Mode::empty()),
+            };
+            let lower = match opened {
+                Ok(fd) => Lower::new(fd)?,
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG) if hides => {
+                    return Ok(Found::Hidden);
+                }
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG) => {
+                    return Ok(Found::Nothing);
+                }
                 Err(errno) => return Err(errno),
             };
-            let stat = fstat(&fd)?;
-            let lower = Lower { fd, stat };
-            if is_whiteout(lower.kind(), major(stat.st_rdev), minor(stat.st_rdev)) {
-                break;
+            if lower.is_whiteout() {
+                return Ok(Found::Hidden);
             }
+            if depth + 1 == path.len() {
+                return Ok(Found::Shown(lower));
+            }
+            // A file hides directories of layers below, and is hidden by those of layers above: neither has what is looked for.
             if !lower.is_directory() {
-                // A file below a directory is hidden by it.
-                if found.is_empty() {
-                    found.push(lower);
-                }
-                break;
+                return Ok(Found::Hidden);
             }
-            let last = lower.is_opaque(self.marks);
-            found.push(lower);
-            if last {
-                break;
-            }
+            hides |= lower.is_opaque(self.marks);
+            here = Some(lower);
         }
-        Ok(found)
+        Ok(Found::Nothing)
     }
+}
+
+/// What one layer says of a path.
+enum Found {
+    Shown(Lower),
+    /// Neither it nor layers below show anything there.
+    Hidden,
+    /// Layers below may.
+    Nothing,
 }
 
 /// Opens a regular file of a lower layer to read it. What is none is never opened: a fifo would wait, a device act.

@@ -26,6 +26,7 @@ use std::thread;
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
+pub(crate) use acl::mapped as mapped_acl;
 pub(crate) use failure::Failure;
 pub use ids::Unmapped;
 pub use limits::Limits;
@@ -35,6 +36,8 @@ use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::marks::Marks;
 use ids::Ids;
+pub(crate) use lower::Below;
+use lower::Lowers;
 
 /// Unpacks a layer's tar into a directory, in the form that overlayfs stacks: what the layer deletes is a character device
 /// 0:0, and a directory that hides those below has the xattr `trusted.overlay.opaque` or `user.overlay.opaque`.
@@ -55,8 +58,8 @@ use ids::Ids;
 /// ```
 ///
 /// The tar may be plain, gzip or zstd, which its first bytes tell. Two threads help, one to read and inflate, one to hash
-/// (what is plain, the one that reads hashes); they end before the call returns. All files are made by the calling thread, with its ids and in its namespaces. The
-/// umask does not matter.
+/// (what is plain, the one that reads hashes); they end before the call returns. All files are made by the calling thread,
+/// with its ids and in its namespaces. The umask does not matter. It takes about a hundred fds, however many layers are below.
 ///
 /// # What becomes of an entry
 ///
@@ -317,13 +320,48 @@ impl Apply {
         reader: impl Read + Send,
         mut progress: impl FnMut(Progress),
     ) -> Result<AppliedLayer> {
+        let told = self.lower.clone();
+        let below = || Ok(told.clone().unwrap_or_default());
+        let lowers = Lowers::new(
+            told.as_ref().map(|_told| &below as Below<'_>),
+            self.marks_in_force()?,
+        );
+        lowers.layers()?;
+        self.run(reader, lowers, &mut progress)
+    }
+
+    /// The same of a layer on others that may still be made: `below` is asked when something is to be known of them.
+    pub(crate) fn tar_on(
+        &self,
+        reader: impl Read + Send,
+        below: Below<'_>,
+    ) -> Result<AppliedLayer> {
+        let lowers = Lowers::new(Some(below), self.marks_in_force()?);
+        self.run(reader, lowers, &mut |_progress| {})
+    }
+
+    fn run(
+        &self,
+        reader: impl Read + Send,
+        lowers: Lowers<'_>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<AppliedLayer> {
         let shown = self.target.shown();
-        let build = build::Build::start(self, self.target.open()?, &shown)?;
-        thread::scope(|scope| {
-            let pipe = pipe::Pipe::start(scope, reader, &self.limits)
-                .map_err(Error::sys("start a thread for", &shown))?;
-            build.run(pipe, &mut progress)
-        })
+        let mut build = build::Build::start(self, self.target.open()?, &shown, lowers)?;
+        thread::scope(
+            |scope| match pipe::Pipe::start(scope, reader, &self.limits) {
+                Ok(pipe) => build.run(pipe, progress),
+                Err(error) => {
+                    build.undo();
+                    Err(Error::sys("start a thread for", &shown)(error))
+                }
+            },
+        )
+    }
+
+    /// Those that were asked for, or the caller's.
+    fn marks_in_force(&self) -> Result<Marks> {
+        self.marks.map_or_else(Marks::detect, Ok)
     }
 
     fn with(target: Target) -> Self {

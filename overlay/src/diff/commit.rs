@@ -5,6 +5,7 @@ use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{
     AtFlags, CWD, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags, chownat,
@@ -55,7 +56,15 @@ pub(super) fn moving(diff: &Diff, target: &Path) -> Result<Committed> {
 
 /// What it would take.
 pub(super) fn usage(diff: &Diff) -> Result<Usage> {
-    let mut walk = diff.walk()?;
+    used(diff.walk()?)
+}
+
+/// What a layer takes whose whiteouts all hide something: the layers below need not be looked at.
+pub(crate) fn usage_of_layer(layer: &Diff) -> Result<Usage> {
+    used(layer.walk()?.with_every_whiteout())
+}
+
+fn used(mut walk: Walk) -> Result<Usage> {
     let mut seen = HashSet::new();
     let mut usage = Usage::default();
     while let Some(step) = walk.next()? {
@@ -93,7 +102,7 @@ struct Commit {
 }
 
 struct Level {
-    fd: OwnedFd,
+    fd: Arc<OwnedFd>,
     name: CString,
     metadata: Metadata,
     /// It stays, also with nothing in it.
@@ -106,7 +115,7 @@ impl Commit {
         let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd =
             openat(CWD, target, flags, Mode::empty()).map_err(Error::sys("open target", target))?;
-        let root = Directory::new(fd, walk.marks, target)?;
+        let root = Directory::new(Arc::new(fd), walk.marks, target)?;
         if !root
             .names()
             .map_err(Error::sys("read directory", target))?
@@ -185,7 +194,7 @@ impl Commit {
         mkdirat(self.here()?, name, Mode::RWXU).map_err(self.failed("mkdir"))?;
         let fd = beneath::open(self.here()?, name, DIRECTORY).map_err(self.failed("open"))?;
         self.stack.push(Level {
-            fd,
+            fd: Arc::new(fd),
             name: entry.name.clone(),
             metadata: entry.metadata,
             stays: entry.standing != Standing::Unchanged,

@@ -4,10 +4,10 @@ use std::ffi::{CStr, CString};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 
 use rustix::fs::{AtFlags, FileType, OFlags, RawDir, Statx, StatxFlags, statx};
 use rustix::io::Errno;
-use rustix::path::Arg;
 
 use super::Problem;
 use super::metadata::file_type;
@@ -15,23 +15,41 @@ use super::xattrs::{self, Opened};
 use crate::beneath;
 use crate::error::{Error, Result};
 use crate::marks::{Marks, is_whiteout};
+use crate::roots::{Id, KEPT, Roots, id};
 
-/// A directory as overlayfs merges it: those of the layers that have it, the top one first.
-#[derive(Debug, Default)]
+/// A directory as overlayfs merges it: those of the layers that have it, the top one first. Some of these are open, the others
+/// are opened each time.
+#[derive(Debug)]
 pub(crate) struct Lowers {
-    /// Which layers have it.
-    layers: Vec<usize>,
-    /// It in each of these, unless they were closed.
-    directories: Vec<Directory>,
+    roots: Arc<Roots>,
+    /// Below the roots; empty for these.
+    path: Vec<u8>,
+    merged: Vec<Merged>,
+}
+
+/// The directory of one layer.
+#[derive(Debug)]
+struct Merged {
+    layer: usize,
+    id: Id,
+    found: Found,
+    /// Unless it was closed.
+    fd: Option<Arc<OwnedFd>>,
 }
 
 /// A directory of one layer, or of the upper.
 #[derive(Debug)]
 pub(crate) struct Directory {
-    pub(crate) fd: OwnedFd,
+    pub(crate) fd: Arc<OwnedFd>,
+    found: Found,
+}
+
+/// What its xattrs say.
+#[derive(Clone, Copy, Debug)]
+struct Found {
     opaque: Opaque,
-    /// Whether any xattr is on it.
-    pub(crate) has_xattrs: bool,
+    /// Whether there is any.
+    has_xattrs: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +63,7 @@ enum Opaque {
 
 impl Directory {
     /// Reads the marks on an open directory, which must be one a plain layer can hold.
-    pub(crate) fn new(fd: OwnedFd, marks: Marks, path: &Path) -> Result<Self> {
+    pub(crate) fn new(fd: Arc<OwnedFd>, marks: Marks, path: &Path) -> Result<Self> {
         let failed = |op| Error::sys(op, path);
         let list = xattrs::names(&fd, Opened::Readable).map_err(failed("listxattr"))?;
         if xattrs::lists(&list, marks.redirect()) {
@@ -65,15 +83,18 @@ impl Directory {
                 _ => Opaque::No,
             };
         }
-        Ok(Directory {
-            fd,
-            opaque,
-            has_xattrs: !list.is_empty(),
-        })
+        let has_xattrs = !list.is_empty();
+        let found = Found { opaque, has_xattrs };
+        Ok(Directory { fd, found })
     }
 
     pub(crate) fn is_opaque(&self) -> bool {
-        self.opaque == Opaque::Yes
+        self.found.opaque == Opaque::Yes
+    }
+
+    /// Whether any xattr is on it.
+    pub(crate) fn has_xattrs(&self) -> bool {
+        self.found.has_xattrs
     }
 
     /// What it has of that name. None too where another process took it away.
@@ -91,7 +112,7 @@ impl Directory {
         if is_whiteout(kind, found.stx_rdev_major, found.stx_rdev_minor) {
             return true;
         }
-        self.opaque == Opaque::WithXattrWhiteouts
+        self.found.opaque == Opaque::WithXattrWhiteouts
             && kind == FileType::RegularFile
             && found.stx_size == 0
             && beneath::open(&self.fd, name, OFlags::PATH)
@@ -122,35 +143,62 @@ pub(crate) const DIRECTORY: OFlags = OFlags::DIRECTORY;
 
 impl Lowers {
     /// The roots of layers, the top one first.
-    pub(crate) fn roots(directories: Vec<Directory>) -> Self {
-        let layers = (0..directories.len()).collect();
+    pub(crate) fn roots(roots: Roots, marks: Marks) -> Result<Self> {
+        let mut lowers = Lowers {
+            roots: Arc::new(roots),
+            path: Vec::new(),
+            merged: Vec::new(),
+        };
+        for layer in 0..lowers.roots.len() {
+            let path = lowers.roots.path(layer).unwrap_or(Path::new(""));
+            let fd = lowers
+                .roots
+                .fd(layer)
+                .map_err(Error::sys("open layer", path))?;
+            let root = Directory::new(fd, marks, path)?;
+            lowers.push(layer, root)?;
+        }
+        Ok(lowers)
+    }
+
+    /// No directory of no layer.
+    pub(crate) fn none() -> Self {
         Lowers {
-            layers,
-            directories,
+            roots: Arc::new(Roots::none()),
+            path: Vec::new(),
+            merged: Vec::new(),
         }
     }
 
     /// How many fds it takes.
     pub(crate) fn open(&self) -> usize {
-        self.directories.len()
+        self.merged.iter().filter(|one| one.fd.is_some()).count()
     }
 
     pub(crate) fn close(&mut self) {
-        self.directories = Vec::new();
+        self.merged.iter_mut().for_each(|one| one.fd = None);
     }
 
-    pub(crate) fn is_closed(&self) -> bool {
-        self.directories.len() < self.layers.len()
+    /// Opens again what was closed, as much as stays open.
+    pub(crate) fn reopen(&mut self, path: &Path) -> Result<()> {
+        for at in 0..self.merged.len().min(KEPT) {
+            if self.merged[at].fd.is_none() {
+                let opened = self.directory(&self.merged[at]).map_err(changed(path))?;
+                self.merged[at].fd = Some(opened.fd);
+            }
+        }
+        Ok(())
     }
 
     /// The topmost directory, whose metadata are those of the merged one.
-    pub(crate) fn top(&self) -> Option<&Directory> {
-        self.directories.first()
+    pub(crate) fn top(&self) -> Result<Option<Directory>, Errno> {
+        self.directories().next().transpose()
     }
 
     /// What the merged directory has of that name.
     pub(crate) fn find(&self, name: &CStr, marks: Marks) -> Result<Option<Statx>, Errno> {
-        for directory in &self.directories {
+        for directory in self.directories() {
+            let directory = directory?;
             if let Some(found) = directory.find(name)? {
                 let hidden = directory.is_whiteout(name, &found, marks);
                 return Ok((!hidden).then_some(found));
@@ -159,32 +207,41 @@ impl Lowers {
         Ok(None)
     }
 
-    /// The directory `name` of the merged directory; without any directories where it has none.
+    /// The directory `name` of the merged directory, at `path` in errors; without any directories where it has none.
     pub(crate) fn child(&self, name: &CStr, marks: Marks, path: &Path) -> Result<Lowers> {
-        let within = self.directories.iter().map(|directory| &directory.fd);
-        merged(self.layers.iter().copied().zip(within), name, marks, path)
-    }
-
-    /// The directory at `path` below these roots, whose parent is `parent`.
-    pub(crate) fn descendant(&self, parent: &Lowers, marks: Marks, path: &Path) -> Result<Lowers> {
-        let root = |layer: &usize| Some((*layer, &self.directories.get(*layer)?.fd));
-        merged(parent.layers.iter().filter_map(root), path, marks, path)
-    }
-
-    /// The one at `path` below these roots that was `closed`.
-    pub(crate) fn again(&self, closed: &Lowers, marks: Marks, path: &Path) -> Result<Lowers> {
-        let found = self.descendant(closed, marks, path)?;
-        if found.layers == closed.layers {
-            return Ok(found);
+        let mut below = self.path.clone();
+        if !below.is_empty() {
+            below.push(b'/');
         }
-        let path = path.to_owned();
-        Err(Problem::Changed { path }.into())
+        below.extend_from_slice(name.to_bytes());
+        let mut child = Lowers {
+            roots: Arc::clone(&self.roots),
+            path: below,
+            merged: Vec::new(),
+        };
+        for parent in &self.merged {
+            let within = self.directory(parent).map_err(changed(path))?;
+            let fd = match beneath::open(&within.fd, name, DIRECTORY) {
+                Ok(fd) => Arc::new(fd),
+                Err(Errno::NOENT) => continue,
+                // A whiteout, or a file that hides directories below.
+                Err(Errno::NOTDIR | Errno::LOOP) => break,
+                Err(errno) => return Err(Error::sys("open directory of layer", path)(errno)),
+            };
+            let found = Directory::new(fd, marks, path)?;
+            let last = found.is_opaque();
+            child.push(parent.layer, found)?;
+            if last {
+                break;
+            }
+        }
+        Ok(child)
     }
 
     /// Whether the merged directory has anything in it.
     pub(crate) fn has_entries(&self, marks: Marks) -> Result<bool, Errno> {
-        for directory in &self.directories {
-            for name in directory.names()? {
+        for directory in self.directories() {
+            for name in directory?.names()? {
                 if self.find(&name, marks)?.is_some() {
                     return Ok(true);
                 }
@@ -195,8 +252,8 @@ impl Lowers {
 
     /// The file `name` of the merged directory, opened with `flags`.
     pub(crate) fn open_file(&self, name: &CStr, flags: OFlags) -> Result<Option<OwnedFd>, Errno> {
-        for directory in &self.directories {
-            match beneath::open(&directory.fd, name, flags) {
+        for directory in self.directories() {
+            match beneath::open(&directory?.fd, name, flags) {
                 Ok(fd) => return Ok(Some(fd)),
                 Err(Errno::NOENT) => {}
                 Err(errno) => return Err(errno),
@@ -204,33 +261,50 @@ impl Lowers {
         }
         Ok(None)
     }
-}
 
-/// Those of the directories `name` that overlayfs merges, each in one of the directories `within` of layers.
-fn merged<'a>(
-    within: impl Iterator<Item = (usize, &'a OwnedFd)>,
-    name: impl Arg + Copy,
-    marks: Marks,
-    path: &Path,
-) -> Result<Lowers> {
-    let mut merged = Lowers::default();
-    for (layer, parent) in within {
-        let fd = match beneath::open(parent, name, DIRECTORY) {
-            Ok(fd) => fd,
-            Err(Errno::NOENT) => continue,
-            // A whiteout, or a file that hides directories below.
-            Err(Errno::NOTDIR | Errno::LOOP) => break,
-            Err(errno) => return Err(Error::sys("open directory of layer", path)(errno)),
+    fn directories(&self) -> impl Iterator<Item = Result<Directory, Errno>> {
+        self.merged.iter().map(|one| self.directory(one))
+    }
+
+    /// `ESTALE` where the layer has another one there than it had.
+    fn directory(&self, merged: &Merged) -> Result<Directory, Errno> {
+        let found = merged.found;
+        if let Some(fd) = &merged.fd {
+            let fd = Arc::clone(fd);
+            return Ok(Directory { fd, found });
+        }
+        let root = self.roots.fd(merged.layer)?;
+        let fd = match self.path.as_slice() {
+            [] => root,
+            path => Arc::new(beneath::open(root, path, DIRECTORY)?),
         };
-        let found = Directory::new(fd, marks, path)?;
-        let last = found.is_opaque();
-        merged.layers.push(layer);
-        merged.directories.push(found);
-        if last {
-            break;
+        match id(&fd)? == merged.id {
+            true => Ok(Directory { fd, found }),
+            false => Err(Errno::STALE),
         }
     }
-    Ok(merged)
+
+    fn push(&mut self, layer: usize, directory: Directory) -> Result<()> {
+        let failed = |errno| Error::sys("stat directory of layer", Path::new("."))(errno);
+        self.merged.push(Merged {
+            layer,
+            id: id(&directory.fd).map_err(failed)?,
+            found: directory.found,
+            fd: (self.merged.len() < KEPT).then_some(directory.fd),
+        });
+        Ok(())
+    }
+}
+
+/// For `map_err` where a directory that was there is to be opened again.
+fn changed(path: &Path) -> impl FnOnce(Errno) -> Error {
+    let path = path.to_owned();
+    move |errno| match errno {
+        Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::STALE => {
+            Problem::Changed { path }.into()
+        }
+        errno => Error::sys("open directory of layer", &path)(errno),
+    }
 }
 
 /// What statx(2) tells of an open file.

@@ -19,4 +19,5 @@ pub use metadata::{FileKind, Metadata};
 pub use options::Diff;
 pub use write::{Omitted, OmittedPart, Written};
 
+pub(crate) use commit::usage_of_layer;
 pub(crate) use problem::Problem;

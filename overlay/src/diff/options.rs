@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
@@ -14,14 +15,15 @@ use super::walk::Walk;
 use super::write::{self, Written};
 use crate::error::{Error, Result};
 use crate::marks::Marks;
+use crate::roots::Roots;
 
 /// What an upper directory changes of the layers below it: a description, nothing is read yet.
 ///
 /// Only the upper is walked, in the order of the bytes of names: what it costs depends on the changes, not on the size of the
 /// layers. The overlay should be unmounted, or at rest: what is changed meanwhile may be told in either state, or be an error.
-/// No symlink is followed, no mount below is entered, and no fifo or device opened, whatever the upper holds. It takes an fd
-/// for each layer, one for each layer that has the directory it is in, one for each level of directories of the upper (two
-/// where these are made anew), and a hundred more.
+/// No symlink is followed, no mount below is entered, and no fifo or device opened, whatever the upper holds. It takes
+/// an fd for each level of directories of the upper (two where these are made anew), and two hundred more, however many layers
+/// there are.
 #[derive(Clone, Debug)]
 #[must_use = "nothing is read before `changes`, `write_tar` or `commit`"]
 pub struct Diff {
@@ -164,13 +166,9 @@ impl Diff {
             None => Marks::detect()?,
         };
         self.check_sees(marks)?;
-        let upper = open_root("open upper", &self.upper, marks)?;
-        let lowers = self
-            .lowers
-            .iter()
-            .map(|path| open_root("open layer", path, marks))
-            .collect::<Result<_>>()?;
-        let lowers = Lowers::roots(lowers);
+        let upper = open_upper(&self.upper, marks)?;
+        let roots = Roots::open("open layer", &self.lowers, OFlags::empty())?;
+        let lowers = Lowers::roots(roots, marks)?;
         Walk::new(&self.upper, marks, self.compare_content, upper, lowers)
     }
 
@@ -184,8 +182,8 @@ impl Diff {
     }
 }
 
-fn open_root(what: &'static str, path: &Path, marks: Marks) -> Result<Directory> {
+fn open_upper(path: &Path, marks: Marks) -> Result<Directory> {
     let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let fd = openat(CWD, path, flags, Mode::empty()).map_err(Error::sys(what, path))?;
-    Directory::new(fd, marks, path)
+    let fd = openat(CWD, path, flags, Mode::empty()).map_err(Error::sys("open upper", path))?;
+    Directory::new(Arc::new(fd), marks, path)
 }

@@ -4,6 +4,7 @@ use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::vec::IntoIter;
 
 use rustix::fs::{FileType, OFlags, Statx, readlinkat};
@@ -30,6 +31,8 @@ pub(crate) struct Walk {
     upper: PathBuf,
     pub(crate) marks: Marks,
     compare_content: bool,
+    /// Also those that hide nothing.
+    every_whiteout: bool,
     /// The directories above, the root first.
     stack: Vec<Level>,
     path: Vec<u8>,
@@ -90,6 +93,7 @@ impl Walk {
             upper: path.to_owned(),
             marks,
             compare_content,
+            every_whiteout: false,
             stack: Vec::new(),
             path: Vec::new(),
             start: None,
@@ -100,6 +104,12 @@ impl Walk {
         walk.start = Some(Entry::new(c"", &found, standing, false));
         walk.push(upper, lowers)?;
         Ok(walk)
+    }
+
+    /// Tells of whiteouts of nothing too, as all are where no layers are given.
+    pub(crate) fn with_every_whiteout(mut self) -> Self {
+        self.every_whiteout = true;
+        self
     }
 
     /// Of the present step, below the upper; empty for the root.
@@ -202,7 +212,8 @@ impl Walk {
             .find(&name, self.marks)
             .map_err(self.failed("statx in layers"))?;
         if level.directory.is_whiteout(&name, &found, self.marks) {
-            return Ok(lower.map(|_| Step::Whiteout));
+            let told = lower.is_some() || self.every_whiteout;
+            return Ok(told.then_some(Step::Whiteout));
         }
         if file_type(&found) == FileType::Directory {
             return self.enter(&name, lower.as_ref()).map(Some);
@@ -220,11 +231,11 @@ impl Walk {
         self.save_fds();
         let fd = beneath::open(self.directory()?, name, DIRECTORY)
             .map_err(self.failed("open directory"))?;
-        let upper = Directory::new(fd, self.marks, &self.named())?;
+        let upper = Directory::new(Arc::new(fd), self.marks, &self.named())?;
         let found = stat(&upper.fd).map_err(self.failed("statx"))?;
         let mut lowers = match lower.map(file_type) {
             Some(FileType::Directory) => self.lowers_of(name)?,
-            _ => Lowers::default(),
+            _ => Lowers::none(),
         };
         let mut opaque = false;
         if upper.is_opaque() {
@@ -238,7 +249,7 @@ impl Walk {
             Some(lower) => self.directory_standing(&found, lower, &upper, &lowers)?,
         };
         if upper.is_opaque() {
-            lowers = Lowers::default();
+            lowers = Lowers::none();
         }
         self.push(upper, lowers)?;
         Ok(Step::Enter(Entry::new(name, &found, standing, opaque)))
@@ -254,25 +265,18 @@ impl Walk {
 
     /// Undoes the closing where the walk has come back to.
     fn reopen(&mut self) -> Result<()> {
-        let [root, .., level] = self.stack.as_mut_slice() else {
-            return Ok(());
-        };
-        if level.lowers.is_closed() {
-            let path = Path::new(OsStr::from_bytes(&self.path));
-            level.lowers = root.lowers.again(&level.lowers, self.marks, path)?;
+        let path = Path::new(OsStr::from_bytes(&self.path));
+        match self.stack.last_mut() {
+            Some(level) => level.lowers.reopen(path),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// The layers' directories of the present path, which is `name` in that of the walk.
     fn lowers_of(&self, name: &CStr) -> Result<Lowers> {
-        match self.stack.as_slice() {
-            [root, .., level] if level.lowers.is_closed() => {
-                root.lowers
-                    .descendant(&level.lowers, self.marks, self.path())
-            }
-            [.., level] => level.lowers.child(name, self.marks, &self.named()),
-            [] => Ok(Lowers::default()),
+        match self.stack.last() {
+            Some(level) => level.lowers.child(name, self.marks, &self.named()),
+            None => Ok(Lowers::none()),
         }
     }
 
@@ -293,12 +297,12 @@ impl Walk {
         upper: &Directory,
         lowers: &Lowers,
     ) -> Result<Standing> {
-        let Some(top) = lowers.top() else {
+        let Some(top) = lowers.top().map_err(self.failed("open layer"))? else {
             return Ok(Standing::Added);
         };
         let lower = Metadata::new(&stat(&top.fd).map_err(self.failed("statx layer"))?);
         Ok(
-            match metadata.is_same_root(&lower) && self.same_xattrs(upper, top)? {
+            match metadata.is_same_root(&lower) && self.same_xattrs(upper, &top)? {
                 true => Standing::Unchanged,
                 false => Standing::Modified,
             },
@@ -313,17 +317,20 @@ impl Walk {
         lowers: &Lowers,
     ) -> Result<Standing> {
         let same = Metadata::new(found).is_same(&Metadata::new(lower));
-        let Some(top) = lowers.top().filter(|_| same) else {
+        let top = lowers
+            .top()
+            .map_err(self.failed("open directory of layer"))?;
+        let Some(top) = top.filter(|_| same) else {
             return Ok(Standing::Modified);
         };
-        Ok(match self.same_xattrs(upper, top)? {
+        Ok(match self.same_xattrs(upper, &top)? {
             true => Standing::Unchanged,
             false => Standing::Modified,
         })
     }
 
     fn same_xattrs(&self, upper: &Directory, lower: &Directory) -> Result<bool> {
-        if !upper.has_xattrs && !lower.has_xattrs {
+        if !upper.has_xattrs() && !lower.has_xattrs() {
             return Ok(true);
         }
         let of = |directory: &Directory| self.xattrs(&directory.fd, Opened::Readable);

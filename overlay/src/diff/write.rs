@@ -17,6 +17,7 @@ use super::options::Diff;
 use super::tar::{self, Header, Kind};
 use super::walk::{Entry, Standing, Step, Walk};
 use super::xattrs::{Opened, Xattrs};
+use crate::apply::mapped_acl;
 use crate::digest::{Digest, Hashing};
 use crate::error::{Error, Result};
 
@@ -57,7 +58,7 @@ pub struct Omitted {
 pub enum OmittedPart {
     /// The file itself: a socket is of use only to the process that made it.
     Socket,
-    /// An xattr: its name holds a `=`, which no tar can; or it is an access list while ids are mapped.
+    /// An xattr: its name holds a `=`, which no tar can.
     Xattr(Vec<u8>),
 }
 
@@ -170,7 +171,7 @@ impl<'a, W: Write> Tar<'a, W> {
     fn enter(&mut self, entry: &Entry) -> Result<()> {
         self.check_name(entry)?;
         let xattrs = self.walk.xattrs(self.walk.directory()?, Opened::Readable)?;
-        let xattrs = self.kept(xattrs);
+        let xattrs = self.kept(xattrs)?;
         let path = self.walk.path().to_owned();
         let is_root = path.as_os_str().is_empty();
         self.pending.push(Pending {
@@ -280,14 +281,14 @@ impl<'a, W: Write> Tar<'a, W> {
     fn special(&mut self, entry: &Entry, path: &[u8], kind: Kind<'_>) -> Result<()> {
         let file = self.walk.open_path(entry)?;
         let xattrs = self.walk.xattrs(&file, Opened::Path)?;
-        let xattrs = self.kept(xattrs);
+        let xattrs = self.kept(xattrs)?;
         self.header(path, kind, &entry.metadata, &xattrs)
     }
 
     fn regular(&mut self, entry: &Entry, path: &[u8]) -> Result<()> {
         let file = self.walk.open(entry)?;
         let xattrs = self.walk.xattrs(&file, Opened::Readable)?;
-        let xattrs = self.kept(xattrs);
+        let xattrs = self.kept(xattrs)?;
         let size = entry.metadata.size;
         self.check_size(size)?;
         self.header(path, Kind::Regular { size }, &entry.metadata, &xattrs)?;
@@ -363,12 +364,11 @@ impl<'a, W: Write> Tar<'a, W> {
         Err(Problem::WhiteoutName { path }.into())
     }
 
-    /// Of the xattrs of the present file those that a tar can hold.
-    fn kept(&mut self, mut xattrs: Xattrs) -> Xattrs {
-        let mapped = !self.diff.ids.users.is_empty() || !self.diff.ids.groups.is_empty();
+    /// Of the xattrs of the present file those that a tar can hold, with the ids of the layer.
+    fn kept(&mut self, mut xattrs: Xattrs) -> Result<Xattrs> {
         let refused: Vec<_> = xattrs
             .keys()
-            .filter(|name| name.contains(&b'=') || mapped && name.starts_with(b"system.posix_acl"))
+            .filter(|name| name.contains(&b'='))
             .cloned()
             .collect();
         for name in refused {
@@ -378,7 +378,15 @@ impl<'a, W: Write> Tar<'a, W> {
         if let Some(capability) = xattrs.get_mut(b"security.capability".as_slice()) {
             forget_namespace(capability);
         }
-        xattrs
+        for (name, acl) in &mut xattrs {
+            if name.starts_with(b"system.posix_acl_") {
+                *acl = mapped_acl(acl, |user, id| match user {
+                    true => self.diff.ids.user(id, self.walk.path()),
+                    false => self.diff.ids.group(id, self.walk.path()),
+                })?;
+            }
+        }
+        Ok(xattrs)
     }
 
     fn skip(&mut self, what: OmittedPart) {

@@ -106,5 +106,6 @@ pub(super) fn again(layer: &LayerRef) -> Diff {
         .join(layer.chain_id().hex())
         .join(TREE);
     let lowers = layer.directories().split_off(1);
-    Diff::of(tree).lower(lowers)
+    let form = &layer.layout().form;
+    form.comparing(Diff::of(tree).lower(lowers))
 }

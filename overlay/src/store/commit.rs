@@ -7,7 +7,7 @@ use super::layer::LayerRef;
 use super::layers::LayerStore;
 use super::record::Record;
 use super::staged::Staged;
-use crate::diff::Diff;
+use crate::diff::{Diff, usage_of_layer};
 use crate::error::Result;
 
 impl LayerStore {
@@ -46,13 +46,15 @@ impl LayerStore {
         let below = self.own(parent)?;
         let lowers = parent.map(LayerRef::directories).unwrap_or_default();
         let staged = Staged::new(&self.layout)?;
-        how(&Diff::of(upper).lower(&lowers), &staged.tree())?;
+        let form = &self.layout.form;
+        let upper = form.comparing(Diff::of(upper).lower(&lowers));
+        how(&upper, &staged.tree())?;
         // Of the copy: what it is named by is what it holds.
-        let made = Diff::of(staged.tree()).lower(&lowers);
+        let made = form.comparing(Diff::of(staged.tree()).lower(&lowers));
         let record = Record {
             diff_id: made.write_tar(io::sink())?.diff_id,
             parent: below,
-            usage: made.usage()?,
+            usage: usage_of_layer(&form.comparing(Diff::of(staged.tree())))?,
             opaque_root: false,
             rewritable: true,
         };

@@ -7,14 +7,15 @@ use std::sync::Arc;
 use rustix::fs::FlockOperation;
 
 use super::Fault;
+use super::builder::LayerStoreBuilder;
 use super::chain::chain_id;
 use super::layer::LayerRef;
 use super::layout::Layout;
 use super::lease::{Held, pin_name};
 use super::record::Record;
 use super::staged::Staged;
-use super::unpack::unpack;
-use crate::diff::Diff;
+use super::unpack::Parent;
+use crate::apply::Limits;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::lock::Locked;
@@ -42,6 +43,8 @@ use crate::lock::Locked;
 #[derive(Clone, Debug)]
 pub struct LayerStore {
     pub(super) layout: Arc<Layout>,
+    pub(super) limits: Limits,
+    pub(super) threads: usize,
 }
 
 /// What a layer must be.
@@ -73,18 +76,36 @@ impl Expected {
 }
 
 impl LayerStore {
-    /// Opens the store at `path`, or makes one, mode 700, where there is nothing or an empty directory.
-    ///
-    /// What killed processes left behind is removed.
+    /// Opens the store at `path`, or makes one, with nothing asked for: [`LayerStoreBuilder::open`].
     ///
     /// # Errors
-    /// `InvalidInput` for a directory that is something else; `Unsupported` for a layout of another version, or of another
-    /// user namespace (in one, layers have other [`Marks`](crate::Marks) than outside);
-    /// `PermissionDenied` for one that is another user's or that others may enter; others as the kernel says.
+    /// As [`LayerStoreBuilder::open`]: `Unsupported` among them for a store of another user namespace, where layers have other
+    /// [`Marks`](crate::Marks) than outside.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        let layout = Arc::new(Layout::open(path.as_ref())?);
-        super::collect::sweep(&layout)?;
-        Ok(LayerStore { layout })
+        LayerStore::builder(path).open()
+    }
+
+    /// Describes a store at `path` that is to be opened, or made.
+    pub fn builder(path: impl AsRef<Path>) -> LayerStoreBuilder {
+        LayerStoreBuilder::new(path.as_ref())
+    }
+
+    /// The same store, where what is unpacked may cost this.
+    #[must_use]
+    pub fn with_limits(&self, limits: Limits) -> Self {
+        let mut store = self.clone();
+        store.limits = limits;
+        store
+    }
+
+    /// The same store, where so many layers of one image are unpacked side by side, by as many threads, the caller's among them; 0 is
+    /// 1, and 64 are the most. For each there are two more threads, which read, inflate and hash, up to 12 MiB of buffers, about
+    /// 90 fds, and the memory that [`Limits::metadata_bytes`] allows. All of them end before the call returns.
+    #[must_use]
+    pub fn with_threads(&self, threads: usize) -> Self {
+        let mut store = self.clone();
+        store.threads = threads;
+        store
     }
 
     /// Where it is.
@@ -116,32 +137,14 @@ impl LayerStore {
         reader: impl Read + Send,
         expected: Expected,
     ) -> Result<LayerRef> {
-        let below = self.own(parent)?;
-        let known = expected.diff_id.map(|diff_id| chain_id(below, diff_id));
-        let making = known.map(|chain| self.making(chain)).transpose()?;
-        if let Some(found) = known.map(|chain| self.find(chain)).transpose()?.flatten() {
-            return Ok(found);
-        }
-        let staged = Staged::new(&self.layout)?;
-        let lowers = parent.map(LayerRef::directories).unwrap_or_default();
-        let (blob, diff_id) = (expected.blob, expected.diff_id);
-        let unpacked = unpack(staged.tree_fd()?, lowers.clone(), blob, diff_id, reader)?;
-        let lowers = if unpacked.opaque_root {
-            Vec::new()
-        } else {
-            lowers
+        let parent = Parent {
+            chain: self.own(parent)?,
+            directories: parent.map(LayerRef::directories).unwrap_or_default(),
         };
-        let record = Record {
-            diff_id: unpacked.diff_id,
-            parent: below,
-            usage: Diff::of(staged.tree()).lower(lowers).usage()?,
-            opaque_root: unpacked.opaque_root,
-            rewritable: false,
-        };
-        match making {
-            Some(_making) => self.publish(staged, &record),
-            None => self.publish_first(staged, &record),
-        }
+        let known = expected
+            .diff_id
+            .map(|diff_id| chain_id(parent.chain, diff_id));
+        self.make(known, &|| Ok(parent.clone()), reader, expected)
     }
 
     /// What is kept by that name.
@@ -197,12 +200,12 @@ impl LayerStore {
     }
 
     /// Held by who makes that layer.
-    fn making(&self, chain: Digest) -> Result<Locked> {
+    pub(super) fn making(&self, chain: Digest) -> Result<Locked> {
         let exclusive = FlockOperation::LockExclusive;
         self.layout.locks.lock(&chain.hex(), exclusive)
     }
 
-    fn find(&self, chain: Digest) -> Result<Option<LayerRef>> {
+    pub(super) fn find(&self, chain: Digest) -> Result<Option<LayerRef>> {
         let _shared = self.layout.shared()?;
         match self.layout.layers.has(&chain.hex())? {
             true => LayerRef::take(&self.layout, chain, None).map(Some),
@@ -220,7 +223,7 @@ impl LayerStore {
     }
 
     /// Nothing is collected between its appearing and its lease.
-    fn publish(&self, staged: Staged, record: &Record) -> Result<LayerRef> {
+    pub(super) fn publish(&self, staged: Staged, record: &Record) -> Result<LayerRef> {
         staged.seal(record)?;
         let _shared = self.layout.shared()?;
         staged.publish(record.chain())?;

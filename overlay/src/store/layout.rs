@@ -10,18 +10,18 @@ use rustix::process::geteuid;
 
 use super::Fault;
 use super::area::Area;
+use super::form::Form;
 use crate::error::{Error, Result};
 use crate::lock::Locked;
-use crate::marks::Marks;
 
-/// What a store's `version` says: the layout, and where its layers have their marks. Those of a user namespace are none to
-/// overlays outside of it, and the other way round: what is deleted would be seen again.
-fn version() -> Result<&'static str> {
-    Ok(match Marks::detect()? {
-        Marks::Trusted => "cofferdam layers 1, marks in trusted.overlay\n",
-        Marks::User => "cofferdam layers 1, marks in user.overlay\n",
-    })
+/// What a store's `version` says: the layout, and what form its layers have. Marks of a user namespace are none to overlays
+/// outside of it, and the other way round: what is deleted would be seen again.
+fn version(form: &Form) -> String {
+    format!("cofferdam layers 1, {}", form.render())
 }
+
+/// More than any form has.
+const LONGEST_VERSION: u64 = 32 << 10;
 
 /// The tree of a layer, in its directory.
 pub(crate) const TREE: &str = "tree";
@@ -48,6 +48,7 @@ pub(crate) struct Layout {
     pub(crate) locks: Area,
     pub(crate) pins: Area,
     pub(crate) images: Area,
+    pub(crate) form: Form,
 }
 
 impl fmt::Debug for Layout {
@@ -59,13 +60,13 @@ impl fmt::Debug for Layout {
 
 impl Layout {
     /// Opens the store at `path`, or makes one there.
-    pub(crate) fn open(path: &Path) -> Result<Self> {
+    pub(crate) fn open(path: &Path, form: Form) -> Result<Self> {
         let root = open_root(path)?;
         // Before anything is made in what may be something else.
-        check_version(&root)?;
+        check_version(&root, &form)?;
         // Two that make one at once: the second finds it made.
         let _making = root.lock("lock", FlockOperation::LockExclusive)?;
-        check_version(&root)?;
+        check_version(&root, &form)?;
         let layout = Layout {
             layers: root.make("layers")?,
             staging: root.make("staging")?,
@@ -74,6 +75,7 @@ impl Layout {
             pins: root.make("pins")?,
             images: root.make("images")?,
             root,
+            form,
         };
         layout.write_version()?;
         Ok(layout)
@@ -104,7 +106,7 @@ impl Layout {
         }
         // A half-written one was left in staging at most.
         let name = super::area::unique();
-        self.staging.write(&name, version()?.as_bytes())?;
+        self.staging.write(&name, version(&self.form).as_bytes())?;
         self.staging.rename(&name, &self.root, "version")?;
         self.root.sync()
     }
@@ -136,9 +138,9 @@ fn open_root(path: &Path) -> Result<Area> {
     Ok(root)
 }
 
-fn check_version(root: &Area) -> Result<()> {
+fn check_version(root: &Area, form: &Form) -> Result<()> {
     let path = root.path().to_owned();
-    let Some(found) = root.read("version", 100)? else {
+    let Some(found) = root.read("version", LONGEST_VERSION)? else {
         let ours = [
             "images", "layers", "leases", "lock", "locks", "pins", "staging",
         ];
@@ -151,7 +153,7 @@ fn check_version(root: &Area) -> Result<()> {
             false => Err(Fault::NoStore { path }.into()),
         };
     };
-    let expected = version()?;
+    let expected = version(form);
     if found == expected.as_bytes() {
         return Ok(());
     }

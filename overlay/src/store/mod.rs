@@ -1,10 +1,12 @@
 //! Layers on disk, each once, for all processes of a host.
 
 mod area;
+mod builder;
 mod chain;
 mod check;
 mod collect;
 mod commit;
+mod form;
 #[cfg(feature = "images")]
 mod image;
 mod layer;
@@ -14,9 +16,11 @@ mod lease;
 mod problem;
 mod record;
 mod remove;
+mod stack;
 mod staged;
 mod unpack;
 
+pub use builder::LayerStoreBuilder;
 pub use chain::chain_id;
 pub use check::{Finding, Flaw};
 pub use collect::Collected;

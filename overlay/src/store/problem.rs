@@ -16,8 +16,16 @@ pub(crate) enum Fault {
     Version {
         path: PathBuf,
         found: String,
-        expected: &'static str,
+        expected: String,
     },
+    #[error(
+        "open store: trusted.overlay xattrs for marks in a user namespace, where nobody sees them"
+    )]
+    TrustedMarks,
+    #[error("open store: ids of {what}: {why}")]
+    Ranges { what: &'static str, why: String },
+    #[error("apply layer: one below it failed")]
+    NothingBelow,
     #[error(
         "open store {}: its mode is {mode:o}, so that others can enter it: it must be 700",
         Shown(path)
@@ -65,7 +73,10 @@ impl Fault {
             Fault::NoStore { .. } | Fault::BadName { .. } | Fault::ForeignLayer { .. } => {
                 ErrorKind::InvalidInput
             }
-            Fault::Version { .. } => ErrorKind::Unsupported,
+            Fault::Ranges { .. } => ErrorKind::InvalidInput,
+            // Only the lowest error of a stack is told: this is never it.
+            Fault::NothingBelow => ErrorKind::NotFound,
+            Fault::TrustedMarks | Fault::Version { .. } => ErrorKind::Unsupported,
             Fault::Malformed { .. } | Fault::TooLarge { .. } => ErrorKind::Malformed,
             #[cfg(feature = "images")]
             Fault::Digest { .. } => ErrorKind::Malformed,

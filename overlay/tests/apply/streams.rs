@@ -1,13 +1,14 @@
 //! Blobs: compressions, digests, where they end.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use cofferdam_overlay::{Apply, Compression, Digest, Durability, ErrorKind};
-use cofferdam_testkit::{Need, have};
+use cofferdam_testkit::{Need, have, refuse_syscall};
 use flate2::write::GzEncoder;
 
 use crate::archive::{Archive, directory, in_world, names, read};
@@ -231,5 +232,21 @@ fn a_directory_may_be_an_fd_and_the_layer_durable() {
             error.to_string().contains(layer.to_str().unwrap()),
             "{error}"
         );
+    });
+}
+
+#[test]
+fn without_a_thread_the_directory_is_as_it_was() {
+    in_world(|world| {
+        let target = directory(world, "target");
+        fs::set_permissions(&target, Permissions::from_mode(0o711)).unwrap();
+        let tar = Archive::new().file("f", "").end();
+        refuse_syscall(libc::SYS_clone3);
+        refuse_syscall(libc::SYS_clone);
+        let error = Apply::new(&target).tar(&*tar).unwrap_err();
+        assert!(error.to_string().contains("thread"), "{error}");
+        let mode = target.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o711);
+        assert_eq!(fs::read_dir(&target).unwrap().count(), 0);
     });
 }

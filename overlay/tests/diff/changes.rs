@@ -5,9 +5,9 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use cofferdam_overlay::{ChangeKind, Diff, ErrorKind, FileKind, Marks, Overlay};
-use cofferdam_testkit::{Need, as_root_of_a_user_namespace, have};
 use rustix::fs::{XattrFlags, setxattr};
 
+use crate::rootless::{is_there, runs_there, takes_user_marks};
 use crate::world::{in_world, in_world_of, root_of, write};
 
 #[test]
@@ -268,35 +268,19 @@ fn uppers_of_redirect_dir_and_metacopy_are_refused_by_name() {
 /// Runs the rootless half as root of a user namespace with one id.
 #[test]
 fn marks_of_a_user_namespace_are_found_there() {
-    use std::{env, process::Command};
-
-    if !have(&[Need::Namespaces, Need::Filesystem("overlay")]) {
-        return;
-    }
-    let mut child = Command::new(env::current_exe().unwrap());
-    child
-        .args(["--exact", "changes::rootless", "--nocapture"])
-        .env("COFFERDAM_ROOTLESS", "1");
-    let output = as_root_of_a_user_namespace(&mut child).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        output.status.success() && text.contains("1 passed"),
-        "{output:?}"
-    );
+    runs_there("changes::rootless");
 }
 
 #[test]
 fn rootless() {
-    if std::env::var_os("COFFERDAM_ROOTLESS").is_none() {
+    if !is_there() {
         return;
     }
     in_world_of(1, |world| {
         let lower = &world.lowers[0];
         write(lower.join("d/old"), "");
         write(lower.join("gone"), "");
-        if setxattr(lower, "user.test", b"", XattrFlags::empty()).is_err() {
-            let needs = "user.* xattrs on tmpfs (Linux 6.6)";
-            cofferdam_testkit::skip(needs, !cofferdam_testkit::is_emulated());
+        if !takes_user_marks(lower) {
             return;
         }
         world.change(|root| {

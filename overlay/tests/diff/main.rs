@@ -10,5 +10,7 @@ mod commit;
 mod hostile;
 mod layer;
 mod random;
+#[path = "../rootless/mod.rs"]
+mod rootless;
 mod tree;
 mod world;

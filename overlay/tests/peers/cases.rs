@@ -1,5 +1,6 @@
 //! Layers that readers disagree on: what each makes of them, as the table in `Apply`'s documentation says.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -10,7 +11,7 @@ use cofferdam_testkit::Need;
 
 use crate::archive::{Archive, Header, xattr};
 use crate::layout;
-use crate::programs::{Buildah, forget_notes, umoci};
+use crate::programs::{Buildah, Containerd, forget_notes, umoci};
 use crate::world::{in_world, view};
 
 /// What is seen at the watched paths: `none`, a file's text, `dir[names]`, and what of mode, owner, time and links is not
@@ -23,6 +24,7 @@ struct Case {
     /// None is the same as ours.
     umoci: Option<&'static str>,
     buildah: Option<&'static str>,
+    containerd: Option<&'static str>,
 }
 
 const REFUSED: &str = "refused";
@@ -102,6 +104,7 @@ fn cases() -> Vec<Case> {
             ours: "d: dir[]; d/x: none",
             umoci: None,
             buildah: Some("d: dir[x]; d/x: ghost"),
+            containerd: None,
         },
         Case {
             name: "a whiteout before the file of that name",
@@ -113,6 +116,7 @@ fn cases() -> Vec<Case> {
             ours: r#"f: "new""#,
             umoci: None,
             buildah: None,
+            containerd: None,
         },
         Case {
             name: "a whiteout after the file of that name",
@@ -124,6 +128,7 @@ fn cases() -> Vec<Case> {
             ours: r#"f: "new""#,
             umoci: None,
             buildah: Some(REFUSED),
+            containerd: Some(REFUSED),
         },
         Case {
             name: "a whiteout of a directory, and in it too",
@@ -135,6 +140,7 @@ fn cases() -> Vec<Case> {
             ours: "d: none",
             umoci: None,
             buildah: None,
+            containerd: Some(REFUSED),
         },
         Case {
             name: "a whiteout of a directory, then a file in it",
@@ -146,6 +152,7 @@ fn cases() -> Vec<Case> {
             ours: "d: dir[new]",
             umoci: Some("d: dir[new] @now"),
             buildah: Some(REFUSED),
+            containerd: Some(REFUSED),
         },
         Case {
             name: "a whiteout of a directory, then the directory",
@@ -157,6 +164,7 @@ fn cases() -> Vec<Case> {
             ours: "d: dir[new]",
             umoci: None,
             buildah: Some("d: dir[new x]"),
+            containerd: Some("d: dir[new x]"),
         },
         Case {
             name: "opaque, first in its directory",
@@ -171,6 +179,7 @@ fn cases() -> Vec<Case> {
             ours: "d: dir[new]",
             umoci: None,
             buildah: None,
+            containerd: None,
         },
         Case {
             name: "opaque, last in its directory",
@@ -185,6 +194,7 @@ fn cases() -> Vec<Case> {
             ours: "d: dir[new]",
             umoci: None,
             buildah: None,
+            containerd: None,
         },
         Case {
             name: "an opaque root",
@@ -196,6 +206,7 @@ fn cases() -> Vec<Case> {
             ours: r#"a: none; b: """#,
             umoci: None,
             buildah: Some(r#"a: ""; b: """#),
+            containerd: Some(r#"a: ""; b: """#),
         },
         Case {
             name: "a directory in the place of a file",
@@ -207,6 +218,7 @@ fn cases() -> Vec<Case> {
             ours: "f: dir[new]",
             umoci: None,
             buildah: None,
+            containerd: None,
         },
         Case {
             name: "a file in the place of a directory",
@@ -218,6 +230,7 @@ fn cases() -> Vec<Case> {
             ours: r#"d: "new""#,
             umoci: None,
             buildah: None,
+            containerd: None,
         },
         Case {
             name: "a symlink on the way, of the layer below",
@@ -232,6 +245,7 @@ fn cases() -> Vec<Case> {
             ours: r#"lib: -> usr/lib; usr/lib/new: """#,
             umoci: None,
             buildah: Some("lib: dir[new] @now; usr/lib/new: none"),
+            containerd: Some("lib: dir[new] @now; usr/lib/new: none"),
         },
         Case {
             name: "an absolute symlink on the way, of the same layer",
@@ -243,6 +257,7 @@ fn cases() -> Vec<Case> {
             ours: r#"ln: -> /real; real/new: """#,
             umoci: None,
             buildah: Some(REFUSED),
+            containerd: None,
         },
         Case {
             name: "a whiteout through a symlink",
@@ -257,6 +272,7 @@ fn cases() -> Vec<Case> {
             ours: "ln: -> real; ln/x: none; real/x: none",
             umoci: None,
             buildah: Some(r#"ln: dir[x] @now; ln/x: ghost; real/x: """#),
+            containerd: Some(r#"ln: dir[x] @now; ln/x: ghost; real/x: """#),
         },
         Case {
             name: "a directory without an entry",
@@ -268,6 +284,7 @@ fn cases() -> Vec<Case> {
             ours: "d: dir[new x] 700 5:6",
             umoci: None,
             buildah: Some("d: dir[new x] @now"),
+            containerd: Some("d: dir[new x] 700 5:6 @now"),
         },
         Case {
             name: "the root's own entry",
@@ -279,6 +296,7 @@ fn cases() -> Vec<Case> {
             ours: ".: dir[new] 711 3:0",
             umoci: None,
             buildah: Some(".: dir[new] 555 @now"),
+            containerd: Some(".: dir[new] @now"),
         },
         Case {
             name: "a hard link to a file of the layer below",
@@ -287,6 +305,7 @@ fn cases() -> Vec<Case> {
             ours: r#"f: "text" x2; l: "text" x2"#,
             umoci: None,
             buildah: Some(REFUSED),
+            containerd: Some(REFUSED),
         },
         Case {
             name: "the same path twice",
@@ -295,6 +314,7 @@ fn cases() -> Vec<Case> {
             ours: r#"f: "last""#,
             umoci: None,
             buildah: Some(REFUSED),
+            containerd: None,
         },
         Case {
             name: "a path that leads out",
@@ -303,6 +323,7 @@ fn cases() -> Vec<Case> {
             ours: REFUSED,
             umoci: Some(r#"x: """#),
             buildah: Some(r#"x: """#),
+            containerd: Some(r#"x: """#),
         },
         Case {
             name: "an absolute path",
@@ -311,6 +332,7 @@ fn cases() -> Vec<Case> {
             ours: r#"x: """#,
             umoci: None,
             buildah: None,
+            containerd: None,
         },
         Case {
             name: "a character device 0:0",
@@ -322,6 +344,7 @@ fn cases() -> Vec<Case> {
             ours: REFUSED,
             umoci: Some("f: device 0:0"),
             buildah: Some("f: none"),
+            containerd: Some("f: none"),
         },
         Case {
             name: "an xattr that is overlayfs's mark of an opaque directory",
@@ -336,6 +359,7 @@ fn cases() -> Vec<Case> {
             ours: "d: dir[new x]",
             umoci: None,
             buildah: Some("d: dir[new]"),
+            containerd: None,
         },
         Case {
             name: "an xattr that is overlayfs's note of another directory",
@@ -349,6 +373,7 @@ fn cases() -> Vec<Case> {
             ours: "m: dir[]",
             umoci: None,
             buildah: Some("m: dir[x]"),
+            containerd: None,
         },
         Case {
             name: "notes of AUFS",
@@ -362,6 +387,7 @@ fn cases() -> Vec<Case> {
             ours: ".: dir[]",
             umoci: Some(".: dir[.wh..wh.plnk] @now"),
             buildah: Some(".: dir[.wh..wh.plnk] 555 @now"),
+            containerd: Some(".: dir[.wh..wh.plnk] @now"),
         },
         Case {
             name: "a whiteout of no name",
@@ -373,6 +399,7 @@ fn cases() -> Vec<Case> {
             ours: REFUSED,
             umoci: None,
             buildah: None,
+            containerd: None,
         },
         Case {
             name: "a whiteout of the directory above",
@@ -384,6 +411,7 @@ fn cases() -> Vec<Case> {
             ours: REFUSED,
             umoci: None,
             buildah: None,
+            containerd: None,
         },
         Case {
             name: "a hard link out",
@@ -392,6 +420,7 @@ fn cases() -> Vec<Case> {
             ours: REFUSED,
             umoci: Some(r#"l: "" x2"#),
             buildah: Some(r#"l: "" x2"#),
+            containerd: Some(r#"l: "" x2"#),
         },
         Case {
             name: "a whiteout of what is not there",
@@ -400,6 +429,7 @@ fn cases() -> Vec<Case> {
             ours: "d: dir[]; d/x: none",
             umoci: None,
             buildah: Some("d: dir[] @now; d/x: none"),
+            containerd: Some("d: dir[] @now; d/x: none"),
         },
         Case {
             name: "a whiteout in an opaque directory",
@@ -414,6 +444,7 @@ fn cases() -> Vec<Case> {
             ours: "d: dir[]; d/x: none",
             umoci: None,
             buildah: Some("d: dir[x]; d/x: ghost"),
+            containerd: Some("d: dir[x]; d/x: ghost"),
         },
         Case {
             name: "a whiteout on the way",
@@ -425,6 +456,7 @@ fn cases() -> Vec<Case> {
             ours: REFUSED,
             umoci: Some("d: dir[x]"),
             buildah: Some("d: dir[x]"),
+            containerd: Some("d: dir[x]"),
         },
         Case {
             name: "a file on the way",
@@ -433,6 +465,7 @@ fn cases() -> Vec<Case> {
             ours: "f: dir[new]",
             umoci: Some(REFUSED),
             buildah: Some("f: dir[new] @now"),
+            containerd: Some("f: dir[new] @now"),
         },
         Case {
             name: "a file on the way, of the same layer",
@@ -441,6 +474,7 @@ fn cases() -> Vec<Case> {
             ours: REFUSED,
             umoci: None,
             buildah: None,
+            containerd: None,
         },
         Case {
             name: "a symlink to nowhere on the way",
@@ -449,6 +483,7 @@ fn cases() -> Vec<Case> {
             ours: "ln: -> nowhere; nowhere: dir[new]",
             umoci: Some("ln: -> nowhere; nowhere: dir[new] @now"),
             buildah: Some("ln: dir[new] @now; nowhere: none"),
+            containerd: Some("ln: dir[new] @now; nowhere: none"),
         },
         Case {
             name: "a symlink in the place of a directory",
@@ -460,6 +495,7 @@ fn cases() -> Vec<Case> {
             ours: "d: -> e",
             umoci: None,
             buildah: None,
+            containerd: None,
         },
         Case {
             name: "a directory in the place of a symlink",
@@ -471,6 +507,7 @@ fn cases() -> Vec<Case> {
             ours: "d: dir[new]; e: dir[x]",
             umoci: None,
             buildah: None,
+            containerd: None,
         },
         Case {
             name: "an opaque directory through a symlink",
@@ -482,6 +519,7 @@ fn cases() -> Vec<Case> {
             ours: "ln: -> e; e: dir[new]",
             umoci: None,
             buildah: Some("ln: dir[new] @now; e: dir[x]"),
+            containerd: Some("ln: dir[new] @now; e: dir[x]"),
         },
         Case {
             name: "a hard link to what is whited out",
@@ -493,6 +531,7 @@ fn cases() -> Vec<Case> {
             ours: REFUSED,
             umoci: None,
             buildah: Some("f: none; l: none"),
+            containerd: Some("f: none; l: none"),
         },
         Case {
             name: "a hard link before its file",
@@ -501,6 +540,7 @@ fn cases() -> Vec<Case> {
             ours: REFUSED,
             umoci: None,
             buildah: None,
+            containerd: None,
         },
         Case {
             name: "a hard link to a file that comes twice",
@@ -509,6 +549,7 @@ fn cases() -> Vec<Case> {
             ours: r#"f: "last"; l: "first""#,
             umoci: None,
             buildah: Some(REFUSED),
+            containerd: None,
         },
         Case {
             name: "a hard link to a file that is below too",
@@ -520,6 +561,7 @@ fn cases() -> Vec<Case> {
             ours: r#"f: "new" x2; l: "new" x2"#,
             umoci: None,
             buildah: None,
+            containerd: None,
         },
         Case {
             name: "a hard link through a symlink",
@@ -534,6 +576,7 @@ fn cases() -> Vec<Case> {
             ours: r#"d/f: "text" x2; l: "text" x2"#,
             umoci: None,
             buildah: None,
+            containerd: None,
         },
         Case {
             name: "a directory's entry without the xattr it has below",
@@ -547,6 +590,7 @@ fn cases() -> Vec<Case> {
             ours: "d: dir[new]",
             umoci: None,
             buildah: None,
+            containerd: None,
         },
         Case {
             name: "an xattr of a symlink",
@@ -559,6 +603,7 @@ fn cases() -> Vec<Case> {
             ours: "ln: -> d a=1",
             umoci: None,
             buildah: None,
+            containerd: Some("ln: -> d"),
         },
         Case {
             name: "a time before 1970",
@@ -567,6 +612,7 @@ fn cases() -> Vec<Case> {
             ours: r#"f: "" @-6"#,
             umoci: None,
             buildah: Some(r#"f: "" @0"#),
+            containerd: Some(r#"f: "" @0"#),
         },
         Case {
             name: "a file whose name ends in a slash",
@@ -575,6 +621,7 @@ fn cases() -> Vec<Case> {
             ours: REFUSED,
             umoci: Some(r#"f: """#),
             buildah: Some(r#"f: """#),
+            containerd: Some(r#"f: """#),
         },
         Case {
             name: "an opaque directory that is nowhere else",
@@ -583,6 +630,7 @@ fn cases() -> Vec<Case> {
             ours: "d: dir[]",
             umoci: Some("d: none"),
             buildah: Some("d: dir[] @now"),
+            containerd: Some("d: dir[] @now"),
         },
         Case {
             name: "a whiteout of a directory after what is in it",
@@ -594,6 +642,7 @@ fn cases() -> Vec<Case> {
             ours: "d: dir[new]",
             umoci: Some("d: dir[new] 700 5:6 @now"),
             buildah: Some(REFUSED),
+            containerd: Some(REFUSED),
         },
     ]
 }
@@ -642,16 +691,16 @@ fn the_table_has_a_row_for_each_difference() {
     let mut told: BTreeMap<_, _> = rows
         .map(|row| {
             let columns: Vec<_> = row.split('|').map(str::trim).collect();
-            (columns[1], [columns[3], columns[4]])
+            (columns[1], [columns[3], columns[4], columns[5]])
         })
         .collect();
     for case in cases() {
         let row = told.remove(case.name);
-        let differs = [case.umoci, case.buildah].map(|theirs| theirs.is_some());
-        assert_eq!(row.is_some(), differs != [false; 2], "{}", case.name);
-        if let Some([umoci, buildah]) = row {
+        let differs = [case.umoci, case.buildah, case.containerd].map(|theirs| theirs.is_some());
+        assert_eq!(row.is_some(), differs != [false; 3], "{}", case.name);
+        if let Some(row) = row {
             // "The same, without" something that need not be seen.
-            for (says, differs) in [umoci, buildah].into_iter().zip(differs) {
+            for (says, differs) in row.into_iter().zip(differs) {
                 assert!(
                     differs != says.starts_with("the same") || says.contains(','),
                     "{}",
@@ -704,6 +753,27 @@ fn buildah_is_as_documented() {
                 Err(_) => REFUSED.to_owned(),
             };
             (found, case.buildah.unwrap_or(case.ours))
+        });
+    });
+}
+
+#[test]
+fn containerd_is_as_documented() {
+    let programs = [Need::Program("containerd"), Need::Program("ctr")];
+    in_world(&programs, |world| {
+        let image = world.path("image");
+        forget_notes();
+        let containerd = Containerd::start(world);
+        let count = Cell::new(0);
+        check(|case| {
+            written(&image, case);
+            count.set(count.get() + 1);
+            let name = format!("example.test/{}", count.get());
+            let found = match containerd.view(&image, &name, |root| seen(root, case.watch)) {
+                Ok(found) => found,
+                Err(_) => REFUSED.to_owned(),
+            };
+            (found, case.containerd.unwrap_or(case.ours))
         });
     });
 }

@@ -1,4 +1,4 @@
-//! The same images by us and by others: umoci, skopeo, buildah and GNU tar.
+//! The same images by us and by others: umoci, skopeo, buildah, containerd and GNU tar.
 #![allow(
     clippy::unwrap_used,
     reason = "clippy sees only functions marked as tests"

@@ -3,9 +3,11 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use crate::archive::tmpfs;
+use crate::archive::{Archive, tmpfs};
 use crate::world::World;
 
 /// What it prints.
@@ -102,4 +104,113 @@ impl<'a> Buildah<'a> {
         self.run(&["rmi", "--all", "--force"])?;
         Ok(seen)
     }
+}
+
+/// A daemon of containerd, which ends with the value.
+pub(crate) struct Containerd<'a> {
+    world: &'a World,
+    daemon: Child,
+}
+
+impl<'a> Containerd<'a> {
+    /// Starts one that keeps all it has in the world, and waits until it answers.
+    pub(crate) fn start(world: &'a World) -> Self {
+        let config = world.path("containerd.toml");
+        let place = |name: &str| world.path(name).display().to_string();
+        let text = format!(
+            "version = 2\nroot = {:?}\nstate = {:?}\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\", \
+             \"io.containerd.internal.v1.opt\"]\n[grpc]\naddress = {:?}\n[ttrpc]\naddress = {:?}\n",
+            place("containerd"),
+            place("containerd-run"),
+            place("socket"),
+            place("ttrpc"),
+        );
+        fs::write(&config, text).unwrap();
+        let log = fs::File::create(world.path("containerd.log")).unwrap();
+        let daemon = Command::new("containerd")
+            .arg("--config")
+            .arg(config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let containerd = Containerd { world, daemon };
+        let start = Instant::now();
+        while containerd.run(&["version"]).is_err() {
+            let log = || fs::read_to_string(world.path("containerd.log"));
+            assert!(start.elapsed() < Duration::from_secs(30), "{:?}", log());
+            thread::sleep(Duration::from_millis(10));
+        }
+        containerd
+    }
+
+    fn run(&self, arguments: &[&str]) -> Result<String, String> {
+        let socket = self.world.path("socket");
+        let own = ["--address", socket.to_str().unwrap()];
+        run("ctr", &[&own, arguments].concat(), self.world)
+    }
+
+    /// Has `work` look at the root directory of the image in `layout`, as its overlayfs snapshotter mounts it. Each has a
+    /// `name` of its own.
+    pub(crate) fn view<T>(
+        &self,
+        layout: &Path,
+        name: &str,
+        work: impl FnOnce(&Path) -> T,
+    ) -> Result<T, String> {
+        let archive = self.world.path("containerd.tar");
+        fs::write(&archive, archived(layout)).unwrap();
+        let archive = archive.to_str().unwrap();
+        let import = [
+            "images",
+            "import",
+            "--no-unpack",
+            "--base-name",
+            name,
+            archive,
+        ];
+        self.run(&import)?;
+        let (image, target) = (format!("{name}:latest"), self.world.directory("mounted"));
+        let target = target.to_str().unwrap();
+        self.run(&[
+            "images",
+            "mount",
+            "--snapshotter",
+            "overlayfs",
+            &image,
+            target,
+        ])?;
+        let seen = work(Path::new(target));
+        self.run(&[
+            "images",
+            "unmount",
+            "--rm",
+            "--snapshotter",
+            "overlayfs",
+            target,
+        ])?;
+        Ok(seen)
+    }
+}
+
+impl Drop for Containerd<'_> {
+    fn drop(&mut self) {
+        self.daemon.kill().unwrap();
+        self.daemon.wait().unwrap();
+    }
+}
+
+/// A layout as one file.
+fn archived(layout: &Path) -> Vec<u8> {
+    let mut archive = Archive::new();
+    for name in ["oci-layout", "index.json"] {
+        archive = archive.file(name, fs::read(layout.join(name)).unwrap());
+    }
+    for blob in fs::read_dir(layout.join("blobs/sha256")).unwrap() {
+        let blob = blob.unwrap();
+        let name = format!("blobs/sha256/{}", blob.file_name().to_str().unwrap());
+        archive = archive.file(name, fs::read(blob.path()).unwrap());
+    }
+    archive.end()
 }

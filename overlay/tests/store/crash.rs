@@ -24,7 +24,7 @@ fn worker(world: &World) -> Child {
         .unwrap()
 }
 
-/// Run by the test below: applies, commits and collects, round and round.
+/// Run by the test below: applies, one by one or side by side, commits and collects, round and round.
 #[test]
 fn works_until_it_is_killed() {
     let Some(path) = std::env::var_os(VARIABLE) else {
@@ -33,13 +33,22 @@ fn works_until_it_is_killed() {
     let base = Path::new(&path).parent().unwrap().to_owned();
     let [first, second] =
         ["first.tar", "second.tar"].map(|name| fs::read(base.join(name)).unwrap());
-    loop {
+    // The process' id is as good as dice.
+    for round in std::process::id().. {
         let store = LayerStore::open(&path).unwrap();
-        let below = store.apply(None, &first[..], Expected::default()).unwrap();
         let expected = Expected::diff_id(Digest::of(&second));
-        let top = store.apply(Some(&below), &second[..], expected).unwrap();
-        let committed = store.commit(Some(&top), base.join("changes")).unwrap();
-        drop((below, committed));
+        let top = match round % 2 {
+            0 => {
+                let below = store.apply(None, &first[..], Expected::default()).unwrap();
+                store.apply(Some(&below), &second[..], expected).unwrap()
+            }
+            _ => {
+                let layers = [(&first[..], Expected::default()), (&second[..], expected)];
+                let store = store.with_threads(2);
+                store.apply_all(None, layers).unwrap().unwrap()
+            }
+        };
+        drop(store.commit(Some(&top), base.join("changes")).unwrap());
         assert_eq!(store.collect().unwrap().layers.len(), 1);
         top.persist("kept").unwrap();
         store.forget("kept").unwrap();

@@ -6,9 +6,10 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::process::Command;
 
 use cofferdam_overlay::{Digest, ErrorKind, Expected, Flaw, LayerStore, chain_id};
-use cofferdam_testkit::{Need, as_root_of_a_user_namespace, have, turns};
+use cofferdam_testkit::{as_root_of_a_user_namespace, turns};
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
 
+use crate::rootless::{is_there, runs_there, takes_user_marks};
 use crate::world::{in_world, in_world_of, tar};
 
 /// What is read where nothing should be.
@@ -393,32 +394,17 @@ fn applies_and_collects() {
 
 #[test]
 fn a_user_namespace_has_stores_too() {
-    if !have(&[Need::Namespaces, Need::Filesystem("overlay")]) {
-        return;
-    }
-    let mut child = Command::new(std::env::current_exe().unwrap());
-    child
-        .args(["--exact", "layers::rootless", "--nocapture"])
-        .env("COFFERDAM_ROOTLESS", "1");
-    let output = as_root_of_a_user_namespace(&mut child).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        output.status.success() && text.contains("1 passed"),
-        "{output:?}"
-    );
+    runs_there("layers::rootless");
 }
 
 /// Run by the test above.
 #[test]
 fn rootless() {
-    if std::env::var_os("COFFERDAM_ROOTLESS").is_none() {
+    if !is_there() {
         return;
     }
     in_world_of(|world| {
-        let probe = rustix::fs::XattrFlags::empty();
-        if rustix::fs::setxattr(&world.base, "user.test", b"", probe).is_err() {
-            let needs = "user.* xattrs on tmpfs (Linux 6.6)";
-            cofferdam_testkit::skip(needs, !cofferdam_testkit::is_emulated());
+        if !takes_user_marks(&world.base) {
             return;
         }
         let base = tar(&world.base, &[("a", "base"), ("d/b", "base")]);

@@ -1,5 +1,6 @@
 //! Images from elsewhere.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -29,7 +30,7 @@ struct Parts {
 
 impl LayerStore {
     /// Imports an image with its layers. All that is read of it is checked against the digests by which it is named; a layer
-    /// that is in the store is not read again.
+    /// that is in the store is not read again. Several are unpacked side by side, as by [`apply_all`](LayerStore::apply_all).
     ///
     /// # Errors
     /// `Malformed` for an image that contradicts itself, names files outside, or has documents over 4 MiB; `NotFound` without one
@@ -51,29 +52,26 @@ impl LayerStore {
             );
             return Err(malformed(&parts.config_path, why));
         }
-        let mut layer = None;
-        for ((name, blob), diff_id) in parts.layers.iter().zip(diff_ids) {
-            layer = Some(self.import_layer(&files, layer.as_ref(), name, *blob, diff_id)?);
-        }
+        let layers = parts.layers.iter().zip(diff_ids);
+        let opened = layers.map(|((name, blob), diff_id)| open_layer(&files, name, *blob, diff_id));
+        let layer = self.apply_each(None, opened)?;
         self.add_image(&parts.config, layer.as_ref().map(LayerRef::chain_id))
     }
+}
 
-    fn import_layer(
-        &self,
-        files: &Files,
-        parent: Option<&LayerRef>,
-        name: &str,
-        blob: Option<(Digest, u64)>,
-        diff_id: Digest,
-    ) -> Result<LayerRef> {
-        let (reader, found) = files.reader(name)?;
-        let mut expected = Expected::diff_id(diff_id);
-        if let Some((digest, size)) = blob {
-            check_size(&files.path().join(name), found, size)?;
-            expected = expected.blob(digest);
-        }
-        self.apply(parent, reader, expected)
+fn open_layer(
+    files: &Files,
+    name: &str,
+    blob: Option<(Digest, u64)>,
+    diff_id: Digest,
+) -> Result<(Box<dyn Read + Send>, Expected)> {
+    let (reader, found) = files.reader(name)?;
+    let mut expected = Expected::diff_id(diff_id);
+    if let Some((digest, size)) = blob {
+        check_size(&files.path().join(name), found, size)?;
+        expected = expected.blob(digest);
     }
+    Ok((reader, expected))
 }
 
 fn of_layout(files: &Files, source: &ImageSource) -> Result<Parts> {
