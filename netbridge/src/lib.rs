@@ -4,7 +4,7 @@
 //! use cofferdam_netbridge::{Addresses, Attachment, Bridge, NetNs};
 //!
 //! let bridge = Bridge::builder("app0".parse()?).create()?;      // a free subnet is picked
-//! let mut addresses = Addresses::new(bridge.address())?;
+//! let mut addresses = Addresses::new(bridge.addresses()[0])?;
 //!
 //! let netns = NetNs::new()?;                                    // give its fd to the container
 //! let port = bridge.attach(&netns, Attachment::new(addresses.allocate()?))?;
@@ -58,25 +58,33 @@
 struct Readme;
 
 mod addresses;
+mod announce;
 mod answer;
+mod attachment;
 mod bridge;
+mod claims;
 mod error;
 mod ifname;
+mod interface;
 mod link;
 mod message;
 mod netns;
 mod port;
+mod route;
 mod socket;
 mod subnet;
 mod sys;
 mod sysctl;
+mod transport;
 
 pub use addresses::Addresses;
+pub use attachment::{Attachment, Gateway};
 pub use bridge::{Bridge, BridgeBuilder, enable_forwarding, enable_forwarding_on};
 pub use error::{Error, ErrorKind, Result};
 pub use ifname::IfName;
 pub use ipnetwork::{self, IpNetwork};
 pub use link::{Link, delete_link, links, loopback_up};
 pub use netns::NetNs;
-pub use port::{Attachment, Gateway, Port};
+pub use port::Port;
+pub use route::{Route, RouteKind};
 pub use subnet::{Pool, Pools};
