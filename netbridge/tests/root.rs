@@ -18,6 +18,7 @@ use netlink_packet_route::link::{
     State,
 };
 
+#[expect(dead_code, reason = "shared with the other tests")]
 mod kernel;
 
 const NEEDS: &[Need] = &[Need::Namespaces];
