@@ -42,7 +42,6 @@ impl Socket {
     }
 
     /// In another network namespace, by a thread that is thrown away.
-    #[allow(dead_code, reason = "for what reads other namespaces")]
     pub(crate) fn open_in(netns: BorrowedFd<'_>) -> Result<Self> {
         run_in(netns, Socket::open)?
     }
