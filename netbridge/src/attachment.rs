@@ -6,8 +6,12 @@ use ipnetwork::IpNetwork;
 
 use crate::error::{Error, Result};
 use crate::ifname::IfName;
+use crate::interface_sysctl::InterfaceSysctl;
 use crate::message::{Mac, mac_of, mac_of_bytes};
+use crate::port_flags::PortFlags;
+use crate::port_settings::{Guard, PortSettings};
 use crate::route::Route;
+use crate::vlan::PortVlans;
 
 /// What a container gets of a network: [`Bridge::attach`](crate::Bridge::attach) does it.
 ///
@@ -31,6 +35,8 @@ pub struct Attachment {
     pub(crate) host_ifname: Option<IfName>,
     pub(crate) mac: Option<Mac>,
     pub(crate) mtu: Option<u32>,
+    pub(crate) port: PortSettings,
+    pub(crate) sysctls: Vec<InterfaceSysctl>,
 }
 
 /// Where a container's default route leads.
@@ -108,6 +114,34 @@ impl Attachment {
     /// The MTU in bytes. Without it, that of the network.
     pub fn mtu(mut self, bytes: u32) -> Self {
         self.mtu = Some(bytes);
+        self
+    }
+
+    /// Flags of the port of the bridge, such as [`Isolated`](crate::PortFlag::Isolated): the port has them before anything
+    /// goes through it. Called again, what is said last counts. One more message reads them back.
+    pub fn flags(mut self, flags: PortFlags) -> Self {
+        self.port.flags = flags.or(self.port.flags);
+        self
+    }
+
+    /// The VLANs of the port of the bridge, which it is in before anything goes through it. Without them, that of
+    /// [`BridgeOptions::vlan_filtering`](crate::BridgeOptions::vlan_filtering).
+    pub fn vlans(mut self, vlans: PortVlans) -> Self {
+        self.port.vlans = Some(vlans);
+        self
+    }
+
+    /// Has the bridge drop what the container sends in the name of another hardware address, from its first frame on, as
+    /// [`Port::guard_mac`](crate::Port::guard_mac) does: where it cannot, nothing is attached.
+    pub fn guard_mac(mut self) -> Self {
+        self.port.guard = Guard::Mac;
+        self
+    }
+
+    /// A setting of the interface inside, written before the interface goes up and after those this crate makes. Called
+    /// again, it is one more.
+    pub fn sysctl(mut self, sysctl: InterfaceSysctl) -> Self {
+        self.sysctls.push(sysctl);
         self
     }
 

@@ -7,6 +7,7 @@ use ipnetwork::{IpNetwork, Ipv4Network};
 
 use crate::answer::{AddressAnswer, LinkAnswer, RouteAnswer, parse_all};
 use crate::attachment::Attachment;
+use crate::bridge_options::BridgeOptions;
 use crate::claims::{Claim, Claims};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ifname::IfName;
@@ -14,6 +15,7 @@ use crate::link::{LinkGuard, SharedSocket};
 use crate::message::{self, Mac, Up, mac_of, mac_of_bytes};
 use crate::netns::NetNs;
 use crate::port::{self, Port};
+use crate::port_settings::check_options;
 use crate::socket::Socket;
 use crate::subnet::{self, Occupied, Pools, start_of};
 use crate::sysctl::{self, Ipv6};
@@ -39,6 +41,15 @@ pub struct BridgeBuilder {
     mtu: Option<u32>,
     route_localnet: bool,
     forwarding: bool,
+    options: BridgeOptions,
+    scope: Scope,
+}
+
+/// Whether the host is a part of the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scope {
+    Shared,
+    Internal,
 }
 
 /// Where an address that was not given comes from.
@@ -68,7 +79,8 @@ impl BridgeBuilder {
         self
     }
 
-    /// Picks no address: without one given, the host is no part of the network, and there is no gateway.
+    /// Picks no address: without one given, the host has none on the network, and there is no gateway. It still routes what is
+    /// sent to its hardware address, where it forwards: [`internal`](BridgeBuilder::internal) keeps it out.
     pub fn unaddressed(mut self) -> Self {
         self.pick = Pick::Nothing;
         self
@@ -104,6 +116,29 @@ impl BridgeBuilder {
         self
     }
 
+    /// Options of the bridge, such as VLAN filtering. It has them before it goes up.
+    pub fn options(mut self, options: BridgeOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// Makes a network of containers alone: the host has no address on it, takes nothing from it and routes nothing to it or
+    /// from it, whatever is written to `ip_forward` and whenever. Addresses given are those of the subnets: none is set, and
+    /// containers get no default route. None is picked.
+    ///
+    /// By what keeps them apart: the host has no route to the subnets; `rp_filter` is 1, and as the bridge has no address no
+    /// sender is believed, in either mode; `arp_ignore` is 8; and for the host's own end of it the bridge has an MTU of 1279
+    /// ([`Bridge::mtu`] is still that of the network), with which the kernel does no IPv6 whatever `disable_ipv6` is.
+    /// `forwarding` is not relied upon, which a write to `ip_forward` resets. Who sets `rp_filter` of this bridge to 0
+    /// opens a way out for packets that need no answer. What needs to be apart from what has such rights is made in a network
+    /// namespace of its own: `NetNs::new()?.run(|| builder.create())`.
+    #[doc(alias = "isolated")]
+    pub fn internal(mut self) -> Self {
+        self.scope = Scope::Internal;
+        self.pick = Pick::Nothing;
+        self
+    }
+
     /// Makes the bridge in the network namespace of the calling thread, sets it up and returns it.
     ///
     /// It has STP off, `accept_ra` 0, IPv6 off where it has no address of it, and a hardware address of its own, all
@@ -130,13 +165,14 @@ impl BridgeBuilder {
             Some(mtu) => mtu,
             None => inferred_mtu(&host).await?,
         };
-        let link = create_link(&host, socket, &self.name).await?;
+        let link = create_link(&host, socket, &self.name, &self.options).await?;
         let (name, pools) = (self.name.clone(), self.pools_to_pick());
         let mut addresses = self.addresses.clone();
-        let given = self.mac;
+        let (given, scope) = (self.mac, self.scope);
         host.at_home(move || self.set_sysctls()).await?;
         let add = addresses
             .iter()
+            .filter(|_| scope == Scope::Shared)
             .map(|address| message::add_address(link.index(), &name, *address));
         ask_all(&host, &add.collect::<Vec<_>>()).await?;
         if let Some(pools) = pools {
@@ -148,10 +184,16 @@ impl BridgeBuilder {
         };
         let up = Up {
             mac: Some(given.unwrap_or(derived)),
-            mtu: Some(mtu),
+            mtu: Some(match scope {
+                Scope::Shared => mtu,
+                Scope::Internal => mtu.min(IPV6_MTU - 1),
+            }),
         };
         ask_one(&host, message::set_up(link.index(), name.as_str(), up)).await?;
-        let uplink = Uplink::of(&link, addresses, mtu);
+        let uplink = Uplink {
+            scope,
+            ..Uplink::of(&link, addresses, mtu)
+        };
         Ok(Bridge::of(link, uplink, netns))
     }
 
@@ -161,6 +203,13 @@ impl BridgeBuilder {
             check_gateway(&self.name, *address)?;
         }
         let ipv6 = self.addresses.iter().any(IpNetwork::is_ipv6);
+        if self.scope == Scope::Internal && (self.forwarding || self.route_localnet) {
+            let what = format!("create bridge {}", self.name);
+            return Err(Error::invalid(
+                what,
+                "the host has no part in an internal network",
+            ));
+        }
         if ipv6 && self.mtu.is_some_and(|mtu| mtu < IPV6_MTU) {
             let what = format!("create bridge {}", self.name);
             return Err(Error::invalid(what, "IPv6 needs an MTU of 1280"));
@@ -180,10 +229,13 @@ impl BridgeBuilder {
 
     fn set_sysctls(&self) -> Result<()> {
         let ipv6 = match self.addresses.iter().any(IpNetwork::is_ipv6) {
-            true => Ipv6::On,
-            false => Ipv6::Off,
+            true if self.scope == Scope::Shared => Ipv6::On,
+            _ => Ipv6::Off,
         };
         sysctl::ipv6(&self.name, ipv6)?;
+        if self.scope == Scope::Internal {
+            sysctl::no_part_of(&self.name)?;
+        }
         if self.route_localnet {
             sysctl::route_localnet(&self.name)?;
         }
@@ -219,6 +271,7 @@ pub(crate) struct Uplink {
     pub(crate) index: u32,
     pub(crate) addresses: Vec<IpNetwork>,
     pub(crate) mtu: u32,
+    pub(crate) scope: Scope,
     pub(crate) claims: Claims,
     pub(crate) socket: SharedSocket,
 }
@@ -230,6 +283,7 @@ impl Uplink {
             index: link.index(),
             addresses,
             mtu,
+            scope: Scope::Shared,
             claims: Claims::default(),
             socket: link.socket().clone(),
         }
@@ -239,6 +293,14 @@ impl Uplink {
     pub(crate) fn address_for(&self, ip: IpAddr) -> Option<IpNetwork> {
         let mut addresses = self.addresses.iter().copied();
         addresses.find(|address| address.contains(ip))
+    }
+
+    /// The address of the host that routes for `ip`.
+    pub(crate) fn gateway_for(&self, ip: IpAddr) -> Option<IpAddr> {
+        match self.scope {
+            Scope::Shared => self.address_for(ip).map(|address| address.ip()),
+            Scope::Internal => None,
+        }
     }
 }
 
@@ -253,6 +315,8 @@ impl Bridge {
             mtu: None,
             route_localnet: false,
             forwarding: false,
+            options: BridgeOptions::new(),
+            scope: Scope::Shared,
         }
     }
 
@@ -492,12 +556,15 @@ async fn create_link<T: Transport>(
     host: &T,
     socket: SharedSocket,
     name: &IfName,
+    options: &BridgeOptions,
 ) -> Result<LinkGuard> {
-    let requests = [message::create_bridge(name), message::link_named(name)];
+    let create = message::create_bridge(name, options);
+    let requests = [create, message::link_named(name)];
     let mut outcomes = host.ask_each(&requests).await?.into_iter();
     outcomes.next().transpose()?;
     let mut link = LinkGuard::new(socket, name.clone());
     link.found(&outcomes.next().transpose()?.unwrap_or_default())?;
+    check_options(host, link.index(), name.as_str(), options).await?;
     Ok(link)
 }
 

@@ -9,6 +9,7 @@ use crate::announce::Announcement;
 use crate::answer::LinkAnswer;
 use crate::error::Result;
 use crate::ifname::IfName;
+use crate::interface_sysctl::InterfaceSysctl;
 use crate::message::{self, Mac, Request, Up};
 use crate::route::Route;
 use crate::socket::Socket;
@@ -32,6 +33,8 @@ pub(crate) struct Interface {
     pub(crate) addresses: Vec<IpNetwork>,
     /// The default ones among them.
     pub(crate) routes: Vec<Route>,
+    /// Beside those that every interface has.
+    pub(crate) sysctls: Vec<InterfaceSysctl>,
 }
 
 /// An interface that is configured, and the conversation in its namespace.
@@ -75,7 +78,10 @@ impl Interface {
         let socket = Socket::open()?;
         let name = socket.name_of(index)?;
         sysctl::ipv6(&name, self.ipv6())?;
-        let announcement = Announcement::open(index, self.mac, &self.addresses)?;
+        let announcement = Announcement::open(&name, self.mac, &self.addresses)?;
+        for sysctl in &self.sysctls {
+            sysctl::set(&name, sysctl)?;
+        }
         Ok(Entered {
             name,
             socket,
@@ -122,6 +128,16 @@ impl Pauses {
         Pauses(PAUSES.into_iter())
     }
 
+    /// Looks until it is `ready`, without asking the kernel's rtnetlink.
+    pub(crate) async fn until_seen<T: Transport>(&mut self, on: &T, ready: impl Fn() -> bool) {
+        while !ready() {
+            match self.0.next() {
+                Some(pause) => on.pause(pause).await,
+                None => return,
+            }
+        }
+    }
+
     /// Reads the link at `index` until it is `ready`.
     pub(crate) async fn until<T: Transport>(
         &mut self,
@@ -155,6 +171,7 @@ mod tests {
                 "10.0.0.2/24".parse().unwrap(),
             ],
             routes: vec![Route::default_via([10, 0, 0, 1].into())],
+            sysctls: Vec::new(),
         };
         let requests = interface.requests(3, &IfName::derived("eth0".to_owned()));
         let said: Vec<&str> = requests

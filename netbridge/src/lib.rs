@@ -39,15 +39,34 @@
 //!
 //! # What it changes on the host
 //!
-//! - A bridge, with addresses and the routes of their subnets, and `disable_ipv6` and `accept_ra` of that bridge, where it
-//!   has IPv6 `autoconf` and `accept_dad` too. Of a bridge that is [adopted](Bridge::adopt), nothing.
-//! - The same sysctls of a container's interface, in its own network namespace.
+//! - A bridge, with addresses and the routes of their subnets, and `disable_ipv6`, `accept_ra`, `autoconf`, `accept_redirects`
+//!   and `addr_gen_mode` of that bridge, where it has IPv6 `accept_dad` too; of an internal one `rp_filter` and
+//!   `arp_ignore`. Of a bridge that is [adopted](Bridge::adopt), nothing.
+//! - The same sysctls of a container's interface, in its own network namespace, and `arp_notify` and `ndisc_notify`.
 //! - A link `veth<10 hex digits>` for each container, or of the name given.
 //! - Only where asked for: [`route_localnet`](BridgeBuilder::route_localnet) and
 //!   [`forwarding`](BridgeBuilder::forwarding) of the bridge; [`forwarding`](enable_forwarding_on) of another link;
 //!   [`ip_forward`](enable_forwarding), which turns it on for every link of the namespace and is never turned off again.
 //!
-//! No packet filter is touched: masquerading, published ports and isolation are another crate's.
+//! No packet filter is touched: masquerading, published ports and isolation of networks from each other are another crate's.
+//!
+//! # What a container may do to its neighbours
+//!
+//! What the link layer can do is here; what has to look at addresses and ports is a packet filter's.
+//!
+//! - Bridges and interfaces take no router advertisement, make no address of their own and believe no redirect
+//!   (`accept_ra`, `autoconf`, `accept_redirects`), from before they go up. Where a network has no IPv6 they have it off
+//!   (`disable_ipv6`), and if that cannot be written nothing is made.
+//! - Containers of one network reach each other, unless their ports are [`Isolated`](PortFlag::Isolated): the bridge drops,
+//!   whatever `bridge-nf-call-iptables` is. [`BridgeOptions::vlan_filtering`] and [`PortVlans`] keep groups of them apart.
+//! - A container that has `CAP_NET_RAW` can send in its neighbours' names. [`Attachment::guard_mac`] has the bridge drop that as
+//!   to hardware addresses; [`Sender`] is what a packet filter needs to know to drop it as to IP addresses.
+//! - Networks of the usual kind reach each other where the host forwards: keeping them apart is for a packet filter.
+//!   An [internal](BridgeBuilder::internal) one is apart by itself, from the host too, whatever is written to `ip_forward`
+//!   before or after.
+//! - Of several networks, [`Gateways`] gives the default route to the one that is to have it, and moves it in one step when
+//!   that network goes.
+//! - Neighbours that remember who had an address before are told when a container is attached; [`Announcer`] repeats it.
 //!
 //! # Cleanup
 //!
@@ -70,31 +89,45 @@ mod answer;
 mod asynchronous;
 mod attachment;
 mod bridge;
+mod bridge_options;
 mod claims;
 mod error;
+mod gateway;
+mod guard;
 mod ifname;
 mod inspect;
 mod interface;
+mod interface_sysctl;
 mod link;
 mod message;
 mod netns;
 mod port;
+mod port_flags;
+mod port_settings;
 mod route;
 mod socket;
 mod subnet;
 mod sys;
 mod sysctl;
 mod transport;
+mod vlan;
 
 pub use addresses::Addresses;
+pub use announce::{Announce, Announcer};
 pub use attachment::{Attachment, Gateway};
 pub use bridge::{Bridge, BridgeBuilder, enable_forwarding, enable_forwarding_on};
+pub use bridge_options::BridgeOptions;
 pub use error::{Error, ErrorKind, Result};
+pub use gateway::{Gateways, NetworkGateway};
+pub use guard::Sender;
 pub use ifname::IfName;
 pub use inspect::{Counters, Inspect, Link, LinkAddress, Neighbour, RouteEntry, links};
+pub use interface_sysctl::{InterfaceSysctl, ReversePath};
 pub use ipnetwork::{self, IpNetwork};
 pub use link::{delete_link, loopback_up};
 pub use netns::NetNs;
 pub use port::Port;
+pub use port_flags::{PortFlag, PortFlags};
 pub use route::{Route, RouteKind};
 pub use subnet::{Pool, Pools};
+pub use vlan::{PortVlans, VlanId};

@@ -20,6 +20,9 @@ pub(crate) use route::*;
 
 use crate::subnet::hash;
 
+pub(crate) mod brport;
+pub(crate) mod gateway;
+
 /// A hardware address.
 pub(crate) type Mac = [u8; 6];
 
@@ -107,7 +110,9 @@ mod tests {
     use std::os::fd::{AsFd, BorrowedFd};
 
     use super::*;
+    use crate::bridge_options::BridgeOptions;
     use crate::ifname::IfName;
+    use crate::port_flags::{PortFlag, PortFlags};
     use crate::route::Route;
 
     fn name(text: &str) -> IfName {
@@ -123,19 +128,25 @@ mod tests {
             netns,
             inside: Some(&eth0),
             mac: [2, 66, 10, 0, 0, 2],
+            state: HostEnd::Up,
         };
         let up = Up {
             mac: Some([2; 6]),
             mtu: Some(1400),
         };
         let mut requests = vec![
-            create_bridge(&br0),
+            create_bridge(&br0, &BridgeOptions::new()),
             create_veth(&pair),
             create_veth(&VethPair {
                 inside: None,
                 ..pair
             }),
-            port_options(4, &name("veth0"), LinkLocal::Off),
+            port_options(
+                4,
+                &name("veth0"),
+                PortFlags::new().on(PortFlag::Hairpin),
+                LinkLocal::Off,
+            ),
             set_up(3, "br0", up),
             set_group(3, &br0, 9),
             delete_group(9),

@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ifname::IfName;
 use crate::interface::{Interface, Pauses};
 use crate::link::LinkGuard;
-use crate::message::{self, LinkLocal, Mac, VethPair};
+use crate::message::{self, Mac, VethPair};
 use crate::subnet::hash;
 use crate::transport::{Counted, Transport, ask_one};
 
@@ -111,6 +111,10 @@ impl Port {
         self.messages
     }
 
+    pub(crate) fn link(&self) -> &LinkGuard {
+        &self.link
+    }
+
     pub(crate) fn link_mut(&mut self) -> &mut LinkGuard {
         &mut self.link
     }
@@ -171,13 +175,14 @@ impl<'a> Plan<'a> {
     fn new(bridge: &'a Uplink, netns: BorrowedFd<'a>, attachment: &'a Attachment) -> Result<Self> {
         let what = format!("attach to {}", bridge.name);
         attachment.check(&what)?;
-        let gateway = |address: &IpNetwork| bridge.address_for(address.ip()).map(|a| a.ip());
+        let gateway = |address: &IpNetwork| bridge.gateway_for(address.ip());
         let addresses = attachment.addresses.iter();
         let addresses = addresses.map(|address| container_address(bridge, *address));
         let interface = Interface {
             mac: attachment.mac_or_derived(&inode(netns)?.to_ne_bytes()),
             addresses: addresses.collect::<Result<_>>()?,
             routes: attachment.all_routes(&what, gateway)?,
+            sysctls: attachment.sysctls.clone(),
         };
         Ok(Plan {
             bridge,
@@ -200,13 +205,18 @@ pub(crate) async fn attach<T: Transport>(
     let lease = Lease::take(bridge, &plan.interface.addresses)?;
     let host = Counted::new(host);
     let (link, index) = create_pair(&plan, &host).await?;
-    set_port_options(&host, &link).await?;
+    let (settings, mac) = (&attachment.port, plan.interface.mac);
+    settings.apply(&host, &link, mac).await?;
     let inside = plan.interface.configure(&host, netns, index).await?;
     let mut pauses = Pauses::new();
     let is_up: fn(&LinkAnswer) -> bool = LinkAnswer::is_up;
     pauses.until(&inside.transport, index, is_up).await?;
     await_forwarding(bridge, &host, &link, &mut pauses).await?;
-    inside.announcement.after_forwarding()?;
+    let announcement = &inside.announcement;
+    pauses
+        .until_seen(&host, || announcement.is_reachable())
+        .await;
+    announcement.after_forwarding()?;
     Ok(Port {
         link,
         lease,
@@ -286,6 +296,7 @@ async fn create_named<T: Transport>(
         netns: plan.netns,
         inside: plan.attachment.ifname.as_ref(),
         mac: plan.interface.mac,
+        state: plan.attachment.port.host_end(),
     });
     let echo = match ask_one(host, veth).await {
         Ok(echo) => echo,
@@ -349,19 +360,6 @@ fn derived_host_name(bridge: u32, inode: u64, ifname: &str, mac: Mac, attempt: u
         .chain(mac)
         .chain(ifname.bytes());
     IfName::derived(format!("veth{:010x}", hash(bytes) >> 24))
-}
-
-/// Hairpin mode, and no IPv6 address for the host's end, which nothing could reach.
-async fn set_port_options<T: Transport>(host: &T, link: &LinkGuard) -> Result<()> {
-    let request = |link_local| message::port_options(link.index(), link.name(), link_local);
-    match ask_one(host, request(LinkLocal::Off)).await {
-        // A kernel, or an MTU, without IPv6.
-        Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
-            ask_one(host, request(LinkLocal::Unchanged)).await
-        }
-        done => done,
-    }
-    .map(drop)
 }
 
 /// Waits until the bridge forwards for the port, and the kernel sends on the port and on the bridge.

@@ -5,23 +5,24 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use netlink_packet_core::NLM_F_ECHO;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, InfoBridge, InfoBridgePort,
-    InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkExtentMask,
-    LinkFlags, LinkInfo, LinkMessage,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoPortData, InfoPortKind,
+    InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
 };
 
+use super::brport::flag_attributes;
 use super::{CREATE, Mac, Request};
+use crate::bridge_options::BridgeOptions;
 use crate::ifname::IfName;
+use crate::port_flags::PortFlags;
 
 /// The kernel gives a link born with this name the first `ethN` that is free where it is born.
 pub(crate) const BY_RULE: &str = "eth%d";
 
-pub(crate) fn create_bridge(name: &IfName) -> Request {
+pub(crate) fn create_bridge(name: &IfName, options: &BridgeOptions) -> Request {
+    let options = [BridgeOptions::fixed(), options.infos()].concat();
     let info = vec![
         LinkInfo::Kind(InfoKind::Bridge),
-        LinkInfo::Data(InfoData::Bridge(vec![InfoBridge::StpState(
-            BridgeStpState::Disabled,
-        )])),
+        LinkInfo::Data(InfoData::Bridge(options)),
     ];
     let mut link = LinkMessage::default();
     link.attributes = vec![
@@ -44,6 +45,15 @@ pub(crate) struct VethPair<'a> {
     pub(crate) inside: Option<&'a IfName>,
     /// Of the container's end.
     pub(crate) mac: Mac,
+    /// Of the host's end: down, where the port is not to let anything through before it has its settings.
+    pub(crate) state: HostEnd,
+}
+
+/// Whether the host's end of a pair is up from the beginning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HostEnd {
+    Up,
+    Down,
 }
 
 /// Makes a veth pair. Since Linux 6.2 the host's end comes back with the ack, as an answer to [`link_named`] would.
@@ -66,8 +76,10 @@ pub(crate) fn create_veth(pair: &VethPair<'_>) -> Request {
         LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
     ];
     let mut link = LinkMessage::default();
-    link.header.flags = LinkFlags::Up;
-    link.header.change_mask = LinkFlags::Up;
+    if pair.state == HostEnd::Up {
+        link.header.flags = LinkFlags::Up;
+        link.header.change_mask = LinkFlags::Up;
+    }
     link.attributes = vec![
         LinkAttribute::IfName(pair.name.to_string()),
         LinkAttribute::Mtu(pair.mtu),
@@ -93,15 +105,20 @@ pub(crate) enum LinkLocal {
     Off,
 }
 
-/// Lets the bridge send frames back through the port they came from, as published ports need it.
-pub(crate) fn port_options(index: u32, name: &IfName, link_local: LinkLocal) -> Request {
+/// Sets the flags of a port, and then the link up.
+pub(crate) fn port_options(
+    index: u32,
+    name: &IfName,
+    flags: PortFlags,
+    link_local: LinkLocal,
+) -> Request {
     let mut link = LinkMessage::default();
     link.header.index = index;
+    link.header.flags = LinkFlags::Up;
+    link.header.change_mask = LinkFlags::Up;
     link.attributes = vec![LinkAttribute::LinkInfo(vec![
         LinkInfo::PortKind(InfoPortKind::Bridge),
-        LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(
-            true,
-        )])),
+        LinkInfo::PortData(InfoPortData::BridgePort(flag_attributes(flags))),
     ])];
     if link_local == LinkLocal::Off {
         link.attributes
@@ -110,7 +127,7 @@ pub(crate) fn port_options(index: u32, name: &IfName, link_local: LinkLocal) -> 
             )]));
     }
     let message = RouteNetlinkMessage::NewLink(link);
-    Request::new(format!("set hairpin mode of {name}"), 0, message)
+    Request::new(format!("set {flags} of port {name}"), 0, message)
 }
 
 /// What a link gets as it goes up.
@@ -216,6 +233,7 @@ mod tests {
             netns: file.as_fd(),
             inside: Some(&eth0),
             mac: mac_of([172, 20, 0, 2].into()),
+            state: HostEnd::Up,
         };
         let request = create_veth(&pair);
         let RouteNetlinkMessage::NewLink(link) = &request.message else {
