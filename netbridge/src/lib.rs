@@ -4,7 +4,7 @@
 //! use cofferdam_netbridge::{Addresses, Attachment, Bridge, NetNs};
 //!
 //! let bridge = Bridge::builder("app0".parse()?).create()?;      // a free subnet is picked
-//! let mut addresses = Addresses::new(bridge.address())?;
+//! let mut addresses = Addresses::new(bridge.addresses()[0])?;
 //!
 //! let netns = NetNs::new()?;                                    // give its fd to the container
 //! let port = bridge.attach(&netns, Attachment::new(addresses.allocate()?))?;
@@ -22,6 +22,9 @@
 //! into the network namespace of the calling thread; a [`Bridge`] keeps to the one it was made in, whatever thread
 //! uses it. No thread of the caller ever enters a namespace: one that is thrown away does.
 //!
+//! Feature `tokio` adds `create_async`, `attach_async` and so on, which send the same messages over the connection of
+//! rtnetlink and are safe to cancel.
+//!
 //! # Privileges
 //!
 //! `CAP_NET_ADMIN` in the user namespace that owns the network namespace of the bridge, and in that of the container's;
@@ -36,17 +39,39 @@
 //!
 //! # What it changes on the host
 //!
-//! - A bridge, with an address and the route of its subnet, and `disable_ipv6` and `accept_ra` of that bridge.
+//! - A bridge, with addresses and the routes of their subnets, and `disable_ipv6`, `accept_ra`, `autoconf`, `accept_redirects`
+//!   and `addr_gen_mode` of that bridge, where it has IPv6 `accept_dad` too; of an internal one `rp_filter` and
+//!   `arp_ignore`. Of a bridge that is [adopted](Bridge::adopt), nothing.
+//! - The same sysctls of a container's interface, in its own network namespace, and `arp_notify` and `ndisc_notify`.
 //! - A link `veth<10 hex digits>` for each container, or of the name given.
 //! - Only where asked for: [`route_localnet`](BridgeBuilder::route_localnet) and
 //!   [`forwarding`](BridgeBuilder::forwarding) of the bridge; [`forwarding`](enable_forwarding_on) of another link;
 //!   [`ip_forward`](enable_forwarding), which turns it on for every link of the namespace and is never turned off again.
 //!
-//! No packet filter is touched: masquerading, published ports and isolation are another crate's.
+//! No packet filter is touched: masquerading, published ports and isolation of networks from each other are another crate's.
+//!
+//! # What a container may do to its neighbours
+//!
+//! What the link layer can do is here; what has to look at addresses and ports is a packet filter's.
+//!
+//! - Bridges and interfaces take no router advertisement, make no address of their own and believe no redirect
+//!   (`accept_ra`, `autoconf`, `accept_redirects`), from before they go up. Where a network has no IPv6 they have it off
+//!   (`disable_ipv6`), and if that cannot be written nothing is made.
+//! - Containers of one network reach each other, unless their ports are [`Isolated`](PortFlag::Isolated): the bridge drops,
+//!   whatever `bridge-nf-call-iptables` is. [`BridgeOptions::vlan_filtering`] and [`PortVlans`] keep groups of them apart.
+//! - A container that has `CAP_NET_RAW` can send in its neighbours' names. [`Attachment::guard_mac`] has the bridge drop that as
+//!   to hardware addresses; [`Sender`] is what a packet filter needs to know to drop it as to IP addresses.
+//! - Networks of the usual kind reach each other where the host forwards: keeping them apart is for a packet filter.
+//!   An [internal](BridgeBuilder::internal) one is apart by itself, from the host too, whatever is written to `ip_forward`
+//!   before or after.
+//! - Of several networks, [`Gateways`] gives the default route to the one that is to have it, and moves it in one step when
+//!   that network goes.
+//! - Neighbours that remember who had an address before are told when a container is attached; [`Announcer`] repeats it.
 //!
 //! # Cleanup
 //!
-//! [`Bridge`] and [`Port`] delete their link when dropped; deleting a link takes the kernel 20 to 40 ms, whoever asks.
+//! [`Bridge`] and [`Port`] delete their link when dropped; deleting a link takes the kernel 20 to 40 ms, whoever asks, and
+//! hundreds at once hardly more ([`Bridge::detach_all`]).
 //! What outlives a killed process: the bridge, which has the name the caller gave it, and with it its sysctls; and the
 //! links of containers whose network namespace something still holds. With the namespace's last process, socket and fd
 //! they go by themselves, a little later. [`Port`] says which way of the two is the cheaper. [`delete_link`] removes what was
@@ -58,25 +83,51 @@
 struct Readme;
 
 mod addresses;
+mod announce;
 mod answer;
+#[cfg(feature = "tokio")]
+mod asynchronous;
+mod attachment;
 mod bridge;
+mod bridge_options;
+mod claims;
 mod error;
+mod gateway;
+mod guard;
 mod ifname;
+mod inspect;
+mod interface;
+mod interface_sysctl;
 mod link;
 mod message;
 mod netns;
 mod port;
+mod port_flags;
+mod port_settings;
+mod route;
 mod socket;
 mod subnet;
 mod sys;
 mod sysctl;
+mod transport;
+mod vlan;
 
 pub use addresses::Addresses;
+pub use announce::{Announce, Announcer};
+pub use attachment::{Attachment, Gateway};
 pub use bridge::{Bridge, BridgeBuilder, enable_forwarding, enable_forwarding_on};
+pub use bridge_options::BridgeOptions;
 pub use error::{Error, ErrorKind, Result};
+pub use gateway::{Gateways, NetworkGateway};
+pub use guard::Sender;
 pub use ifname::IfName;
+pub use inspect::{Counters, Inspect, Link, LinkAddress, Neighbour, RouteEntry, links};
+pub use interface_sysctl::{InterfaceSysctl, ReversePath};
 pub use ipnetwork::{self, IpNetwork};
-pub use link::{Link, delete_link, links, loopback_up};
+pub use link::{delete_link, loopback_up};
 pub use netns::NetNs;
-pub use port::{Attachment, Gateway, Port};
+pub use port::Port;
+pub use port_flags::{PortFlag, PortFlags};
+pub use route::{Route, RouteKind};
 pub use subnet::{Pool, Pools};
+pub use vlan::{PortVlans, VlanId};

@@ -1,17 +1,27 @@
 //! The blocking transport: many requests in one send, each acknowledged.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use netlink_packet_core::NLM_F_DUMP_INTR;
 use netlink_sys::SocketAddr;
 use netlink_sys::protocols::NETLINK_ROUTE;
+use rustix::net::netdevice::index_to_name;
 
 use crate::answer::{self, Ack, NLMSG_DONE, NLMSG_ERROR, malformed};
 use crate::error::{Error, ErrorKind, Result};
+use crate::ifname::IfName;
 use crate::message::Request;
+use crate::netns::run_in;
 
 /// How often a dump that was interrupted by a change is done again.
-const DUMP_ATTEMPTS: usize = 20;
+pub(crate) const DUMP_ATTEMPTS: usize = 20;
+
+/// The longest datagram taken. The kernel makes none of more than 32 KiB but for one object that is larger alone.
+const LARGEST: usize = 1 << 20;
+
+/// How many requests go into one send. The kernel queues all their answers before it returns: more might not fit.
+const BATCH: usize = 64;
 
 /// An rtnetlink socket. It stays in the network namespace of the thread that opened it.
 pub(crate) struct Socket {
@@ -34,30 +44,37 @@ impl Socket {
         })
     }
 
-    /// How many messages were sent.
-    pub(crate) fn sent(&self) -> u32 {
-        self.sequence
+    /// In another network namespace, by a thread that is thrown away.
+    pub(crate) fn open_in(netns: BorrowedFd<'_>) -> Result<Self> {
+        run_in(netns, Socket::open)?
     }
 
-    /// Sends all `requests` at once and returns what came of each. The kernel goes on after one it refused.
-    pub(crate) fn ask<const N: usize>(&mut self, requests: [Request; N]) -> Result<[Outcome; N]> {
-        let outcomes = self.outcomes(&requests)?;
-        outcomes
-            .try_into()
-            .map_err(|_outcomes| malformed("an answer is missing"))
+    #[cfg(feature = "tokio")]
+    pub(crate) fn into_inner(self) -> netlink_sys::Socket {
+        self.socket
     }
 
-    /// Sends all `requests` at once; the first that was refused is the error.
-    pub(crate) fn ask_all(&mut self, requests: &[Request]) -> Result<()> {
-        self.outcomes(requests)?
-            .into_iter()
-            .try_for_each(|outcome| outcome.map(drop))
+    /// Sends all `requests` at once (64 at a time) and returns what came of each. The kernel goes on after one it
+    /// refused.
+    pub(crate) fn ask_each(&mut self, requests: &[Request]) -> Result<Vec<Outcome>> {
+        let mut outcomes = Vec::with_capacity(requests.len());
+        for batch in requests.chunks(BATCH) {
+            outcomes.append(&mut self.outcomes(batch)?);
+        }
+        Ok(outcomes)
     }
 
     /// Sends one request and returns its answer.
     pub(crate) fn ask_one(&mut self, request: Request) -> Result<Vec<u8>> {
-        let [outcome] = self.ask([request])?;
-        outcome
+        let outcome = self.outcomes(&[request])?.pop();
+        outcome.ok_or_else(|| malformed("an answer is missing"))?
+    }
+
+    /// The name of the link at `index`, as by ioctl(2) `SIOCGIFNAME`.
+    pub(crate) fn name_of(&self, index: u32) -> Result<IfName> {
+        index_to_name(self, index)
+            .map_err(|errno| Error::sys(format!("name of link {index}"), errno))?
+            .parse()
     }
 
     /// The payloads of a dump, taken again where a change interrupted it.
@@ -67,8 +84,7 @@ impl Socket {
                 return Ok(payloads);
             }
         }
-        let why = format!("changed {DUMP_ATTEMPTS} times while being read");
-        Err(Error::plain(ErrorKind::Busy, &request.what, why))
+        Err(ever_changing(request))
     }
 
     /// One outcome for each request.
@@ -101,7 +117,14 @@ impl Socket {
     fn dump_once(&mut self, request: &Request) -> Result<Option<Vec<Vec<u8>>>> {
         let mut dump = Dump::new(self.send(std::slice::from_ref(request))?);
         let ack = loop {
-            self.receive()?;
+            match self.receive() {
+                // Parts were lost. To its end all the same: the socket takes no other dump before.
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                    dump.interrupted = true;
+                    continue;
+                }
+                received => received?,
+            }
             if let Some(ack) = dump.take(&self.buffer)? {
                 break ack;
             }
@@ -125,18 +148,32 @@ impl Socket {
         Ok(first)
     }
 
-    /// Receives one datagram. The kernel has queued the answer when send(2) returns, and the next part of a dump when
-    /// recv(2) does: so this never waits.
+    /// Receives one datagram, whatever its size. The kernel has queued the answer when send(2) returns, and the next part
+    /// of a dump when recv(2) does: so this never waits.
     fn receive(&mut self) -> Result<()> {
-        self.buffer.clear();
+        let refused = |error| Error::sys("receive on an rtnetlink socket", error);
         let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
-        let length = uninterrupted(|| self.socket.recv(&mut self.buffer, flags))
-            .map_err(|error| Error::sys("receive on an rtnetlink socket", error))?;
+        let peek = flags | libc::MSG_PEEK;
+        let size = uninterrupted(|| self.socket.recv(&mut &mut [0; 16][..], peek));
+        let size = size.map_err(refused)?;
+        if size > LARGEST {
+            return Err(malformed("a datagram is too long"));
+        }
+        self.buffer.clear();
+        self.buffer.reserve(size);
+        let length =
+            uninterrupted(|| self.socket.recv(&mut self.buffer, flags)).map_err(refused)?;
         if length > self.buffer.len() {
             return Err(malformed("a datagram is longer than the buffer"));
         }
         Ok(())
     }
+}
+
+/// The error for a dump that was interrupted every time.
+pub(crate) fn ever_changing(request: &Request) -> Error {
+    let why = format!("changed {DUMP_ATTEMPTS} times while being read");
+    Error::plain(ErrorKind::Busy, &request.what, why)
 }
 
 /// A dump as its datagrams come in.
@@ -175,6 +212,12 @@ impl Dump {
 
     fn complete(self) -> Option<Vec<Vec<u8>>> {
         (!self.interrupted).then_some(self.payloads)
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

@@ -1,5 +1,7 @@
-//! The one raw call.
+//! The raw calls.
 #![expect(unsafe_code, reason = "raw syscalls")]
+
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::io;
 use rustix::thread::UnshareFlags;
@@ -10,4 +12,90 @@ use rustix::thread::UnshareFlags;
 pub(crate) fn unshare_network() -> io::Result<()> {
     // SAFETY: only CLONE_FILES breaks an invariant of safe code (fds shared between threads); it is not among the flags.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }
+}
+
+/// A packet socket that receives nothing: for sending frames from the network namespace of the calling thread.
+pub(crate) fn packet_socket() -> io::Result<OwnedFd> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    socket_with(AddressFamily::PACKET, SocketType::RAW, flags, None)
+}
+
+/// sendto(2) of a whole frame on the link at `index`.
+pub(crate) fn send_frame(socket: BorrowedFd<'_>, index: u32, frame: &[u8]) -> io::Result<()> {
+    let index = i32::try_from(index).map_err(|_error| io::Errno::NODEV)?;
+    let address = libc::sockaddr_ll {
+        sll_family: libc::AF_PACKET as u16,
+        sll_protocol: 0,
+        sll_ifindex: index,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 6,
+        sll_addr: [0; 8],
+    };
+    // SAFETY: `frame` and `address` outlive the call, which reads as many bytes of them as it is told they have.
+    let sent = unsafe {
+        libc::sendto(
+            socket.as_raw_fd(),
+            frame.as_ptr().cast(),
+            frame.len(),
+            0,
+            (&raw const address).cast(),
+            size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+        )
+    };
+    if sent < 0 {
+        let error = std::io::Error::last_os_error();
+        return Err(io::Errno::from_io_error(&error).unwrap_or(io::Errno::IO));
+    }
+    Ok(())
+}
+
+/// ioctl(2) with `SIOCSIFHWADDR` for a link of the network namespace of `socket`.
+pub(crate) fn set_hardware_address(
+    socket: BorrowedFd<'_>,
+    name: &str,
+    mac: [u8; 6],
+) -> io::Result<()> {
+    let mut ifr_name = [0; libc::IFNAMSIZ];
+    if name.len() >= ifr_name.len() {
+        return Err(io::Errno::NODEV);
+    }
+    for (to, from) in ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    let mut sa_data = [0; 14];
+    for (to, from) in sa_data.iter_mut().zip(mac) {
+        *to = from as libc::c_char;
+    }
+    let request = libc::ifreq {
+        ifr_name,
+        ifr_ifru: libc::__c_anonymous_ifr_ifru {
+            ifru_hwaddr: libc::sockaddr {
+                sa_family: libc::ARPHRD_ETHER,
+                sa_data,
+            },
+        },
+    };
+    // SAFETY: the kernel only reads the struct for this request, of which name and address are set; the name has its NUL.
+    let done = unsafe {
+        libc::ioctl(
+            socket.as_raw_fd(),
+            libc::SIOCSIFHWADDR as _,
+            &raw const request,
+        )
+    };
+    if done < 0 {
+        let error = std::io::Error::last_os_error();
+        return Err(io::Errno::from_io_error(&error).unwrap_or(io::Errno::IO));
+    }
+    Ok(())
+}
+
+/// Hands a socket to Tokio. Only inside a runtime with I/O enabled.
+#[cfg(feature = "tokio")]
+pub(crate) fn tokio_socket(socket: netlink_sys::Socket) -> rtnetlink::sys::TokioSocket {
+    use std::os::fd::{FromRawFd as _, IntoRawFd as _};
+    // SAFETY: `into_raw_fd` gives up the only owner of the fd, which is a netlink socket.
+    unsafe { rtnetlink::sys::TokioSocket::from_raw_fd(socket.into_raw_fd()) }
 }

@@ -6,18 +6,87 @@ use std::path::Path;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ifname::IfName;
+use crate::interface_sysctl::InterfaceSysctl;
 
-/// No IPv6 on the link, and no router advertisement taken should someone switch IPv6 on.
+/// Whether a link is to have IPv6.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ipv6 {
+    On,
+    Off,
+}
+
+/// IPv6 of a link, before it goes up; router advertisements are taken by none.
+pub(crate) fn ipv6(name: &IfName, wanted: Ipv6) -> Result<()> {
+    no_redirects(name)?;
+    match wanted {
+        Ipv6::On => ipv6_on(name),
+        Ipv6::Off => ipv6_off(name),
+    }
+}
+
+/// IPv6 with the addresses given alone, and a link-local one that works at once.
+fn ipv6_on(name: &IfName) -> Result<()> {
+    let base = format!("/proc/sys/net/ipv6/conf/{name}");
+    for (key, value) in DEAF
+        .into_iter()
+        .chain([("accept_dad", "0"), ("disable_ipv6", "0")])
+    {
+        write(&format!("{base}/{key}"), value)?;
+    }
+    Ok(())
+}
+
+/// What a link does not let others tell it.
+const DEAF: [(&str, &str); 3] = [
+    ("accept_ra", "0"),
+    ("autoconf", "0"),
+    ("accept_redirects", "0"),
+];
+
+/// No IPv6 on the link. Should someone switch it on for all links, it still makes no address of its own and believes no
+/// router.
 ///
 /// A link without `/proc/sys/net/ipv6` has no IPv6: the kernel lacks it, or the MTU is below 1280.
-pub(crate) fn ipv6_off(name: &IfName) -> Result<()> {
+fn ipv6_off(name: &IfName) -> Result<()> {
     let base = format!("/proc/sys/net/ipv6/conf/{name}");
-    let done = write(&format!("{base}/accept_ra"), "0")
-        .and_then(|()| write(&format!("{base}/disable_ipv6"), "1"));
+    let mut settings = DEAF
+        .into_iter()
+        .chain([("addr_gen_mode", "1"), ("disable_ipv6", "1")]);
+    let done = settings.try_for_each(|(key, value)| write(&format!("{base}/{key}"), value));
     match done {
         Err(error) if error.kind() == ErrorKind::NotFound && only_ipv4(name) => Ok(()),
         done => done,
     }
+}
+
+/// No link believes a neighbour about a better way.
+pub(crate) fn no_redirects(name: &IfName) -> Result<()> {
+    let path = format!("/proc/sys/net/ipv4/conf/{name}/accept_redirects");
+    write(&path, "0")
+}
+
+/// A host with no address on the link takes nothing from it and answers nothing: by `rp_filter` no sender is believed who is
+/// not reached by it, whichever of the two modes `all` makes of it, and by `arp_ignore` it has no address.
+pub(crate) fn no_part_of(name: &IfName) -> Result<()> {
+    let base = format!("/proc/sys/net/ipv4/conf/{name}");
+    write(&format!("{base}/rp_filter"), "1")?;
+    write(&format!("{base}/arp_ignore"), "8")
+}
+
+/// Has the kernel tell the neighbours when the hardware address is set.
+pub(crate) fn announce(name: &IfName, ipv4: bool, ipv6: bool) -> Result<()> {
+    if ipv4 {
+        write(&format!("/proc/sys/net/ipv4/conf/{name}/arp_notify"), "1")?;
+    }
+    if ipv6 {
+        write(&format!("/proc/sys/net/ipv6/conf/{name}/ndisc_notify"), "1")?;
+    }
+    Ok(())
+}
+
+/// A setting of the link that somebody asked for.
+pub(crate) fn set(name: &IfName, sysctl: &InterfaceSysctl) -> Result<()> {
+    write(&sysctl.path(name), sysctl.value())
 }
 
 /// Whether the link shows under `/proc/sys/net`, but not as one with IPv6.
@@ -28,6 +97,10 @@ fn only_ipv4(name: &IfName) -> bool {
 
 pub(crate) fn forwarding(name: &IfName) -> Result<()> {
     write(&format!("/proc/sys/net/ipv4/conf/{name}/forwarding"), "1")
+}
+
+pub(crate) fn forwarding6(name: &IfName) -> Result<()> {
+    write(&format!("/proc/sys/net/ipv6/conf/{name}/forwarding"), "1")
 }
 
 pub(crate) fn route_localnet(name: &IfName) -> Result<()> {

@@ -1,0 +1,94 @@
+//! A neighbour hears at once who has an address now.
+
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use cofferdam_netbridge::{Announce, Announcer, Attachment, Bridge, NetNs};
+
+use super::{Container, ip, name, net, on_a_host, sys};
+use crate::wire::{Arp, SOON, hears, is_advertised, is_gratuitous, listener, say};
+
+const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 5, 0, 2);
+
+fn dual() -> Bridge {
+    let builder = Bridge::builder(name("br0")).address(net("10.5.0.1/24"));
+    builder.address(net("fd00:5::1/64")).create().unwrap()
+}
+
+fn with_mac(last: u8) -> Attachment {
+    Attachment::new(net("10.5.0.2/24"))
+        .address(net("fd00:5::2/64"))
+        .mac([2, 0, 0, 0, 5, last])
+}
+
+#[test]
+fn an_attached_container_is_announced_to_its_neighbours() {
+    on_a_host(|| {
+        let bridge = dual();
+        let neighbour = Container::new(&bridge, "10.5.0.9/24");
+        let wire = neighbour.wire();
+        let container = Container::attach(&bridge, with_mac(1));
+        let arp = is_gratuitous(Arp::Request, container.mac(), ADDRESS);
+        assert!(wire.incoming(SOON, arp).is_some());
+        let advertised = is_advertised("fd00:5::2".parse().unwrap());
+        assert!(wire.incoming(SOON, advertised).is_some());
+    });
+}
+
+#[test]
+fn an_announcer_says_it_in_every_form_as_often_as_it_is_asked() {
+    on_a_host(|| {
+        let bridge = dual();
+        let neighbour = Container::new(&bridge, "10.5.0.9/24");
+        let container = Container::attach(&bridge, with_mac(1));
+        let wire = neighbour.wire();
+        let index = container.netns.run(|| sys::index("eth0")).unwrap();
+        let announce = Announce::times(2).every(Duration::from_millis(1));
+        let (netns, mac) = (&container.netns, container.mac());
+        let addresses = [ip("10.5.0.2"), ip("fd00:5::2")];
+        let mut announcer = Announcer::open(netns, index, mac, &addresses, announce).unwrap();
+        assert_eq!(announcer.send().unwrap(), Some(Duration::from_millis(1)));
+        assert_eq!(announcer.send().unwrap(), None);
+        assert_eq!(announcer.send().unwrap(), None);
+        for _ in 0..2 {
+            for form in [Arp::Request, Arp::Reply] {
+                let arp = is_gratuitous(form, mac, ADDRESS);
+                assert!(wire.incoming(SOON, arp).is_some());
+            }
+            let advertised = is_advertised("fd00:5::2".parse().unwrap());
+            assert!(wire.incoming(SOON, advertised).is_some());
+        }
+    });
+}
+
+#[test]
+fn an_address_that_moved_to_another_mac_is_reached_within_200_ms() {
+    on_a_host(|| {
+        let bridge = dual();
+        let attachment = Attachment::new(net("10.5.0.9/24")).address(net("fd00:5::9/64"));
+        let neighbour = Container::attach(&bridge, attachment);
+        let here = NetNs::of_caller().unwrap();
+        let mut slowest = Duration::ZERO;
+        for last in 1..4 {
+            let mut container = Container::attach(&bridge, with_mac(last));
+            let begin = Instant::now();
+            let heard = listener(&container.netns);
+            for from in [&neighbour.netns, &here] {
+                for to in ["10.5.0.2", "fd00:5::2"] {
+                    // Once: what is lost is lost.
+                    say(from, ip(to), b"first");
+                    assert!(hears(&heard, SOON, b"first"), "{to} at {last}");
+                }
+            }
+            slowest = slowest.max(begin.elapsed());
+            container.port.take().unwrap().remove().unwrap();
+        }
+        let bound = if cofferdam_testkit::is_emulated() {
+            10
+        } else {
+            1
+        };
+        assert!(slowest < bound * Duration::from_millis(200), "{slowest:?}");
+        drop(bridge);
+    });
+}
