@@ -57,11 +57,11 @@
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-mod addresses;
 mod answer;
 mod bridge;
 mod error;
 mod ifname;
+pub mod ipam;
 mod link;
 mod message;
 mod netns;
@@ -71,12 +71,11 @@ mod subnet;
 mod sys;
 mod sysctl;
 
-pub use addresses::Addresses;
 pub use bridge::{Bridge, BridgeBuilder, enable_forwarding, enable_forwarding_on};
 pub use error::{Error, ErrorKind, Result};
 pub use ifname::IfName;
+pub use ipam::{Addresses, Pool, Pools};
 pub use ipnetwork::{self, IpNetwork};
 pub use link::{Link, delete_link, links, loopback_up};
 pub use netns::NetNs;
 pub use port::{Attachment, Gateway, Port};
-pub use subnet::{Pool, Pools};

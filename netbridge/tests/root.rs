@@ -488,8 +488,6 @@ fn the_kernels_words_are_in_the_error() {
 #[test]
 fn the_refusal_of_ipv6_says_what_was_asked_for() {
     in_own_netns(|| {
-        let pool = Pool::new(net("fd00::/48"), 64).map(drop);
-        let addresses = Addresses::new(net("fd00::/64")).map(drop);
         let br1 = Bridge::builder(name("br1")).address(net("fd00::1/64"));
         let made = br1.create().map(drop);
         let bridge = bridge("10.5.0.1/24");
@@ -499,8 +497,6 @@ fn the_refusal_of_ipv6_says_what_was_asked_for() {
         let gateway = Gateway::Address("fd00::1".parse().unwrap());
         let routed = attach(Attachment::new(net("10.5.0.2/24")).gateway(gateway));
         for (refused, what) in [
-            (pool, "pool fd00::/48 of /64"),
-            (addresses, "hand out addresses of fd00::/64"),
             (made, "create bridge br1 with fd00::1/64"),
             (attached, "attach fd00::2 to br0 with 10.5.0.1/24"),
             (routed, "attach to br0 with gateway fd00::1"),
