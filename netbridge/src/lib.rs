@@ -58,6 +58,7 @@
 struct Readme;
 
 mod answer;
+mod bandwidth;
 mod bridge;
 mod error;
 mod ifname;
@@ -71,6 +72,7 @@ mod subnet;
 mod sys;
 mod sysctl;
 
+pub use bandwidth::{Bandwidth, BandwidthSupport, Egress, Limit, Rate, Shaper, Shaping};
 pub use bridge::{Bridge, BridgeBuilder, enable_forwarding, enable_forwarding_on};
 pub use error::{Error, ErrorKind, Result};
 pub use ifname::IfName;

@@ -1,5 +1,7 @@
 //! What is said to the kernel: rtnetlink requests as plain values, made without a syscall.
 
+pub(crate) mod tc;
+
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 

@@ -12,7 +12,7 @@ use crate::answer::{LinkAnswer, malformed};
 use crate::bridge::{Attached, Bridge};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ifname::IfName;
-use crate::link::LinkGuard;
+use crate::link::{LinkGuard, SharedSocket};
 use crate::message::{self, LinkLocal, Peer, Request, Up};
 use crate::netns::run_in;
 use crate::socket::Socket;
@@ -128,6 +128,10 @@ impl Port {
     pub fn persist(self) -> IfName {
         self.lease.keep();
         self.link.persist()
+    }
+
+    pub(crate) fn socket(&self) -> &SharedSocket {
+        self.link.socket()
     }
 
     /// The name of the host's end.
