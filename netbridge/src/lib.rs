@@ -4,7 +4,7 @@
 //! use cofferdam_netbridge::{Addresses, Attachment, Bridge, NetNs};
 //!
 //! let bridge = Bridge::builder("app0".parse()?).create()?;      // a free subnet is picked
-//! let mut addresses = Addresses::new(bridge.address())?;
+//! let mut addresses = Addresses::new(bridge.addresses()[0])?;
 //!
 //! let netns = NetNs::new()?;                                    // give its fd to the container
 //! let port = bridge.attach(&netns, Attachment::new(addresses.allocate()?))?;
@@ -57,21 +57,28 @@
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+mod announce;
 mod answer;
+mod attachment;
 mod bandwidth;
 mod bridge;
+mod claims;
 mod error;
 mod ifname;
+mod interface;
 pub mod ipam;
 mod link;
 mod message;
 mod netns;
 mod port;
+mod route;
 mod socket;
 mod subnet;
 mod sys;
 mod sysctl;
+mod transport;
 
+pub use attachment::{Attachment, Gateway};
 pub use bandwidth::{Bandwidth, BandwidthSupport, Egress, Limit, Rate, Shaper, Shaping};
 pub use bridge::{Bridge, BridgeBuilder, enable_forwarding, enable_forwarding_on};
 pub use error::{Error, ErrorKind, Result};
@@ -80,4 +87,5 @@ pub use ipam::{Addresses, Pool, Pools};
 pub use ipnetwork::{self, IpNetwork};
 pub use link::{Link, delete_link, links, loopback_up};
 pub use netns::NetNs;
-pub use port::{Attachment, Gateway, Port};
+pub use port::Port;
+pub use route::{Route, RouteKind};

@@ -1,11 +1,9 @@
 //! What the kernel says that the calling thread's network namespace uses.
 
-use std::fmt;
-
 use ipnetwork::{IpNetwork, Ipv4Network};
 
-use crate::answer::{AddressAnswer, Reach, RouteAnswer};
-use crate::error::{Error, ErrorKind, Result};
+use crate::answer::{AddressAnswer, Reach, RouteAnswer, malformed, parse_all};
+use crate::error::Result;
 use crate::ipam::Family;
 use crate::message;
 use crate::socket::Socket;
@@ -31,14 +29,17 @@ impl Occupied {
         Ok(Occupied::of(&routes(socket)?, &addresses(socket)?))
     }
 
-    fn of(routes: &[RouteAnswer], addresses: &[AddressAnswer]) -> Self {
+    pub(crate) fn of(routes: &[RouteAnswer], addresses: &[AddressAnswer]) -> Self {
         let occupied = addresses
             .iter()
             .fold(Occupied::default(), |occupied, address| {
-                occupied.on_link_network(address.subnet.into())
+                let host = IpNetwork::from(address.local.ip());
+                occupied
+                    .on_link_network(address.subnet)
+                    .on_link_network(host)
             });
         routes.iter().fold(occupied, |occupied, route| {
-            let destination = route.destination.into();
+            let destination = route.destination;
             match route.reach {
                 Reach::OnLink => occupied.on_link_network(destination),
                 Reach::Routed => occupied.routed(destination),
@@ -50,37 +51,23 @@ impl Occupied {
 impl Pools {
     /// The first IPv4 subnet from `start` on, round the pools, that nothing occupies.
     pub(crate) fn free(&self, occupied: &Occupied, start: u64) -> Result<Ipv4Network> {
-        let subnet = self.free_of(Family::V4, occupied, start)?;
-        v4(subnet, "pick a subnet")
+        match self.free_of(Family::V4, occupied, start)? {
+            IpNetwork::V4(subnet) => Ok(subnet),
+            IpNetwork::V6(_) => Err(malformed("a subnet is of the wrong family")),
+        }
     }
 }
 
 pub(crate) fn routes(socket: &mut Socket) -> Result<Vec<RouteAnswer>> {
-    let payloads = socket.dump(&message::all_routes())?;
-    payloads
-        .iter()
-        .filter_map(|payload| RouteAnswer::parse(payload).transpose())
-        .collect()
+    parse_all(
+        &socket.dump(&message::all_routes(None))?,
+        RouteAnswer::parse,
+    )
 }
 
 pub(crate) fn addresses(socket: &mut Socket) -> Result<Vec<AddressAnswer>> {
-    let payloads = socket.dump(&message::all_addresses())?;
-    payloads
-        .iter()
-        .filter_map(|payload| AddressAnswer::parse(payload).transpose())
-        .collect()
-}
-
-/// This crate is IPv4 only for now. `what` says what the network is for.
-pub(crate) fn v4(network: IpNetwork, what: impl fmt::Display) -> Result<Ipv4Network> {
-    match network {
-        IpNetwork::V4(network) => Ok(network),
-        IpNetwork::V6(_) => Err(Error::plain(
-            ErrorKind::Unsupported,
-            what,
-            "IPv6 is not supported yet",
-        )),
-    }
+    let payloads = socket.dump(&message::all_addresses(None))?;
+    parse_all(&payloads, AddressAnswer::parse)
 }
 
 #[cfg(test)]
@@ -92,9 +79,11 @@ mod tests {
         let route = |destination: &str, reach| RouteAnswer {
             destination: destination.parse().unwrap(),
             reach,
+            kind: 1,
+            gateway: None,
+            table: 254,
             link: Some(2),
             metric: 0,
-            main: true,
         };
         let routes = [
             route("0.0.0.0/0", Reach::Routed),
@@ -103,13 +92,18 @@ mod tests {
             route("10.8.0.0/24", Reach::OnLink),
             route("172.16.0.0/12", Reach::Routed),
         ];
+        let subnet = "192.168.7.1/24".parse().unwrap();
         let address = AddressAnswer {
             index: 3,
-            subnet: "192.168.7.1/24".parse().unwrap(),
+            local: subnet,
+            subnet,
+            scope: 0,
+            flags: 0,
         };
         let net = |text: &str| text.parse().unwrap();
         let expected = Occupied::default()
             .on_link_network(net("192.168.7.1/24"))
+            .on_link_network(net("192.168.7.1/32"))
             .on_link_network(net("10.8.0.0/24"))
             .routed(net("172.16.0.0/12"));
         assert_eq!(Occupied::of(&routes, &[address]), expected);

@@ -2,15 +2,13 @@
 //!
 //! The kinds used are none that netlink-packet-route has options of, so their attributes are written here.
 
-use netlink_packet_core::{DefaultNla, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL};
+use netlink_packet_core::{DefaultNla, NLM_F_ECHO};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage};
 
-use super::Request;
+use super::{CREATE, Request};
 use crate::ifname::IfName;
-
-const CREATE: u16 = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
 
 /// Of the root queueing disciplines made here: what tells them from those of others.
 pub(crate) const HANDLE: TcHandle = TcHandle {
@@ -53,29 +51,22 @@ pub(crate) fn create_tbf(index: u32, name: &IfName, bucket: Bucket) -> Request {
 pub(crate) fn change_tbf(index: u32, name: &IfName, bucket: Bucket) -> Request {
     let what = format!("change the limit of {name}");
     let message = tbf(index, bucket);
-    Request::new(
-        what,
-        NLM_F_ACK,
-        RouteNetlinkMessage::NewQueueDiscipline(message),
-    )
+    Request::new(what, 0, RouteNetlinkMessage::NewQueueDiscipline(message))
 }
 
 pub(crate) fn delete_root(index: u32, name: &IfName) -> Request {
     let message = qdisc(index, HANDLE, TcHandle::ROOT);
     let what = format!("delete the limit of {name}");
-    Request::new(
-        what,
-        NLM_F_ACK,
-        RouteNetlinkMessage::DelQueueDiscipline(message),
-    )
+    Request::new(what, 0, RouteNetlinkMessage::DelQueueDiscipline(message))
 }
 
+/// Without the flag to echo it, the answer goes to who listens to changes, but not to who asked.
 pub(crate) fn root(index: u32, name: &IfName) -> Request {
     let message = qdisc(index, TcHandle::UNSPEC, TcHandle::ROOT);
     let what = format!("read the limit of {name}");
     Request::new(
         what,
-        NLM_F_ACK,
+        NLM_F_ECHO,
         RouteNetlinkMessage::GetQueueDiscipline(message),
     )
 }
@@ -96,21 +87,13 @@ pub(crate) fn create_ingress(index: u32, name: &IfName) -> Request {
 pub(crate) fn delete_ingress(index: u32, name: &IfName) -> Request {
     let message = qdisc(index, INGRESS_HANDLE, TcHandle::INGRESS);
     let what = format!("delete the filters of what comes in on {name}");
-    Request::new(
-        what,
-        NLM_F_ACK,
-        RouteNetlinkMessage::DelQueueDiscipline(message),
-    )
+    Request::new(what, 0, RouteNetlinkMessage::DelQueueDiscipline(message))
 }
 
 pub(crate) fn ingress_filters(index: u32, name: &IfName) -> Request {
     let message = qdisc(index, TcHandle::UNSPEC, INGRESS_HANDLE);
     let what = format!("list the filters of what comes in on {name}");
-    Request::new(
-        what,
-        NLM_F_DUMP,
-        RouteNetlinkMessage::GetTrafficFilter(message),
-    )
+    Request::dump(what, RouteNetlinkMessage::GetTrafficFilter(message))
 }
 
 /// Sends all that comes in on a link through another, which gives it back.
@@ -159,11 +142,7 @@ pub(crate) fn police(index: u32, name: &IfName, bucket: Bucket, priority: Priori
 pub(crate) fn delete_filter(index: u32, name: &IfName, priority: Priority) -> Request {
     let message = filter_message(index, priority);
     let what = format!("delete a filter of {name}");
-    Request::new(
-        what,
-        NLM_F_ACK,
-        RouteNetlinkMessage::DelTrafficFilter(message),
-    )
+    Request::new(what, 0, RouteNetlinkMessage::DelTrafficFilter(message))
 }
 
 pub(crate) fn create_ifb(name: &IfName, mtu: u32) -> Request {
