@@ -173,6 +173,7 @@ impl Other {
     fn start(world: &World) -> Result<Self> {
         let mut child = Command::new(std::env::current_exe()?)
             .arg(&world.0)
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
         let stdout = child.stdout.take().ok_or("no stdout")?;
@@ -199,6 +200,12 @@ impl Other {
     }
 }
 
+impl Drop for Other {
+    fn drop(&mut self) {
+        let _ended = self.0.kill().and_then(|()| self.0.wait()).is_ok();
+    }
+}
+
 fn lease_until_killed(directory: &Path) -> Result<()> {
     let ipam = Ipam::open(directory)?;
     for n in 0..100 {
@@ -206,7 +213,8 @@ fn lease_until_killed(directory: &Path) -> Result<()> {
         let lease = ipam.lease("office", &LeaseRequest::new(owner))?;
         println!("{:?}", texts(&lease.addresses));
     }
-    std::thread::park();
+    // Ends with who started it, if it is not killed before.
+    std::io::stdin().read_line(&mut String::new())?;
     Ok(())
 }
 

@@ -34,6 +34,9 @@
 //! Linux 5.1 and later, with `bridge` and `veth`: built in, or modules the kernel can load. Tried on 6.1 and
 //! 6.18. Kernels before 6.8 may take some milliseconds longer to let a new link work; `attach` waits for it.
 //!
+//! Limits of bandwidth want `sch_tbf`, and of what a container sends `ifb`, `sch_ingress`, `cls_u32` and `act_mirred`, or
+//! without `ifb` `act_police`; [`Bandwidth::probe`] says what there is.
+//!
 //! # What it changes on the host
 //!
 //! - A bridge, with an address and the route of its subnet, and `disable_ipv6` and `accept_ra` of that bridge.
@@ -41,6 +44,10 @@
 //! - Only where asked for: [`route_localnet`](BridgeBuilder::route_localnet) and
 //!   [`forwarding`](BridgeBuilder::forwarding) of the bridge; [`forwarding`](enable_forwarding_on) of another link;
 //!   [`ip_forward`](enable_forwarding), which turns it on for every link of the namespace and is never turned off again.
+//!
+//! - Only for a port with a [limit](Port::limit): a queueing discipline, a filter, and for what the container sends a link
+//!   `ifb<10 hex digits>`.
+//! - Only of an [`ipam::Ipam`] that was opened in one: a directory, with a file for each network.
 //!
 //! No packet filter is touched: masquerading, published ports and isolation are another crate's.
 //!
@@ -50,7 +57,8 @@
 //! What outlives a killed process: the bridge, which has the name the caller gave it, and with it its sysctls; and the
 //! links of containers whose network namespace something still holds. With the namespace's last process, socket and fd
 //! they go by themselves, a little later. [`Port`] says which way of the two is the cheaper. [`delete_link`] removes what was
-//! left so, or persisted; [`links`] finds it.
+//! left so, or persisted; [`links`] finds it. The `ifb` link of a [`Shaper`] whose process was killed stays too, until
+//! [`Bandwidth::clear`]; leases stay in the directory of an [`ipam::Ipam`] until they are released by address or owner.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(doctest)]
