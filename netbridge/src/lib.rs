@@ -67,12 +67,15 @@ struct Readme;
 
 mod announce;
 mod answer;
+#[cfg(feature = "tokio")]
+mod asynchronous;
 mod attachment;
 mod bandwidth;
 mod bridge;
 mod claims;
 mod error;
 mod ifname;
+mod inspect;
 mod interface;
 pub mod ipam;
 mod link;
@@ -91,9 +94,10 @@ pub use bandwidth::{Bandwidth, BandwidthSupport, Egress, Limit, Rate, Shaper, Sh
 pub use bridge::{Bridge, BridgeBuilder, enable_forwarding, enable_forwarding_on};
 pub use error::{Error, ErrorKind, Result};
 pub use ifname::IfName;
+pub use inspect::{Counters, Inspect, Link, LinkAddress, Neighbour, RouteEntry, links};
 pub use ipam::{Addresses, Pool, Pools};
 pub use ipnetwork::{self, IpNetwork};
-pub use link::{Link, delete_link, links, loopback_up};
+pub use link::{delete_link, loopback_up};
 pub use netns::NetNs;
 pub use port::Port;
 pub use route::{Route, RouteKind};

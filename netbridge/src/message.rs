@@ -1,6 +1,7 @@
 //! What is said to the kernel: rtnetlink requests as plain values, made without a syscall.
 
 mod address;
+mod inspect;
 mod link;
 mod route;
 pub(crate) mod tc;
@@ -14,6 +15,7 @@ use netlink_packet_core::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 pub(crate) use address::*;
+pub(crate) use inspect::*;
 pub(crate) use link::*;
 pub(crate) use route::*;
 
@@ -143,6 +145,8 @@ mod tests {
             link_named(&br0),
             link_at(3),
             all_links(),
+            all_links_counted(),
+            all_neighbours(),
             all_addresses(None),
             all_routes(None),
         ];

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use cofferdam_netbridge::ipam::{
     Family, Ipam, LeaseRequest, Network, NetworkSpec, Occupied, Pool, Pools, Subnet,
 };
-use cofferdam_netbridge::{ErrorKind, IpNetwork};
-use cofferdam_testkit::turns;
+use cofferdam_netbridge::{Bridge, ErrorKind, IpNetwork};
+use cofferdam_testkit::{Need, have, turns};
 
 /// A directory of a tmpfs where there is one, gone at the end.
 struct Scratch(PathBuf);
@@ -215,6 +215,36 @@ fn networks_do_not_overlap() {
         let db = ipam.create("db", &pick(Occupied::default())).unwrap();
         assert_eq!(db.gateway(Family::V4), Some(net("10.0.1.1/24")));
         assert_eq!(ipam.networks().unwrap().len(), 2);
+    });
+}
+
+#[test]
+fn what_the_host_has_of_either_family_is_not_picked() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    cofferdam_testkit::NetNs::new().run(|| {
+        let bridge = Bridge::builder("br0".parse().unwrap())
+            .address(net("10.8.0.1/24"))
+            .address(net("fd00:5::1/64"))
+            .create()
+            .unwrap();
+        let occupied = Occupied::of_caller().unwrap();
+        for (network, used) in [
+            ("10.8.0.128/25", true),
+            ("10.8.1.0/24", false),
+            ("fd00:5::/48", true),
+            ("fd00:5:0:1::/64", false),
+        ] {
+            assert_eq!(occupied.overlaps(net(network)), used, "{network}");
+        }
+        let pool = |base, prefix| Pool::new(net(base), prefix).unwrap();
+        let pools = Pools::new([pool("10.8.0.0/23", 24), pool("fd00:5::/63", 64)]);
+        for name in ["a", "b", "c", "d"] {
+            assert_eq!(pools.pick(name).unwrap(), net("10.8.1.0/24"));
+            assert_eq!(pools.pick6(name).unwrap(), net("fd00:5:0:1::/64"));
+        }
+        bridge.remove().unwrap();
     });
 }
 
