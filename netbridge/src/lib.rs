@@ -22,6 +22,9 @@
 //! into the network namespace of the calling thread; a [`Bridge`] keeps to the one it was made in, whatever thread
 //! uses it. No thread of the caller ever enters a namespace: one that is thrown away does.
 //!
+//! Feature `tokio` adds `create_async`, `attach_async` and so on, which send the same messages over the connection of
+//! rtnetlink and are safe to cancel.
+//!
 //! # Privileges
 //!
 //! `CAP_NET_ADMIN` in the user namespace that owns the network namespace of the bridge, and in that of the container's;
@@ -39,7 +42,9 @@
 //!
 //! # What it changes on the host
 //!
-//! - A bridge, with an address and the route of its subnet, and `disable_ipv6` and `accept_ra` of that bridge.
+//! - A bridge, with addresses and the routes of their subnets, and `disable_ipv6` and `accept_ra` of that bridge, where it
+//!   has IPv6 `autoconf` and `accept_dad` too. Of a bridge that is [adopted](Bridge::adopt), nothing.
+//! - The same sysctls of a container's interface, in its own network namespace.
 //! - A link `veth<10 hex digits>` for each container, or of the name given.
 //! - Only where asked for: [`route_localnet`](BridgeBuilder::route_localnet) and
 //!   [`forwarding`](BridgeBuilder::forwarding) of the bridge; [`forwarding`](enable_forwarding_on) of another link;
@@ -53,7 +58,8 @@
 //!
 //! # Cleanup
 //!
-//! [`Bridge`] and [`Port`] delete their link when dropped; deleting a link takes the kernel 20 to 40 ms, whoever asks.
+//! [`Bridge`] and [`Port`] delete their link when dropped; deleting a link takes the kernel 20 to 40 ms, whoever asks, and
+//! hundreds at once hardly more ([`Bridge::detach_all`]).
 //! What outlives a killed process: the bridge, which has the name the caller gave it, and with it its sysctls; and the
 //! links of containers whose network namespace something still holds. With the namespace's last process, socket and fd
 //! they go by themselves, a little later. [`Port`] says which way of the two is the cheaper. [`delete_link`] removes what was

@@ -114,7 +114,7 @@ fn hundreds_of_links_are_listed_each_once() {
             assert!(extra == 1 || extra == 2, "{extra}");
             indexes.sort_unstable();
             indexes.dedup();
-            assert!(indexes.len() >= count + 1);
+            assert!(indexes.len() > count);
         }
         bridge.detach_all(ports).unwrap();
     });
