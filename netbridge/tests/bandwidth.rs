@@ -158,8 +158,10 @@ fn tcp(world: &World, way: Way) -> f64 {
 
 fn assert_about(measured: f64, megabits: f64) {
     let ratio = measured / (megabits * MEGABIT as f64);
+    // An emulated CPU with other tests on it sends less at times, but never more.
+    let least = if is_emulated() { 0.6 } else { 0.85 };
     assert!(
-        (0.85..1.15).contains(&ratio),
+        (least..1.15).contains(&ratio),
         "{ratio} of {megabits} Mbit/s"
     );
 }
