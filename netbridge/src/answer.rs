@@ -1,6 +1,8 @@
 //! What the kernel answers: just the attributes this crate needs, so that an attribute of a newer kernel cannot break
 //! the rest.
 
+pub(crate) mod tc;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;

@@ -37,6 +37,9 @@
 //! Linux 5.1 and later, with `bridge` and `veth`: built in, or modules the kernel can load. Tried on 6.1 and
 //! 6.18. Kernels before 6.8 may take some milliseconds longer to let a new link work; `attach` waits for it.
 //!
+//! Limits of bandwidth want `sch_tbf`, and of what a container sends `ifb`, `sch_ingress`, `cls_u32` and `act_mirred`, or
+//! without `ifb` `act_police`; [`Bandwidth::probe`] says what there is.
+//!
 //! # What it changes on the host
 //!
 //! - A bridge, with addresses and the routes of their subnets, and `disable_ipv6`, `accept_ra`, `autoconf`, `accept_redirects`
@@ -47,6 +50,10 @@
 //! - Only where asked for: [`route_localnet`](BridgeBuilder::route_localnet) and
 //!   [`forwarding`](BridgeBuilder::forwarding) of the bridge; [`forwarding`](enable_forwarding_on) of another link;
 //!   [`ip_forward`](enable_forwarding), which turns it on for every link of the namespace and is never turned off again.
+//!
+//! - Only for a port with a [limit](Port::limit): a queueing discipline, a filter, and for what the container sends a link
+//!   `ifb<10 hex digits>`.
+//! - Only of an [`ipam::Ipam`] that was opened in one: a directory, with a file for each network.
 //!
 //! No packet filter is touched: masquerading, published ports and isolation of networks from each other are another crate's.
 //!
@@ -75,19 +82,20 @@
 //! What outlives a killed process: the bridge, which has the name the caller gave it, and with it its sysctls; and the
 //! links of containers whose network namespace something still holds. With the namespace's last process, socket and fd
 //! they go by themselves, a little later. [`Port`] says which way of the two is the cheaper. [`delete_link`] removes what was
-//! left so, or persisted; [`links`] finds it.
+//! left so, or persisted; [`links`] finds it. The `ifb` link of a [`Shaper`] whose process was killed stays too, until
+//! [`Bandwidth::clear`]; leases stay in the directory of an [`ipam::Ipam`] until they are released by address or owner.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-mod addresses;
 mod announce;
 mod answer;
 #[cfg(feature = "tokio")]
 mod asynchronous;
 mod attachment;
+mod bandwidth;
 mod bridge;
 mod bridge_options;
 mod claims;
@@ -98,6 +106,7 @@ mod ifname;
 mod inspect;
 mod interface;
 mod interface_sysctl;
+pub mod ipam;
 mod link;
 mod message;
 mod netns;
@@ -112,9 +121,9 @@ mod sysctl;
 mod transport;
 mod vlan;
 
-pub use addresses::Addresses;
 pub use announce::{Announce, Announcer};
 pub use attachment::{Attachment, Gateway};
+pub use bandwidth::{Bandwidth, BandwidthSupport, Egress, Limit, Rate, Shaper, Shaping};
 pub use bridge::{Bridge, BridgeBuilder, enable_forwarding, enable_forwarding_on};
 pub use bridge_options::BridgeOptions;
 pub use error::{Error, ErrorKind, Result};
@@ -123,11 +132,11 @@ pub use guard::Sender;
 pub use ifname::IfName;
 pub use inspect::{Counters, Inspect, Link, LinkAddress, Neighbour, RouteEntry, links};
 pub use interface_sysctl::{InterfaceSysctl, ReversePath};
+pub use ipam::{Addresses, Pool, Pools};
 pub use ipnetwork::{self, IpNetwork};
 pub use link::{delete_link, loopback_up};
 pub use netns::NetNs;
 pub use port::Port;
 pub use port_flags::{PortFlag, PortFlags};
 pub use route::{Route, RouteKind};
-pub use subnet::{Pool, Pools};
 pub use vlan::{PortVlans, VlanId};

@@ -4,6 +4,7 @@ mod address;
 mod inspect;
 mod link;
 mod route;
+pub(crate) mod tc;
 
 use std::net::IpAddr;
 

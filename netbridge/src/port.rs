@@ -13,7 +13,7 @@ use crate::claims::Claims;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ifname::IfName;
 use crate::interface::{Interface, Pauses};
-use crate::link::LinkGuard;
+use crate::link::{LinkGuard, SharedSocket};
 use crate::message::{self, Mac, VethPair};
 use crate::subnet::hash;
 use crate::transport::{Counted, Transport, ask_one};
@@ -61,6 +61,10 @@ impl Port {
     pub fn persist(self) -> IfName {
         self.lease.keep();
         self.link.persist()
+    }
+
+    pub(crate) fn socket(&self) -> &SharedSocket {
+        self.link.socket()
     }
 
     /// The name of the host's end.

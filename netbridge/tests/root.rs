@@ -487,23 +487,6 @@ fn the_kernels_words_are_in_the_error() {
 }
 
 #[test]
-fn the_refusal_of_ipv6_says_what_was_asked_for() {
-    in_own_netns(|| {
-        let pool = Pool::new(net("fd00::/48"), 64).map(drop);
-        let addresses = Addresses::new(net("fd00::/64")).map(drop);
-        for (refused, what) in [
-            (pool, "pool fd00::/48 of /64"),
-            (addresses, "hand out addresses of fd00::/64"),
-        ] {
-            let error = refused.unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
-            let line = format!("{what}: IPv6 is not supported yet");
-            assert_eq!(error.to_string(), line);
-        }
-    });
-}
-
-#[test]
 fn an_fd_that_is_no_namespace_is_refused() {
     in_own_netns(|| {
         let bridge = bridge("10.5.0.1/24");
