@@ -373,7 +373,7 @@ fn overlapped(link: &LinkGuard, address: Ipv4Network) -> Result<bool> {
 }
 
 /// The MTU of the link of the default route, so that packets of containers fit a VPN or an overlay on the way out.
-fn inferred_mtu(socket: &mut Socket) -> Result<u32> {
+pub(crate) fn inferred_mtu(socket: &mut Socket) -> Result<u32> {
     let routes = subnet::routes(socket)?;
     let Some(index) = default_link(&routes) else {
         return Ok(ETHERNET_MTU);

@@ -21,6 +21,10 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use crate::ifname::IfName;
 
+pub(crate) mod lower;
+pub(crate) mod probe;
+pub(crate) mod vxlan;
+
 /// A hardware address.
 pub(crate) type Mac = [u8; 6];
 
@@ -271,7 +275,7 @@ fn address_message(index: u32, address: Ipv4Network) -> AddressMessage {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::fs::File;
     use std::os::fd::AsFd;
 
@@ -279,6 +283,17 @@ mod tests {
 
     fn name(text: &str) -> IfName {
         text.parse().unwrap()
+    }
+
+    /// What is rendered is read back the same.
+    pub(crate) fn round_trip(request: &Request) {
+        let bytes = request.render(9);
+        let read = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&bytes).unwrap();
+        assert_eq!(read.header.flags, request.flags);
+        let NetlinkPayload::InnerMessage(message) = read.payload else {
+            panic!("{read:?}");
+        };
+        assert_eq!(message, request.message);
     }
 
     fn every_request(netns: BorrowedFd<'_>) -> Vec<Request> {
