@@ -33,6 +33,7 @@ struct Inner {
     portmap: Portmap,
     managed: NetworkGuard,
     addresses: Mutex<Addresses>,
+    gateway: IpNetwork,
     bridge: Bridge,
 }
 
@@ -69,7 +70,11 @@ impl NetworkBuilder {
         let builder = builder.route_localnet().forwarding();
         let failed = || subject.failed::<cofferdam_netbridge::Error>("make the bridge");
         let bridge = builder.create().map_err(failed())?;
-        let addresses = Addresses::new(bridge.address()).map_err(failed())?;
+        // The one given, or the one picked.
+        let gateway = bridge.addresses().first().copied();
+        let gateway = gateway
+            .ok_or_else(|| Error::invalid(&subject, "gateway", "", "the bridge has no address"))?;
+        let addresses = Addresses::new(gateway).map_err(failed())?;
         cofferdam_netbridge::enable_forwarding().map_err(subject.failed("turn forwarding on"))?;
         let failed = || subject.failed::<cofferdam_portmap::Error>("make the rules");
         let portmap = Portmap::open(TABLE).map_err(failed())?;
@@ -89,6 +94,7 @@ impl NetworkBuilder {
             portmap,
             managed,
             addresses,
+            gateway,
             bridge,
         })))
     }
@@ -118,7 +124,7 @@ impl Network {
     /// The address of its bridge, with the length of the subnet.
     #[must_use]
     pub fn gateway(&self) -> IpNetwork {
-        self.0.bridge.address()
+        self.0.gateway
     }
 
     /// Removes it from the host: its rules, its resolver, its bridge.

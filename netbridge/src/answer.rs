@@ -1,9 +1,9 @@
 //! What the kernel answers: just the attributes this crate needs, so that an attribute of a newer kernel cannot break
 //! the rest.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnetwork::Ipv4Network;
+use ipnetwork::IpNetwork;
 use netlink_packet_core::{NLM_F_ACK_TLVS, NLM_F_CAPPED, NlaBuffer, NlasIterator};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -96,6 +96,7 @@ pub(crate) struct LinkAnswer {
     pub(crate) is_set_up: bool,
     /// `IFLA_LINK`: of a veth, the index of its peer, in the peer's namespace.
     pub(crate) link: Option<u32>,
+    pub(crate) group: u32,
     /// `IFLA_OPERSTATE`: unlike the carrier, it changes only once the kernel sends on the link.
     pub(crate) operstate: u8,
     /// `IFLA_BRPORT_STATE`, of a port of a bridge.
@@ -114,6 +115,7 @@ impl LinkAnswer {
         const IFLA_LINK: u16 = 5;
         const IFLA_OPERSTATE: u16 = 16;
         const IFLA_LINKINFO: u16 = 18;
+        const IFLA_GROUP: u16 = 27;
         let mut link = LinkAnswer {
             index: u32_at(payload, 4)?,
             is_set_up: u32_at(payload, 8)? & IFF_UP != 0,
@@ -126,6 +128,7 @@ impl LinkAnswer {
                 IFLA_MTU => link.mtu = u32_at(attribute.value(), 0)?,
                 IFLA_LINK => link.link = Some(u32_at(attribute.value(), 0)?),
                 IFLA_OPERSTATE => link.operstate = byte_at(attribute.value(), 0)?,
+                IFLA_GROUP => link.group = u32_at(attribute.value(), 0)?,
                 IFLA_LINKINFO => link.parse_info(attribute.value())?,
                 _ => {}
             }
@@ -173,30 +176,50 @@ impl LinkAnswer {
     }
 }
 
-/// An IPv4 address of a link, as `RTM_NEWADDR` tells it.
+/// An address of a link, as `RTM_NEWADDR` tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct AddressAnswer {
     pub(crate) index: u32,
+    /// The link's own address.
+    pub(crate) local: IpNetwork,
     /// The subnet: of a point-to-point link, the far end's.
-    pub(crate) subnet: Ipv4Network,
+    pub(crate) subnet: IpNetwork,
+    /// `RT_SCOPE_UNIVERSE` and so on.
+    pub(crate) scope: u8,
+    pub(crate) flags: u32,
 }
 
 impl AddressAnswer {
+    /// `None` for another family than IPv4 and IPv6.
     pub(crate) fn parse(payload: &[u8]) -> Result<Option<Self>> {
         const IFA_ADDRESS: u16 = 1;
+        const IFA_LOCAL: u16 = 2;
+        const IFA_FLAGS: u16 = 8;
         let (family, prefix) = (byte_at(payload, 0)?, byte_at(payload, 1)?);
-        if i32::from(family) != libc::AF_INET {
+        if any_address(family).is_none() {
             return Ok(None);
         }
-        let index = u32_at(payload, 4)?;
+        let (mut subnet, mut local) = (None, None);
+        let mut flags = byte_at(payload, 2)?.into();
         for attribute in attributes(payload, 8)? {
             let attribute = attribute?;
-            if attribute.kind() == IFA_ADDRESS {
-                let subnet = network(attribute.value(), prefix)?;
-                return Ok(Some(AddressAnswer { index, subnet }));
+            match attribute.kind() {
+                IFA_ADDRESS => subnet = Some(network(attribute.value(), prefix)?),
+                IFA_LOCAL => local = Some(network(attribute.value(), prefix)?),
+                IFA_FLAGS => flags = u32_at(attribute.value(), 0)?,
+                _ => {}
             }
         }
-        Ok(None)
+        let Some(subnet) = subnet.or(local) else {
+            return Ok(None);
+        };
+        Ok(Some(AddressAnswer {
+            index: u32_at(payload, 4)?,
+            local: local.unwrap_or(subnet),
+            subnet,
+            scope: byte_at(payload, 3)?,
+            flags,
+        }))
     }
 }
 
@@ -209,16 +232,18 @@ pub(crate) enum Reach {
     Routed,
 }
 
-/// An IPv4 route, as `RTM_NEWROUTE` tells it.
+/// A route, as `RTM_NEWROUTE` tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RouteAnswer {
-    pub(crate) destination: Ipv4Network,
+    pub(crate) destination: IpNetwork,
+    /// `RTN_UNICAST` and so on.
+    pub(crate) kind: u8,
+    pub(crate) gateway: Option<IpAddr>,
+    pub(crate) table: u32,
     pub(crate) reach: Reach,
     /// The link of the route, or of its first hop.
     pub(crate) link: Option<u32>,
     pub(crate) metric: u32,
-    /// Whether it is of table `main`.
-    pub(crate) main: bool,
 }
 
 impl RouteAnswer {
@@ -228,17 +253,20 @@ impl RouteAnswer {
         const RTA_GATEWAY: u16 = 5;
         const RTA_PRIORITY: u16 = 6;
         const RTA_MULTIPATH: u16 = 9;
+        const RTA_TABLE: u16 = 15;
         const RTA_VIA: u16 = 18;
-        if i32::from(byte_at(payload, 0)?) != libc::AF_INET {
+        let Some(any) = any_address(byte_at(payload, 0)?) else {
             return Ok(None);
-        }
+        };
         let prefix = byte_at(payload, 1)?;
         let mut route = RouteAnswer {
-            destination: network(&[0; 4], prefix)?,
+            destination: with_prefix(any, prefix)?,
+            kind: byte_at(payload, 7)?,
+            gateway: None,
+            table: byte_at(payload, 4)?.into(),
             reach: reach_of_type(byte_at(payload, 7)?),
             link: None,
             metric: 0,
-            main: byte_at(payload, 4)? == libc::RT_TABLE_MAIN,
         };
         for attribute in attributes(payload, 12)? {
             let attribute = attribute?;
@@ -247,7 +275,16 @@ impl RouteAnswer {
                 RTA_DST => route.destination = network(value, prefix)?,
                 RTA_OIF => route.link = Some(u32_at(value, 0)?),
                 RTA_PRIORITY => route.metric = u32_at(value, 0)?,
-                RTA_GATEWAY | RTA_VIA => route.reach = Reach::Routed,
+                RTA_TABLE => route.table = u32_at(value, 0)?,
+                RTA_GATEWAY => {
+                    route.gateway = Some(address(value)?);
+                    route.reach = Reach::Routed;
+                }
+                // struct rtvia: the family, then the address.
+                RTA_VIA => {
+                    route.gateway = address(value.get(2..).unwrap_or_default()).ok();
+                    route.reach = Reach::Routed;
+                }
                 RTA_MULTIPATH => {
                     // struct rtnexthop: its length, flags and hops, then the link.
                     route.link = Some(u32_at(value, 4)?);
@@ -258,6 +295,22 @@ impl RouteAnswer {
         }
         Ok(Some(route))
     }
+
+    /// Whether it is of table `main`.
+    pub(crate) fn is_main(&self) -> bool {
+        self.table == u32::from(libc::RT_TABLE_MAIN)
+    }
+}
+
+/// Parses what a dump gave, without what is of another family.
+pub(crate) fn parse_all<T>(
+    payloads: &[Vec<u8>],
+    parse: fn(&[u8]) -> Result<Option<T>>,
+) -> Result<Vec<T>> {
+    payloads
+        .iter()
+        .filter_map(|payload| parse(payload).transpose())
+        .collect()
 }
 
 fn reach_of_type(kind: u8) -> Reach {
@@ -269,9 +322,9 @@ fn reach_of_type(kind: u8) -> Reach {
     }
 }
 
-type Attributes<'a> = Box<dyn Iterator<Item = Result<NlaBuffer<&'a [u8]>>> + 'a>;
+pub(crate) type Attributes<'a> = Box<dyn Iterator<Item = Result<NlaBuffer<&'a [u8]>>> + 'a>;
 
-fn attributes(payload: &[u8], after: usize) -> Result<Attributes<'_>> {
+pub(crate) fn attributes(payload: &[u8], after: usize) -> Result<Attributes<'_>> {
     let rest = payload
         .get(after..)
         .ok_or_else(|| malformed("a message is too short"))?;
@@ -280,27 +333,46 @@ fn attributes(payload: &[u8], after: usize) -> Result<Attributes<'_>> {
     })))
 }
 
-fn network(octets: &[u8], prefix: u8) -> Result<Ipv4Network> {
-    let octets: [u8; 4] = octets
-        .try_into()
-        .map_err(|_error| malformed("an IPv4 address is not 4 bytes"))?;
-    Ipv4Network::new(Ipv4Addr::from(octets), prefix).map_err(|error| malformed(&error.to_string()))
+/// The unspecified address of a family.
+fn any_address(family: u8) -> Option<IpAddr> {
+    match i32::from(family) {
+        libc::AF_INET => Some(Ipv4Addr::UNSPECIFIED.into()),
+        libc::AF_INET6 => Some(Ipv6Addr::UNSPECIFIED.into()),
+        _ => None,
+    }
 }
 
-fn text(value: &[u8]) -> String {
+pub(crate) fn address(octets: &[u8]) -> Result<IpAddr> {
+    if let Ok(octets) = <[u8; 4]>::try_from(octets) {
+        return Ok(octets.into());
+    }
+    <[u8; 16]>::try_from(octets)
+        .map(IpAddr::from)
+        .map_err(|_error| malformed("an address is neither 4 nor 16 bytes"))
+}
+
+fn network(octets: &[u8], prefix: u8) -> Result<IpNetwork> {
+    with_prefix(address(octets)?, prefix)
+}
+
+fn with_prefix(address: IpAddr, prefix: u8) -> Result<IpNetwork> {
+    IpNetwork::new(address, prefix).map_err(|error| malformed(&error.to_string()))
+}
+
+pub(crate) fn text(value: &[u8]) -> String {
     let end = value.iter().position(|&byte| byte == 0);
     String::from_utf8_lossy(&value[..end.unwrap_or(value.len())]).into_owned()
 }
 
-fn byte_at(bytes: &[u8], at: usize) -> Result<u8> {
+pub(crate) fn byte_at(bytes: &[u8], at: usize) -> Result<u8> {
     array_at::<1>(bytes, at).map(|[byte]| byte)
 }
 
-fn u16_at(bytes: &[u8], at: usize) -> Result<u16> {
+pub(crate) fn u16_at(bytes: &[u8], at: usize) -> Result<u16> {
     array_at(bytes, at).map(u16::from_ne_bytes)
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> Result<u32> {
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> Result<u32> {
     array_at(bytes, at).map(u32::from_ne_bytes)
 }
 
@@ -377,7 +449,7 @@ mod tests {
         let route = parse(header(24, 1), &[destination.clone(), oif.clone()]);
         assert_eq!(route.destination.to_string(), "10.0.0.0/24");
         assert_eq!(
-            (route.reach, route.link, route.main),
+            (route.reach, route.link, route.is_main()),
             (Reach::OnLink, Some(3), true)
         );
 
@@ -391,10 +463,15 @@ mod tests {
         let hops = attribute(9, &[8, 0, 0, 0, 5, 0, 0, 0]);
         let route = parse(header(0, 1), &[hops]);
         assert_eq!(route.link, Some(u32::from_ne_bytes([5, 0, 0, 0])));
+        // AF_BRIDGE.
         assert_eq!(
-            RouteAnswer::parse(&[10, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0]).unwrap(),
+            RouteAnswer::parse(&[7, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0]).unwrap(),
             None
         );
+        let header = vec![10, 64, 0, 0, 254, 0, 0, 1, 0, 0, 0, 0];
+        let octets = "fd00::".parse::<Ipv6Addr>().unwrap().octets();
+        let route = parse(header, &[attribute(1, &octets)]);
+        assert_eq!(route.destination.to_string(), "fd00::/64");
     }
 
     #[test]

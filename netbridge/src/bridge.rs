@@ -1,22 +1,22 @@
 //! The bridge of a container network.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex};
 
 use ipnetwork::{IpNetwork, Ipv4Network};
 
-use crate::answer::{LinkAnswer, RouteAnswer};
+use crate::answer::{AddressAnswer, LinkAnswer, RouteAnswer, parse_all};
+use crate::attachment::Attachment;
+use crate::claims::{Claim, Claims};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ifname::IfName;
 use crate::link::{LinkGuard, SharedSocket};
-use crate::message::{self, Up};
-use crate::port::{self, Attachment, Port};
-use crate::socket::Socket;
-use crate::subnet::{self, Occupied, Pools, start_of, v4};
-use crate::sysctl;
+use crate::message::{self, Mac, Up, mac_of, mac_of_bytes};
+use crate::netns::NetNs;
+use crate::port::{self, Port};
+use crate::subnet::{self, Occupied, Pools, start_of};
+use crate::sysctl::{self, Ipv6};
+use crate::transport::{Transport, ask_all, ask_one, now};
 
 /// How often a subnet is picked again because another process took it in the meantime.
 const PICKS: u8 = 16;
@@ -24,37 +24,59 @@ const PICKS: u8 = 16;
 /// The MTU where there is no default route to infer it from.
 const ETHERNET_MTU: u32 = 1500;
 
+/// The smallest MTU with which the kernel does IPv6.
+const IPV6_MTU: u32 = 1280;
+
 /// What a [`Bridge`] will be. [`Bridge::builder`] makes it.
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until create()"]
 pub struct BridgeBuilder {
     name: IfName,
-    address: Addressing,
+    addresses: Vec<IpNetwork>,
+    pick: Pick,
+    mac: Option<Mac>,
     mtu: Option<u32>,
     route_localnet: bool,
     forwarding: bool,
 }
 
+/// Where an address that was not given comes from.
 #[derive(Clone, Debug)]
-enum Addressing {
-    Given(IpNetwork),
-    Picked(Pools),
+enum Pick {
+    /// The default pools, where no address is given at all.
+    Default,
+    /// These, where no IPv4 address is given.
+    Of(Pools),
+    Nothing,
 }
 
 impl BridgeBuilder {
-    /// The address of the bridge, the gateway of its containers, with the prefix of the subnet. Without it, one is
-    /// picked of the default [`Pools`].
+    /// An address of the bridge, the gateway of its containers, with the prefix of the subnet. Called again, it is one
+    /// more: of IPv6, say. Without any, an IPv4 address is picked of the default [`Pools`].
     pub fn address(mut self, address: IpNetwork) -> Self {
-        self.address = Addressing::Given(address);
+        self.addresses.push(address);
         self
     }
 
-    /// Pools to pick the subnet of; the bridge gets its first host address.
+    /// Pools to pick the IPv4 subnet of, where no IPv4 address is given; the bridge gets its first host address.
     ///
     /// The pick is as [`Pools::pick`] does it. After the address is set, the bridge looks again: where another process
     /// took an overlapping subnet at the same time, it moves on to another.
     pub fn pools(mut self, pools: Pools) -> Self {
-        self.address = Addressing::Picked(pools);
+        self.pick = Pick::Of(pools);
+        self
+    }
+
+    /// Picks no address: without one given, the host is no part of the network, and there is no gateway.
+    pub fn unaddressed(mut self) -> Self {
+        self.pick = Pick::Nothing;
+        self
+    }
+
+    /// The hardware address. Without it, one is derived of the first address, or else of the name. It never changes,
+    /// whatever is attached.
+    pub fn mac(mut self, mac: [u8; 6]) -> Self {
+        self.mac = Some(mac);
         self
     }
 
@@ -73,8 +95,9 @@ impl BridgeBuilder {
         self
     }
 
-    /// Sets `net.ipv4.conf.<bridge>.forwarding`: packets that come in from containers are routed on. Answers come in
-    /// on another link, which must forward too: [`enable_forwarding`] or [`enable_forwarding_on`].
+    /// Sets `forwarding` of the bridge, of each family it has an address of: packets that come in from containers are
+    /// routed on. Answers come in on another link, which must forward too: [`enable_forwarding`] or
+    /// [`enable_forwarding_on`].
     pub fn forwarding(mut self) -> Self {
         self.forwarding = true;
         self
@@ -82,66 +105,115 @@ impl BridgeBuilder {
 
     /// Makes the bridge in the network namespace of the calling thread, sets it up and returns it.
     ///
-    /// It has STP off, IPv6 off, `accept_ra` 0 and a hardware address derived from its address, all before it goes up.
-    /// A failure leaves nothing behind.
+    /// It has STP off, `accept_ra` 0, IPv6 off where it has no address of it, and a hardware address of its own, all
+    /// before it goes up. A failure leaves nothing behind.
     ///
     /// # Errors
     /// `AlreadyExists` where the name is taken; `PermissionDenied` without `CAP_NET_ADMIN` over the namespace or where
-    /// `/proc/sys` is read-only; `InvalidInput` for an address or MTU that cannot be; `Unsupported` for IPv6;
-    /// `Exhausted` where no subnet is free.
+    /// `/proc/sys` is read-only; `InvalidInput` for an address or MTU that cannot be; `NotFound` for an IPv6 address
+    /// where the kernel has no IPv6; `Exhausted` where no subnet is free.
     pub fn create(self) -> Result<Bridge> {
-        if let Addressing::Given(address) = self.address {
-            gateway(&self.name, address)?; // before anything is made
-        }
+        self.check()?; // before anything is made
         let socket = SharedSocket::open()?;
+        now(self.make(socket.clone(), socket, NetNs::of_caller()?))
+    }
+
+    /// Makes the bridge over a conversation in `netns`; `socket` is of there too.
+    pub(crate) async fn make<T: Transport>(
+        self,
+        host: T,
+        socket: SharedSocket,
+        netns: NetNs,
+    ) -> Result<Bridge> {
         let mtu = match self.mtu {
             Some(mtu) => mtu,
-            None => inferred_mtu(&mut socket.lock())?,
+            None => inferred_mtu(&host).await?,
         };
-        let link = create_link(socket, &self.name)?;
-        self.set_sysctls()?;
-        let address = match &self.address {
-            Addressing::Given(address) => add_address(&link, gateway(&self.name, *address)?)?,
-            Addressing::Picked(pools) => pick_address(&link, pools)?,
+        let link = create_link(&host, socket, &self.name).await?;
+        let (name, pools) = (self.name.clone(), self.pools_to_pick());
+        let mut addresses = self.addresses.clone();
+        let given = self.mac;
+        host.at_home(move || self.set_sysctls()).await?;
+        let add = addresses
+            .iter()
+            .map(|address| message::add_address(link.index(), &name, *address));
+        ask_all(&host, &add.collect::<Vec<_>>()).await?;
+        if let Some(pools) = pools {
+            addresses.push(pick_address(&host, &link, &pools).await?);
+        }
+        let derived = match addresses.first() {
+            Some(address) => mac_of(address.ip()),
+            None => mac_of_bytes(name.as_str().as_bytes()),
         };
-        let with = Up {
-            mac: Some(message::mac_of(address.ip())),
+        let up = Up {
+            mac: Some(given.unwrap_or(derived)),
             mtu: Some(mtu),
         };
-        let up = message::set_up(link.index(), self.name.as_str(), with);
-        link.socket().lock().ask_one(up)?;
+        ask_one(&host, message::set_up(link.index(), name.as_str(), up)).await?;
         Ok(Bridge {
             link,
-            address,
+            addresses,
             mtu,
-            attached: Attached::default(),
+            claims: Claims::default(),
+            netns,
         })
     }
 
+    /// What can be told to be wrong without asking the kernel.
+    pub(crate) fn check(&self) -> Result<()> {
+        for address in &self.addresses {
+            check_gateway(&self.name, *address)?;
+        }
+        let ipv6 = self.addresses.iter().any(IpNetwork::is_ipv6);
+        if ipv6 && self.mtu.is_some_and(|mtu| mtu < IPV6_MTU) {
+            let what = format!("create bridge {}", self.name);
+            return Err(Error::invalid(what, "IPv6 needs an MTU of 1280"));
+        }
+        Ok(())
+    }
+
+    fn pools_to_pick(&self) -> Option<Pools> {
+        match &self.pick {
+            Pick::Default if self.addresses.is_empty() => Some(Pools::default()),
+            Pick::Of(pools) if !self.addresses.iter().any(IpNetwork::is_ipv4) => {
+                Some(pools.clone())
+            }
+            _ => None,
+        }
+    }
+
     fn set_sysctls(&self) -> Result<()> {
-        sysctl::ipv6_off(&self.name)?;
+        let ipv6 = match self.addresses.iter().any(IpNetwork::is_ipv6) {
+            true => Ipv6::On,
+            false => Ipv6::Off,
+        };
+        sysctl::ipv6(&self.name, ipv6)?;
         if self.route_localnet {
             sysctl::route_localnet(&self.name)?;
         }
         if self.forwarding {
             sysctl::forwarding(&self.name)?;
         }
+        if self.forwarding && ipv6 == Ipv6::On {
+            sysctl::forwarding6(&self.name)?;
+        }
         Ok(())
     }
 }
 
-/// A bridge this value made. Dropping it deletes it, as by `RTM_DELLINK`, which takes the kernel 20 to 40 ms
-/// ([`Bridge::remove`] tells how that went). Links attached to it are not deleted with it, only let go of: they belong
-/// to their [`Port`]s.
+/// A bridge. Dropping one this value made deletes it, as by `RTM_DELLINK`, which takes the kernel 20 to 40 ms
+/// ([`Bridge::remove`] tells how that went). One that was [adopted](Bridge::adopt) is never deleted. Links attached to it
+/// are not deleted with it, only let go of: they belong to their [`Port`]s.
 ///
 /// It may be used from any thread: all it does goes to the network namespace it was made in.
 #[derive(Debug)]
 #[must_use = "dropping a Bridge deletes it"]
 pub struct Bridge {
     link: LinkGuard,
-    address: Ipv4Network,
+    addresses: Vec<IpNetwork>,
     mtu: u32,
-    attached: Attached,
+    claims: Claims,
+    netns: NetNs,
 }
 
 impl Bridge {
@@ -149,30 +221,105 @@ impl Bridge {
     pub fn builder(name: IfName) -> BridgeBuilder {
         BridgeBuilder {
             name,
-            address: Addressing::Picked(Pools::default()),
+            addresses: Vec::new(),
+            pick: Pick::Default,
+            mac: None,
             mtu: None,
             route_localnet: false,
             forwarding: false,
         }
     }
 
-    /// Puts a link into the network namespace `netns`, connected to this bridge, with address, hardware address,
-    /// default route and the MTU of the bridge, up, and IPv6 off.
+    /// Takes a bridge that is there in the network namespace of the calling thread, with its addresses and its MTU. It is
+    /// somebody else's: nothing of it is changed, and neither Drop nor [`remove`](Bridge::remove) deletes it.
+    ///
+    /// # Errors
+    /// `NotFound` without such a link; `InvalidInput` where it is no bridge.
+    pub fn adopt(name: IfName) -> Result<Self> {
+        let socket = SharedSocket::open()?;
+        let answer = socket.lock().ask_one(message::link_named(&name))?;
+        let link = LinkAnswer::parse(&answer)?;
+        if link.kind.as_deref() != Some("bridge") {
+            return Err(Error::invalid(format!("adopt {name}"), "it is no bridge"));
+        }
+        let addresses = subnet::addresses(&mut socket.lock())?;
+        let global =
+            |a: &&AddressAnswer| a.index == link.index && a.scope == libc::RT_SCOPE_UNIVERSE;
+        Ok(Bridge {
+            addresses: addresses.iter().filter(global).map(|a| a.local).collect(),
+            link: LinkGuard::adopted(socket, name, link.index),
+            mtu: link.mtu,
+            claims: Claims::default(),
+            netns: NetNs::of_caller()?,
+        })
+    }
+
+    /// Puts a link into the network namespace `netns`, connected to this bridge, with addresses, hardware address,
+    /// default routes and the MTU of the bridge, up, and IPv6 off where it has no address of it.
     ///
     /// It is a veth pair; its other end is a port of the bridge, in hairpin mode. When this returns, both ends and the
     /// bridge are operational, so that the first packet is not lost; on a machine too busy to let them be, or where
-    /// the bridge is down, it gives up waiting after 0.3 s. The work inside is done by a thread that enters `netns` and
-    /// ends. A failure leaves nothing behind.
+    /// the bridge is down, it gives up waiting after 0.3 s. What is done inside is done by a thread that enters `netns`
+    /// and ends, or through a socket it opened. A failure leaves nothing behind. A container may be attached to several
+    /// bridges, at any time.
     ///
-    /// Nine messages are sent, and one more for each pause where the kernel takes a moment.
+    /// With an address of one family and its default route 8 messages are sent, with both families 10, each further
+    /// address or route being one more; so is each pause where the kernel takes a moment, and one more before Linux 6.2.
     ///
     /// # Errors
     /// `AlreadyExists` where the interface name is taken in `netns`, the name given for the host's end is taken, `netns`
-    /// has a default route, or a [`Port`] of this bridge has the address, or had when it was persisted; `InvalidInput` where the address is not a
-    /// container's in the bridge's subnet, or the gateway is not on a link; `PermissionDenied` without `CAP_NET_ADMIN`
-    /// over both namespaces and `CAP_SYS_ADMIN` to enter `netns`; `NotFound` where the bridge is gone.
+    /// has a default route of the same metric, or a [`Port`] of this bridge has an address, or had when it was persisted;
+    /// `InvalidInput` where an address is not a container's in a subnet of the bridge, or the gateway is not on a link;
+    /// `PermissionDenied` without `CAP_NET_ADMIN` over both namespaces and `CAP_SYS_ADMIN` to enter `netns`; `NotFound`
+    /// where the bridge is gone, or for an IPv6 address where the kernel has no IPv6.
     pub fn attach(&self, netns: impl AsFd, attachment: Attachment) -> Result<Port> {
-        port::attach(self, netns.as_fd(), &attachment)
+        let host = self.socket().clone();
+        now(port::attach(self, host, netns.as_fd(), &attachment))
+    }
+
+    /// Detaches many containers at once: gives all their links one group, and deletes that group by one `RTM_DELLINK`. The
+    /// kernel waits for its readers once, not once for each. Links that are gone already are a success.
+    ///
+    /// The ports may be of other bridges of the same network namespace.
+    ///
+    /// # Errors
+    /// `PermissionDenied` where `CAP_NET_ADMIN` was lost. Links it could not delete so are deleted one by one.
+    pub fn detach_all(&self, ports: impl IntoIterator<Item = Port>) -> Result<()> {
+        let mut ports: Vec<Port> = ports.into_iter().collect();
+        if ports.is_empty() {
+            return Ok(());
+        }
+        let group = self.free_group()?;
+        let into_group = |port: &Port| message::set_group(port.index(), port.name(), group);
+        let requests: Vec<_> = ports.iter().map(into_group).collect();
+        let mut socket = self.socket().lock();
+        let done = tolerate_gone(socket.ask_each(&requests)?);
+        done.and_then(|()| {
+            let deleted = socket.ask_one(message::delete_group(group));
+            tolerate_gone([deleted])
+        })?;
+        for port in &mut ports {
+            port.link_mut().disarm();
+        }
+        Ok(())
+    }
+
+    /// A group of links that has none.
+    fn free_group(&self) -> Result<u32> {
+        let links = self.socket().lock().dump(&message::all_links())?;
+        let taken = links.iter().map(|payload| LinkAnswer::parse(payload));
+        let taken: Vec<u32> = taken.map(|link| Ok(link?.group)).collect::<Result<_>>()?;
+        let seed = subnet::hash(
+            std::process::id()
+                .to_ne_bytes()
+                .into_iter()
+                .chain(self.index().to_ne_bytes()),
+        );
+        let first = (seed >> 33) as u32 | 1 << 30;
+        let mut groups = (0..=u32::MAX).map(|step| first.wrapping_add(step));
+        groups
+            .find(|group| *group != 0 && !taken.contains(group))
+            .ok_or_else(|| Error::plain(ErrorKind::Exhausted, "find a group", "all are in use"))
     }
 
     /// Frees the address of a [`Port`] that was persisted, when its link is gone: it may be attached again.
@@ -181,7 +328,7 @@ impl Bridge {
     /// `NotFound` where no port was persisted with the address; `Busy` where a [`Port`] that lives has it.
     pub fn release(&self, address: IpAddr) -> Result<()> {
         let what = || format!("release {address} of {}", self.name());
-        match self.attached.release(address) {
+        match self.claims.release(address) {
             Some(Claim::Persisted) => Ok(()),
             Some(Claim::Port) => Err(Error::plain(ErrorKind::Busy, what(), "a port has it")),
             None => {
@@ -191,7 +338,7 @@ impl Bridge {
         }
     }
 
-    /// Deletes it, as by `RTM_DELLINK`: 20 to 40 ms. One that is gone already is a success.
+    /// Deletes it, as by `RTM_DELLINK`: 20 to 40 ms. One that is gone already is a success; an adopted one stays.
     ///
     /// # Errors
     /// `PermissionDenied` where `CAP_NET_ADMIN` was lost.
@@ -216,10 +363,22 @@ impl Bridge {
         self.link.index()
     }
 
-    /// The address, with the prefix of the subnet.
+    /// The addresses, with the prefixes of their subnets.
     #[must_use]
-    pub fn address(&self) -> IpNetwork {
-        IpNetwork::V4(self.address)
+    pub fn addresses(&self) -> &[IpNetwork] {
+        &self.addresses
+    }
+
+    /// The first IPv4 address, with the prefix of its subnet.
+    #[must_use]
+    pub fn ipv4(&self) -> Option<IpNetwork> {
+        self.addresses.iter().copied().find(IpNetwork::is_ipv4)
+    }
+
+    /// The first IPv6 address, with the prefix of its subnet.
+    #[must_use]
+    pub fn ipv6(&self) -> Option<IpNetwork> {
+        self.addresses.iter().copied().find(IpNetwork::is_ipv6)
     }
 
     /// The MTU in bytes.
@@ -228,16 +387,29 @@ impl Bridge {
         self.mtu
     }
 
-    pub(crate) fn gateway(&self) -> Ipv4Network {
-        self.address
+    /// Whether it was there before, and stays.
+    #[must_use]
+    pub fn is_adopted(&self) -> bool {
+        !self.link.is_armed()
+    }
+
+    /// The network namespace it is in.
+    pub fn netns(&self) -> &NetNs {
+        &self.netns
+    }
+
+    /// The address in whose subnet `ip` is.
+    pub(crate) fn address_for(&self, ip: IpAddr) -> Option<IpNetwork> {
+        let mut addresses = self.addresses.iter().copied();
+        addresses.find(|address| address.contains(ip))
     }
 
     pub(crate) fn socket(&self) -> &SharedSocket {
         self.link.socket()
     }
 
-    pub(crate) fn attached(&self) -> &Attached {
-        &self.attached
+    pub(crate) fn claims(&self) -> &Claims {
+        &self.claims
     }
 }
 
@@ -261,103 +433,70 @@ pub fn enable_forwarding_on(name: &IfName) -> Result<()> {
     sysctl::forwarding(name)
 }
 
-/// Addresses that are not free, and who has each.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Attached(Arc<Mutex<BTreeMap<Ipv4Addr, Claim>>>);
-
-/// Who has an address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Claim {
-    /// A [`Port`].
-    Port,
-    /// A link that was left to its network namespace.
-    Persisted,
-}
-
-impl Attached {
-    /// Whether it was not there.
-    pub(crate) fn insert(&self, address: Ipv4Addr) -> bool {
-        match self.lock().entry(address) {
-            Entry::Occupied(_) => false,
-            Entry::Vacant(free) => {
-                free.insert(Claim::Port);
-                true
-            }
-        }
-    }
-
-    pub(crate) fn persist(&self, address: Ipv4Addr) {
-        self.lock().insert(address, Claim::Persisted);
-    }
-
-    /// Who had the address; only one that is persisted is removed.
-    fn release(&self, address: IpAddr) -> Option<Claim> {
-        let IpAddr::V4(address) = address else {
-            return None;
-        };
-        let mut claims = self.lock();
-        let claim = claims.get(&address).copied();
-        if claim == Some(Claim::Persisted) {
-            claims.remove(&address);
-        }
-        claim
-    }
-
-    pub(crate) fn remove(&self, address: Ipv4Addr) {
-        self.lock().remove(&address);
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<Ipv4Addr, Claim>> {
-        self.0
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
+/// The first refusal but that a link is gone.
+fn tolerate_gone(outcomes: impl IntoIterator<Item = Result<Vec<u8>>>) -> Result<()> {
+    let refused = outcomes.into_iter().filter_map(Result::err);
+    refused
+        .filter(|error| error.kind() != ErrorKind::NotFound)
+        .map(Err)
+        .next()
+        .unwrap_or(Ok(()))
 }
 
 /// An address a bridge can have: of a subnet, with room for containers.
-fn gateway(name: &IfName, address: IpNetwork) -> Result<Ipv4Network> {
-    let what = format!("create bridge {name} with {address}");
-    let address = v4(address, &what)?;
-    if address.prefix() > subnet::SMALLEST {
+fn check_gateway(name: &IfName, address: IpNetwork) -> Result<()> {
+    let what = || format!("create bridge {name} with {address}");
+    let (ip, longest) = match address {
+        IpNetwork::V4(_) => (address.ip(), subnet::SMALLEST),
+        IpNetwork::V6(_) => (address.ip(), 126),
+    };
+    if address.prefix() > longest {
         let why = "the subnet has no room for a gateway and a container";
-        return Err(Error::invalid(what, why));
+        return Err(Error::invalid(what(), why));
     }
-    if address.ip() == address.network() || address.ip() == address.broadcast() {
+    if ip == address.network() || ip.is_ipv4() && ip == address.broadcast() {
         let why = "it is the network or the broadcast address";
-        return Err(Error::invalid(what, why));
+        return Err(Error::invalid(what(), why));
     }
-    Ok(address)
+    if ip.is_multicast() || ip.is_loopback() {
+        let why = "it is a multicast or a loopback address";
+        return Err(Error::invalid(what(), why));
+    }
+    Ok(())
 }
 
-fn create_link(socket: SharedSocket, name: &IfName) -> Result<LinkGuard> {
-    let [created, read] = socket
-        .lock()
-        .ask([message::create_bridge(name), message::link_named(name)])?;
-    created?;
+async fn create_link<T: Transport>(
+    host: &T,
+    socket: SharedSocket,
+    name: &IfName,
+) -> Result<LinkGuard> {
+    let requests = [message::create_bridge(name), message::link_named(name)];
+    let mut outcomes = host.ask_each(&requests).await?.into_iter();
+    outcomes.next().transpose()?;
     let mut link = LinkGuard::new(socket, name.clone());
-    link.found(&read?)?;
+    link.found(&outcomes.next().transpose()?.unwrap_or_default())?;
     Ok(link)
 }
 
-fn add_address(link: &LinkGuard, address: Ipv4Network) -> Result<Ipv4Network> {
-    let request = message::add_address(link.index(), link.name(), address);
-    link.socket().lock().ask_one(request)?;
-    Ok(address)
-}
-
 /// Two processes that pick at once both set an address, then both look: at least one sees the other, and yields.
-fn pick_address(link: &LinkGuard, pools: &Pools) -> Result<Ipv4Network> {
+async fn pick_address<T: Transport>(
+    host: &T,
+    link: &LinkGuard,
+    pools: &Pools,
+) -> Result<IpNetwork> {
     for attempt in 0..PICKS {
-        let occupied = Occupied::read(&mut link.socket().lock())?;
+        let occupied = Occupied::of(&routes(host).await?, &addresses(host).await?);
         let subnet = pools.free(&occupied, start_of(link.name().as_str(), attempt))?;
         let first_host = (u32::from(subnet.network()) + 1).into();
         let address = Ipv4Network::new(first_host, subnet.prefix()).unwrap_or(subnet);
-        add_address(link, address)?;
-        if !overlapped(link, address)? {
+        let address = IpNetwork::V4(address);
+        let add = message::add_address(link.index(), link.name(), address);
+        ask_one(host, add).await?;
+        if !overlapped(&addresses(host).await?, link.index(), address) {
             return Ok(address);
         }
-        let request = message::delete_address(link.index(), link.name(), address);
-        link.socket().lock().ask_one(request)?;
+        let delete = message::delete_address(link.index(), link.name(), address);
+        ask_one(host, delete).await?;
     }
     let what = format!("pick a subnet for {}", link.name());
     let why = "others kept taking the same ones";
@@ -365,28 +504,42 @@ fn pick_address(link: &LinkGuard, pools: &Pools) -> Result<Ipv4Network> {
 }
 
 /// Whether another link has an address of the same subnet.
-fn overlapped(link: &LinkGuard, address: Ipv4Network) -> Result<bool> {
-    let addresses = subnet::addresses(&mut link.socket().lock())?;
-    Ok(addresses
+fn overlapped(addresses: &[AddressAnswer], index: u32, address: IpNetwork) -> bool {
+    let overlap = |other: &AddressAnswer| match (other.subnet, address) {
+        (IpNetwork::V4(one), IpNetwork::V4(other)) => one.overlaps(other),
+        (IpNetwork::V6(one), IpNetwork::V6(other)) => one.overlaps(other),
+        _ => false,
+    };
+    addresses
         .iter()
-        .any(|other| other.index != link.index() && other.subnet.overlaps(address)))
+        .any(|other| other.index != index && overlap(other))
+}
+
+async fn addresses<T: Transport>(host: &T) -> Result<Vec<AddressAnswer>> {
+    let payloads = host.dump(&message::all_addresses(None)).await?;
+    parse_all(&payloads, AddressAnswer::parse)
+}
+
+async fn routes<T: Transport>(host: &T) -> Result<Vec<RouteAnswer>> {
+    let payloads = host.dump(&message::all_routes(None)).await?;
+    parse_all(&payloads, RouteAnswer::parse)
 }
 
 /// The MTU of the link of the default route, so that packets of containers fit a VPN or an overlay on the way out.
-pub(crate) fn inferred_mtu(socket: &mut Socket) -> Result<u32> {
-    let routes = subnet::routes(socket)?;
-    let Some(index) = default_link(&routes) else {
+pub(crate) async fn inferred_mtu<T: Transport>(host: &T) -> Result<u32> {
+    let Some(index) = default_link(&routes(host).await?) else {
         return Ok(ETHERNET_MTU);
     };
-    let answer = socket.ask_one(message::link_at(index))?;
+    let answer = ask_one(host, message::link_at(index)).await?;
     Ok(LinkAnswer::parse(&answer)?.mtu)
 }
 
+/// Of IPv4 before IPv6, then by metric. Tables of a VRF are not `main`, and do not count.
 fn default_link(routes: &[RouteAnswer]) -> Option<u32> {
     routes
         .iter()
-        .filter(|route| route.main && route.destination.prefix() == 0)
-        .min_by_key(|route| route.metric)?
+        .filter(|route| route.is_main() && route.destination.prefix() == 0 && route.link.is_some())
+        .min_by_key(|route| (route.destination.is_ipv6(), route.metric))?
         .link
 }
 
@@ -394,15 +547,18 @@ fn default_link(routes: &[RouteAnswer]) -> Option<u32> {
 mod tests {
     use super::*;
     use crate::answer::Reach;
+    use std::net::Ipv4Addr;
 
     #[test]
     fn the_mtu_is_of_the_default_route_of_the_lowest_metric_in_the_main_table() {
         let route = |prefix, metric, main, link| RouteAnswer {
-            destination: Ipv4Network::new(Ipv4Addr::UNSPECIFIED, prefix).unwrap(),
+            destination: IpNetwork::new(Ipv4Addr::UNSPECIFIED.into(), prefix).unwrap(),
+            kind: 1,
+            gateway: None,
+            table: if main { 254 } else { 7 },
             reach: Reach::Routed,
             link: Some(link),
             metric,
-            main,
         };
         assert_eq!(default_link(&[]), None);
         let routes = [
@@ -417,17 +573,21 @@ mod tests {
     #[test]
     fn addresses_no_bridge_can_have_are_refused() {
         let name = IfName::derived("br0".to_owned());
-        for (address, kind) in [
-            ("10.0.0.0/24", ErrorKind::InvalidInput),
-            ("10.0.0.255/24", ErrorKind::InvalidInput),
-            ("10.0.0.1/31", ErrorKind::InvalidInput),
-            ("fd00::1/64", ErrorKind::Unsupported),
+        for address in [
+            "10.0.0.0/24",
+            "10.0.0.255/24",
+            "10.0.0.1/31",
+            "fd00::/64",
+            "fd00::1/127",
+            "ff02::1/64",
         ] {
-            let error = gateway(&name, address.parse().unwrap()).unwrap_err();
-            assert_eq!(error.kind(), kind, "{address}");
+            let error = check_gateway(&name, address.parse().unwrap()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{address}");
             let what = format!("create bridge br0 with {address}: ");
             assert!(error.to_string().starts_with(&what), "{error}");
         }
-        assert!(gateway(&name, "10.0.0.254/24".parse().unwrap()).is_ok());
+        for address in ["10.0.0.254/24", "fd00::1/64", "fd00::ffff/112"] {
+            assert!(check_gateway(&name, address.parse().unwrap()).is_ok());
+        }
     }
 }

@@ -69,7 +69,8 @@ impl IpvlanBuilder {
     /// In mode [`IpvlanMode::L2`], where the default route of a family leads, of each container that does not say
     /// otherwise. Without it such a container has none.
     pub fn gateway(mut self, address: IpAddr) -> Self {
-        self.gateways.retain(|other| other.is_ipv4() != address.is_ipv4());
+        self.gateways
+            .retain(|other| other.is_ipv4() != address.is_ipv4());
         self.gateways.push(address);
         self
     }

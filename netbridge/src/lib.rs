@@ -4,7 +4,7 @@
 //! use cofferdam_netbridge::{Addresses, Attachment, Bridge, NetNs};
 //!
 //! let bridge = Bridge::builder("app0".parse()?).create()?;      // a free subnet is picked
-//! let mut addresses = Addresses::new(bridge.address())?;
+//! let mut addresses = Addresses::new(bridge.addresses()[0])?;
 //!
 //! let netns = NetNs::new()?;                                    // give its fd to the container
 //! let port = bridge.attach(&netns, Attachment::new(addresses.allocate()?))?;
@@ -58,37 +58,51 @@
 struct Readme;
 
 mod addresses;
+mod announce;
 mod answer;
+mod attachment;
 mod bridge;
+mod claims;
 mod dummy;
 mod error;
 mod ifname;
+mod interface;
+mod ipvlan;
 mod kind;
 mod link;
+mod macvlan;
 mod message;
 mod mode;
 mod netns;
 mod parent;
 mod port;
+mod route;
 mod socket;
+mod sublink;
 mod subnet;
 mod sys;
 mod sysctl;
+mod transport;
 mod vlan_link;
 mod vxlan;
 
 pub use addresses::Addresses;
+pub use attachment::{Attachment, Gateway};
 pub use bridge::{Bridge, BridgeBuilder, enable_forwarding, enable_forwarding_on};
 pub use dummy::{Dummy, DummyBuilder};
 pub use error::{Error, ErrorKind, Result};
 pub use ifname::IfName;
 pub use ipnetwork::{self, IpNetwork};
+pub use ipvlan::{Ipvlan, IpvlanBuilder, IpvlanFlag, IpvlanMode};
 pub use kind::LinkKind;
 pub use link::{Link, delete_link, links, loopback_up};
+pub use macvlan::{Macvlan, MacvlanBuilder, MacvlanMode};
 pub use mode::NetworkMode;
 pub use netns::NetNs;
 pub use parent::Parent;
-pub use port::{Attachment, Gateway, Port};
+pub use port::Port;
+pub use route::{Route, RouteKind};
+pub use sublink::Sublink;
 pub use subnet::{Pool, Pools};
 pub use vlan_link::{Vlan, VlanBuilder};
 pub use vxlan::{Fdb, FdbEntry, Vxlan, VxlanBuilder};

@@ -95,8 +95,13 @@ fn delete(socket: &mut Socket, index: u32, name: &IfName) -> Result<()> {
 pub(crate) struct SharedSocket(Arc<Mutex<Socket>>);
 
 impl SharedSocket {
+    /// In the calling thread's network namespace.
     pub(crate) fn open() -> Result<Self> {
-        Ok(SharedSocket(Arc::new(Mutex::new(Socket::open()?))))
+        Socket::open().map(SharedSocket::new)
+    }
+
+    pub(crate) fn new(socket: Socket) -> Self {
+        SharedSocket(Arc::new(Mutex::new(socket)))
     }
 
     /// A panic of another thread leaves at most unread answers, which are told by their sequence number.
@@ -126,6 +131,16 @@ impl LinkGuard {
         }
     }
 
+    /// Never deletes a link that was there before.
+    pub(crate) fn adopted(socket: SharedSocket, name: IfName, index: u32) -> Self {
+        LinkGuard {
+            socket,
+            index,
+            name,
+            armed: false,
+        }
+    }
+
     /// Takes the index from the answer to [`message::link_named`]: it holds where the name may change.
     pub(crate) fn found(&mut self, payload: &[u8]) -> Result<LinkAnswer> {
         let link = LinkAnswer::parse(payload)?;
@@ -145,10 +160,22 @@ impl LinkGuard {
         &self.socket
     }
 
-    /// Deletes the link. One that is gone already is a success.
+    /// Deletes the link. One that is gone already is a success; an adopted one stays.
     pub(crate) fn remove(mut self) -> Result<()> {
+        match std::mem::take(&mut self.armed) {
+            true => self.delete(),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether dropping it deletes the link.
+    pub(crate) fn is_armed(&self) -> bool {
+        self.armed
+    }
+
+    /// Says that another deleted the link.
+    pub(crate) fn disarm(&mut self) {
         self.armed = false;
-        self.delete()
     }
 
     /// Leaves the link where it is.

@@ -51,7 +51,8 @@ impl MacvlanBuilder {
     /// Where the default route of a family leads, of each container that does not say otherwise. Without it such a
     /// container has none.
     pub fn gateway(mut self, address: IpAddr) -> Self {
-        self.gateways.retain(|other| other.is_ipv4() != address.is_ipv4());
+        self.gateways
+            .retain(|other| other.is_ipv4() != address.is_ipv4());
         self.gateways.push(address);
         self
     }

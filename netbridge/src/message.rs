@@ -1,29 +1,26 @@
 //! What is said to the kernel: rtnetlink requests as plain values, made without a syscall.
 
-use std::net::Ipv4Addr;
-use std::os::fd::{AsRawFd, BorrowedFd};
+mod address;
+mod link;
+pub(crate) mod lower;
+pub(crate) mod probe;
+mod route;
+pub(crate) mod sublink;
+pub(crate) mod vxlan;
 
-use ipnetwork::Ipv4Network;
+use std::net::IpAddr;
+
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
     NetlinkPayload,
 };
-use netlink_packet_route::address::{AddressAttribute, AddressMessage};
-use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, InfoBridge, InfoBridgePort,
-    InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkExtentMask,
-    LinkFlags, LinkInfo, LinkMessage,
-};
-use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
-};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use crate::ifname::IfName;
+pub(crate) use address::*;
+pub(crate) use link::*;
+pub(crate) use route::*;
 
-pub(crate) mod lower;
-pub(crate) mod probe;
-pub(crate) mod vxlan;
+use crate::subnet::hash;
 
 /// A hardware address.
 pub(crate) type Mac = [u8; 6];
@@ -31,32 +28,47 @@ pub(crate) type Mac = [u8; 6];
 /// The index of `lo` in every network namespace.
 pub(crate) const LOOPBACK: u32 = 1;
 
-const CREATE: u16 = NLM_F_CREATE | NLM_F_EXCL;
+/// Makes something new, and never changes what is there.
+pub(crate) const CREATE: u16 = NLM_F_CREATE | NLM_F_EXCL;
 
 /// One request, and what it is for, as an error will say it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Request {
     pub(crate) what: String,
-    flags: u16,
-    message: RouteNetlinkMessage,
+    pub(crate) flags: u16,
+    pub(crate) message: RouteNetlinkMessage,
 }
 
 impl Request {
-    fn new(what: String, flags: u16, message: RouteNetlinkMessage) -> Self {
+    /// One that is acknowledged. `flags` are beside `NLM_F_REQUEST` and `NLM_F_ACK`.
+    pub(crate) fn new(what: impl Into<String>, flags: u16, message: RouteNetlinkMessage) -> Self {
         Request {
-            what,
-            flags: NLM_F_REQUEST | flags,
+            what: what.into(),
+            flags: NLM_F_REQUEST | NLM_F_ACK | flags,
             message,
         }
     }
 
-    /// The bytes to send, padded so that another may follow.
-    pub(crate) fn render(&self, sequence: u32) -> Vec<u8> {
+    /// One for a [`dump`](crate::socket::Socket::dump).
+    pub(crate) fn dump(what: impl Into<String>, message: RouteNetlinkMessage) -> Self {
+        Request {
+            what: what.into(),
+            flags: NLM_F_REQUEST | NLM_F_DUMP,
+            message,
+        }
+    }
+
+    /// The message with its header, whose length and sequence number are still to be filled in.
+    pub(crate) fn netlink(&self) -> NetlinkMessage<RouteNetlinkMessage> {
         let mut header = NetlinkHeader::default();
         header.flags = self.flags;
-        header.sequence_number = sequence;
-        let payload = NetlinkPayload::InnerMessage(self.message.clone());
-        let mut message = NetlinkMessage::new(header, payload);
+        NetlinkMessage::new(header, NetlinkPayload::InnerMessage(self.message.clone()))
+    }
+
+    /// The bytes to send, padded so that another may follow.
+    pub(crate) fn render(&self, sequence: u32) -> Vec<u8> {
+        let mut message = self.netlink();
+        message.header.sequence_number = sequence;
         message.finalize();
         let length = message.buffer_len();
         let mut bytes = vec![0; length.next_multiple_of(4)];
@@ -65,221 +77,40 @@ impl Request {
     }
 }
 
-/// The address every link of ours gets: locally administered, and the same again for the same IP address, so that no
-/// neighbour keeps a stale entry when the address is used again.
-pub(crate) fn mac_of(address: Ipv4Addr) -> Mac {
-    let [a, b, c, d] = address.octets();
-    [0x02, 0x42, a, b, c, d]
-}
-
-pub(crate) fn create_bridge(name: &IfName) -> Request {
-    let info = vec![
-        LinkInfo::Kind(InfoKind::Bridge),
-        LinkInfo::Data(InfoData::Bridge(vec![InfoBridge::StpState(
-            BridgeStpState::Disabled,
-        )])),
-    ];
-    let mut link = LinkMessage::default();
-    link.attributes = vec![
-        LinkAttribute::IfName(name.to_string()),
-        LinkAttribute::LinkInfo(info),
-    ];
-    new_link(format!("create bridge {name}"), CREATE, link)
-}
-
-/// The end of a veth pair that is born in the container.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Peer<'a> {
-    pub(crate) netns: BorrowedFd<'a>,
-    pub(crate) name: &'a IfName,
-    pub(crate) mac: Mac,
-}
-
-/// A veth pair: one end up and a port of `bridge`, the other born in the container's network namespace.
-///
-/// With one queue each: the kernel's default of one for each CPU costs a sysfs directory a queue (150 us with two CPUs)
-/// and only serves XDP and packet steering.
-pub(crate) fn create_veth(name: &IfName, bridge: u32, mtu: u32, peer: Peer<'_>) -> Request {
-    let mut inside = LinkMessage::default();
-    inside.attributes = vec![
-        LinkAttribute::NetNsFd(peer.netns.as_raw_fd()),
-        LinkAttribute::IfName(peer.name.to_string()),
-        LinkAttribute::Address(peer.mac.to_vec()),
-        LinkAttribute::Mtu(mtu),
-        LinkAttribute::NumTxQueues(1),
-        LinkAttribute::NumRxQueues(1),
-    ];
-    let info = vec![
-        LinkInfo::Kind(InfoKind::Veth),
-        LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(inside))),
-    ];
-    let mut link = LinkMessage::default();
-    link.header.flags = LinkFlags::Up;
-    link.header.change_mask = LinkFlags::Up;
-    link.attributes = vec![
-        LinkAttribute::IfName(name.to_string()),
-        LinkAttribute::Mtu(mtu),
-        LinkAttribute::NumTxQueues(1),
-        LinkAttribute::NumRxQueues(1),
-        LinkAttribute::Controller(bridge),
-        LinkAttribute::LinkInfo(info),
-    ];
-    let what = format!("create veth {name} with peer {}", peer.name);
-    new_link(what, CREATE, link)
-}
-
-/// Whether the kernel gives a link IPv6 addresses by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum LinkLocal {
-    /// As the kernel's default says.
-    Unchanged,
-    /// None.
-    Off,
-}
-
-/// Lets the bridge send frames back through the port they came from, as published ports need it.
-pub(crate) fn port_options(index: u32, name: &IfName, link_local: LinkLocal) -> Request {
-    let mut link = LinkMessage::default();
-    link.header.index = index;
-    link.attributes = vec![LinkAttribute::LinkInfo(vec![
-        LinkInfo::PortKind(InfoPortKind::Bridge),
-        LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(
-            true,
-        )])),
-    ])];
-    if link_local == LinkLocal::Off {
-        link.attributes
-            .push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(
-                vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)],
-            )]));
+/// The hardware address a link gets for its address: locally administered, and the same again for the same IP address,
+/// so that no neighbour keeps a stale entry when the address is used again.
+pub(crate) fn mac_of(address: IpAddr) -> Mac {
+    match address {
+        IpAddr::V4(address) => {
+            let [a, b, c, d] = address.octets();
+            [0x02, 0x42, a, b, c, d]
+        }
+        IpAddr::V6(address) => mac_of_bytes(&address.octets()),
     }
-    new_link(format!("set hairpin mode of {name}"), 0, link)
 }
 
-/// What a link gets as it goes up.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Up {
-    pub(crate) mac: Option<Mac>,
-    pub(crate) mtu: Option<u32>,
+/// The hardware address of a link without an address.
+pub(crate) fn mac_of_bytes(bytes: &[u8]) -> Mac {
+    let [a, b, c, d, ..] = hash(bytes.iter().copied()).to_be_bytes();
+    [0x02, 0x43, a, b, c, d]
 }
 
-pub(crate) fn set_up(index: u32, name: &str, with: Up) -> Request {
-    let mut link = LinkMessage::default();
-    link.header.index = index;
-    link.header.flags = LinkFlags::Up;
-    link.header.change_mask = LinkFlags::Up;
-    let mac = with.mac.map(|mac| LinkAttribute::Address(mac.to_vec()));
-    let mtu = with.mtu.map(LinkAttribute::Mtu);
-    link.attributes = mac.into_iter().chain(mtu).collect();
-    let message = RouteNetlinkMessage::SetLink(link);
-    Request::new(format!("set {name} up"), NLM_F_ACK, message)
-}
-
-/// By index, or by name where the index is 0.
-pub(crate) fn delete_link(index: u32, name: &IfName) -> Request {
-    let mut link = LinkMessage::default();
-    link.header.index = index;
-    if index == 0 {
-        link.attributes = vec![LinkAttribute::IfName(name.to_string())];
+/// The family of an address.
+pub(crate) fn family(address: IpAddr) -> AddressFamily {
+    match address {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
     }
-    let message = RouteNetlinkMessage::DelLink(link);
-    Request::new(format!("delete link {name}"), NLM_F_ACK, message)
-}
-
-pub(crate) fn link_named(name: &IfName) -> Request {
-    let mut link = LinkMessage::default();
-    link.attributes = vec![
-        LinkAttribute::IfName(name.to_string()),
-        LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]),
-    ];
-    let message = RouteNetlinkMessage::GetLink(link);
-    Request::new(format!("read link {name}"), NLM_F_ACK, message)
-}
-
-pub(crate) fn link_at(index: u32) -> Request {
-    let mut link = LinkMessage::default();
-    link.header.index = index;
-    link.attributes = vec![LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])];
-    let message = RouteNetlinkMessage::GetLink(link);
-    Request::new(format!("read link {index}"), NLM_F_ACK, message)
-}
-
-pub(crate) fn all_links() -> Request {
-    let mut link = LinkMessage::default();
-    link.attributes = vec![LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])];
-    let message = RouteNetlinkMessage::GetLink(link);
-    Request::new("list links".to_owned(), NLM_F_DUMP, message)
-}
-
-pub(crate) fn add_address(index: u32, name: &IfName, address: Ipv4Network) -> Request {
-    let message = RouteNetlinkMessage::NewAddress(address_message(index, address));
-    let what = format!("add address {address} to {name}");
-    Request::new(what, CREATE | NLM_F_ACK, message)
-}
-
-pub(crate) fn delete_address(index: u32, name: &IfName, address: Ipv4Network) -> Request {
-    let message = RouteNetlinkMessage::DelAddress(address_message(index, address));
-    let what = format!("delete address {address} of {name}");
-    Request::new(what, NLM_F_ACK, message)
-}
-
-pub(crate) fn all_addresses() -> Request {
-    let mut message = AddressMessage::default();
-    message.header.family = AddressFamily::Inet;
-    let message = RouteNetlinkMessage::GetAddress(message);
-    Request::new("list addresses".to_owned(), NLM_F_DUMP, message)
-}
-
-pub(crate) fn add_default_route(index: u32, name: &IfName, gateway: Ipv4Addr) -> Request {
-    let mut route = RouteMessage::default();
-    route.header.address_family = AddressFamily::Inet;
-    route.header.table = RouteHeader::RT_TABLE_MAIN;
-    route.header.protocol = RouteProtocol::Boot;
-    route.header.scope = RouteScope::Universe;
-    route.header.kind = RouteType::Unicast;
-    route.attributes = vec![
-        RouteAttribute::Gateway(RouteAddress::Inet(gateway)),
-        RouteAttribute::Oif(index),
-    ];
-    let what = format!("add default route by {gateway} on {name}");
-    let message = RouteNetlinkMessage::NewRoute(route);
-    Request::new(what, CREATE | NLM_F_ACK, message)
-}
-
-pub(crate) fn all_routes() -> Request {
-    let mut route = RouteMessage::default();
-    route.header.address_family = AddressFamily::Inet;
-    let message = RouteNetlinkMessage::GetRoute(route);
-    Request::new("list routes".to_owned(), NLM_F_DUMP, message)
-}
-
-fn new_link(what: String, flags: u16, link: LinkMessage) -> Request {
-    Request::new(what, flags | NLM_F_ACK, RouteNetlinkMessage::NewLink(link))
-}
-
-fn address_message(index: u32, address: Ipv4Network) -> AddressMessage {
-    let mut message = AddressMessage::default();
-    message.header.family = AddressFamily::Inet;
-    message.header.prefix_len = address.prefix();
-    message.header.index = index;
-    message.attributes = vec![
-        AddressAttribute::Local(address.ip().into()),
-        AddressAttribute::Address(address.ip().into()),
-    ];
-    if address.prefix() < 31 {
-        message
-            .attributes
-            .push(AddressAttribute::Broadcast(address.broadcast()));
-    }
-    message
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     use std::fs::File;
-    use std::os::fd::AsFd;
+    use std::os::fd::{AsFd, BorrowedFd};
 
     use super::*;
+    use crate::ifname::IfName;
+    use crate::route::Route;
 
     fn name(text: &str) -> IfName {
         text.parse().unwrap()
@@ -297,35 +128,52 @@ pub(crate) mod tests {
     }
 
     fn every_request(netns: BorrowedFd<'_>) -> Vec<Request> {
-        let subnet = "10.0.0.2/24".parse().unwrap();
-        let peer = Peer {
+        let (br0, eth0) = (name("br0"), name("eth0"));
+        let pair = VethPair {
+            name: &name("veth0"),
+            bridge: 3,
+            mtu: 1400,
             netns,
-            name: &name("eth0"),
+            inside: Some(&eth0),
             mac: [2, 66, 10, 0, 0, 2],
         };
-        vec![
-            create_bridge(&name("br0")),
-            create_veth(&name("veth0"), 3, 1400, peer),
+        let up = Up {
+            mac: Some([2; 6]),
+            mtu: Some(1400),
+        };
+        let mut requests = vec![
+            create_bridge(&br0),
+            create_veth(&pair),
+            create_veth(&VethPair {
+                inside: None,
+                ..pair
+            }),
             port_options(4, &name("veth0"), LinkLocal::Off),
-            set_up(
-                3,
-                "br0",
-                Up {
-                    mac: Some([2; 6]),
-                    mtu: Some(1400),
-                },
-            ),
-            delete_link(3, &name("br0")),
-            delete_link(0, &name("br0")),
-            link_named(&name("br0")),
+            set_up(3, "br0", up),
+            set_group(3, &br0, 9),
+            delete_group(9),
+            delete_link(3, &br0),
+            delete_link(0, &br0),
+            link_named(&br0),
             link_at(3),
             all_links(),
-            add_address(3, &name("br0"), subnet),
-            delete_address(3, &name("br0"), subnet),
-            all_addresses(),
-            add_default_route(3, &name("eth0"), [10, 0, 0, 1].into()),
-            all_routes(),
-        ]
+            all_addresses(None),
+            all_routes(None),
+        ];
+        for address in ["10.0.0.2/24", "fd00::2/64", "10.0.0.2/32"] {
+            let address = address.parse().unwrap();
+            requests.push(add_address(3, &br0, address));
+            requests.push(delete_address(3, &br0, address));
+        }
+        for route in [
+            Route::via("0.0.0.0/0".parse().unwrap(), [10, 0, 0, 1].into()),
+            Route::via("::/0".parse().unwrap(), "fe80::1".parse().unwrap()).onlink(),
+            Route::direct("10.9.0.0/16".parse().unwrap()).metric(7),
+            Route::blackhole("10.9.0.0/16".parse().unwrap()),
+        ] {
+            requests.push(add_route(3, &eth0, &route));
+        }
+        requests
     }
 
     #[test]
@@ -359,40 +207,11 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn deleting_a_link_is_32_bytes() {
-        let expected = [
-            32, 0, 0, 0, 17, 0, 5, 0, 1, 0, 0, 0, 0, 0, 0, 0, // the header
-            0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, // the index
-        ];
-        if cfg!(target_endian = "little") {
-            assert_eq!(delete_link(7, &name("br0")).render(1), expected);
-        }
-    }
-
-    #[test]
-    fn one_message_makes_the_pair() {
-        let file = File::open("/dev/null").unwrap();
-        let fd = file.as_raw_fd();
-        let peer = Peer {
-            netns: file.as_fd(),
-            name: &name("eth0"),
-            mac: mac_of([172, 20, 0, 2].into()),
-        };
-        let request = create_veth(&name("veth0"), 3, 1400, peer);
-        let RouteNetlinkMessage::NewLink(link) = &request.message else {
-            panic!("{request:?}");
-        };
-        assert_eq!(link.header.flags, LinkFlags::Up);
-        assert!(link.attributes.contains(&LinkAttribute::Controller(3)));
-        let text = format!("{:?}", link.attributes.last().unwrap());
-        for part in [
-            "Kind(Veth)",
-            &format!("NetNsFd({fd})"),
-            "IfName(\"eth0\")",
-            "Address([2, 66, 172, 20, 0, 2])",
-            "Mtu(1400)",
-        ] {
-            assert!(text.contains(part), "{part} in {text}");
-        }
+    fn a_mac_is_of_its_address_alone_and_locally_administered() {
+        let mac = |text: &str| mac_of(text.parse().unwrap());
+        assert_eq!(mac("172.20.0.2"), [2, 66, 172, 20, 0, 2]);
+        assert_eq!(mac("fd00::2"), mac("fd00::2"));
+        assert_ne!(mac("fd00::2"), mac("fd00::3"));
+        assert_eq!(mac("fd00::2")[0] & 3, 2);
     }
 }

@@ -7,7 +7,7 @@ use crate::ifname::IfName;
 use crate::link::{LinkGuard, SharedSocket};
 use crate::message::{self, Request, Up};
 use crate::socket::Socket;
-use crate::sysctl;
+use crate::sysctl::{self, Ipv6};
 use crate::vlan_link::VlanBuilder;
 
 /// The link that a [`Macvlan`](crate::Macvlan) or [`Ipvlan`](crate::Ipvlan) is upon.
@@ -146,11 +146,12 @@ pub(crate) fn adopt(
     name: IfName,
     request: Request,
 ) -> Result<(LinkGuard, LinkBelow)> {
-    let [created, read] = socket.lock().ask([request, message::link_named(&name)])?;
-    created?;
+    socket.lock().ask_one(request)?;
     let mut link = LinkGuard::new(socket, name);
-    link.found(&read?)?;
-    sysctl::ipv6_off(link.name())?;
+    let read = message::link_named(link.name());
+    let read = link.socket().lock().ask_one(read)?;
+    link.found(&read)?;
+    sysctl::ipv6(link.name(), Ipv6::Off)?;
     let up = message::set_up(link.index(), link.name().as_str(), Up::default());
     link.socket().lock().ask_one(up)?;
     let below = lower_link(&mut link.socket().lock(), link.name())?;

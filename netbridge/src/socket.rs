@@ -1,17 +1,24 @@
 //! The blocking transport: many requests in one send, each acknowledged.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use netlink_packet_core::NLM_F_DUMP_INTR;
 use netlink_sys::SocketAddr;
 use netlink_sys::protocols::NETLINK_ROUTE;
+use rustix::net::netdevice::index_to_name;
 
 use crate::answer::{self, Ack, NLMSG_DONE, NLMSG_ERROR, malformed};
 use crate::error::{Error, ErrorKind, Result};
+use crate::ifname::IfName;
 use crate::message::Request;
+use crate::netns::run_in;
 
 /// How often a dump that was interrupted by a change is done again.
 const DUMP_ATTEMPTS: usize = 20;
+
+/// How many requests go into one send. The kernel queues all their answers before it returns: more might not fit.
+const BATCH: usize = 64;
 
 /// An rtnetlink socket. It stays in the network namespace of the thread that opened it.
 pub(crate) struct Socket {
@@ -34,30 +41,33 @@ impl Socket {
         })
     }
 
-    /// How many messages were sent.
-    pub(crate) fn sent(&self) -> u32 {
-        self.sequence
+    /// In another network namespace, by a thread that is thrown away.
+    #[allow(dead_code, reason = "for what reads other namespaces")]
+    pub(crate) fn open_in(netns: BorrowedFd<'_>) -> Result<Self> {
+        run_in(netns, Socket::open)?
     }
 
-    /// Sends all `requests` at once and returns what came of each. The kernel goes on after one it refused.
-    pub(crate) fn ask<const N: usize>(&mut self, requests: [Request; N]) -> Result<[Outcome; N]> {
-        let outcomes = self.outcomes(&requests)?;
-        outcomes
-            .try_into()
-            .map_err(|_outcomes| malformed("an answer is missing"))
-    }
-
-    /// Sends all `requests` at once; the first that was refused is the error.
-    pub(crate) fn ask_all(&mut self, requests: &[Request]) -> Result<()> {
-        self.outcomes(requests)?
-            .into_iter()
-            .try_for_each(|outcome| outcome.map(drop))
+    /// Sends all `requests` at once (64 at a time) and returns what came of each. The kernel goes on after one it
+    /// refused.
+    pub(crate) fn ask_each(&mut self, requests: &[Request]) -> Result<Vec<Outcome>> {
+        let mut outcomes = Vec::with_capacity(requests.len());
+        for batch in requests.chunks(BATCH) {
+            outcomes.append(&mut self.outcomes(batch)?);
+        }
+        Ok(outcomes)
     }
 
     /// Sends one request and returns its answer.
     pub(crate) fn ask_one(&mut self, request: Request) -> Result<Vec<u8>> {
-        let [outcome] = self.ask([request])?;
-        outcome
+        let outcome = self.outcomes(&[request])?.pop();
+        outcome.ok_or_else(|| malformed("an answer is missing"))?
+    }
+
+    /// The name of the link at `index`, as by ioctl(2) `SIOCGIFNAME`.
+    pub(crate) fn name_of(&self, index: u32) -> Result<IfName> {
+        index_to_name(self, index)
+            .map_err(|errno| Error::sys(format!("name of link {index}"), errno))?
+            .parse()
     }
 
     /// The payloads of a dump, taken again where a change interrupted it.
@@ -175,6 +185,12 @@ impl Dump {
 
     fn complete(self) -> Option<Vec<Vec<u8>>> {
         (!self.interrupted).then_some(self.payloads)
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

@@ -6,7 +6,7 @@ use std::os::fd::BorrowedFd;
 use ipnetwork::IpNetwork;
 use rustix::fs::fstat;
 
-use crate::answer::{LinkAnswer, attributes, malformed};
+use crate::answer::{attributes, malformed};
 use crate::attachment::{Attachment, Gateway};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ifname::IfName;
@@ -18,6 +18,7 @@ use crate::message::sublink::{MacvlanOptions, Sort, create_sublink, rename, set_
 use crate::message::{self, Mac, sublink as messages};
 use crate::parent::LinkBelow;
 use crate::route::Route;
+use crate::socket::Socket;
 use crate::subnet::hash;
 use crate::transport::now;
 
@@ -166,19 +167,25 @@ impl Network<'_> {
 /// Default routes to the link itself, for the families that it has addresses of.
 fn layer3_routes(attachment: &Attachment) -> impl Iterator<Item = Route> {
     let families = [
-        (attachment.gateway4, IpNetwork::is_ipv4 as fn(&IpNetwork) -> bool, "0.0.0.0/0"),
+        (
+            attachment.gateway4,
+            IpNetwork::is_ipv4 as fn(&IpNetwork) -> bool,
+            "0.0.0.0/0",
+        ),
         (attachment.gateway6, IpNetwork::is_ipv6, "::/0"),
     ];
     let metric = attachment.gateway_metric;
-    families.into_iter().filter_map(move |(gateway, is_of, all)| {
-        let has_one = attachment.addresses.iter().any(is_of);
-        let route = Route::direct(all.parse().ok()?);
-        let wanted = gateway == Gateway::Bridge && has_one;
-        wanted.then(|| match metric {
-            Some(metric) => route.metric(metric),
-            None => route,
+    families
+        .into_iter()
+        .filter_map(move |(gateway, is_of, all)| {
+            let has_one = attachment.addresses.iter().any(is_of);
+            let route = Route::direct(all.parse().ok()?);
+            let wanted = gateway == Gateway::Bridge && has_one;
+            wanted.then(|| match metric {
+                Some(metric) => route.metric(metric),
+                None => route,
+            })
         })
-    })
 }
 
 /// Why no container can have it.
@@ -188,7 +195,9 @@ fn address_fault(address: IpNetwork) -> Option<&'static str> {
         return Some("it is no host's address");
     }
     match address {
-        IpNetwork::V4(v4) if v4.prefix() < 31 && (v4.ip() == v4.network() || v4.ip() == v4.broadcast()) => {
+        IpNetwork::V4(v4)
+            if v4.prefix() < 31 && (v4.ip() == v4.network() || v4.ip() == v4.broadcast()) =>
+        {
             Some("it is the network or the broadcast address")
         }
         _ => None,
@@ -233,13 +242,10 @@ fn create(
     attachment: &Attachment,
 ) -> Result<(LinkGuard, Mac)> {
     // First, as whoever cannot get in could not delete the link either.
-    let inside = SharedSocket::open_in(netns)?;
+    let inside = SharedSocket::new(Socket::open_in(netns)?);
     let name = create_named(network, netns, attachment)?;
     let mut link = LinkGuard::new(inside, name.clone());
-    let read = link
-        .socket()
-        .lock()
-        .ask_one(message::link_named(&name))?;
+    let read = link.socket().lock().ask_one(message::link_named(&name))?;
     link.found(&read)?;
     if let Sort::Macvlan(options) = &network.sort {
         check_applied(options, &read, &network.what())?;
@@ -315,10 +321,17 @@ fn check_applied(options: &MacvlanOptions, link: &[u8], what: &str) -> Result<()
     const IFLA_MACVLAN_BC_QUEUE_LEN: u16 = 7;
     const IFLA_MACVLAN_BC_CUTOFF: u16 = 9;
     let wanted = [
-        (IFLA_MACVLAN_BC_QUEUE_LEN, options.bc_queue_len, "bc_queue_len", "5.11"),
+        (
+            IFLA_MACVLAN_BC_QUEUE_LEN,
+            options.bc_queue_len,
+            "bc_queue_len",
+            "5.11",
+        ),
         (
             IFLA_MACVLAN_BC_CUTOFF,
-            options.bc_cutoff.map(|limit| u32::from_ne_bytes(limit.to_ne_bytes())),
+            options
+                .bc_cutoff
+                .map(|limit| u32::from_ne_bytes(limit.to_ne_bytes())),
             "bc_cutoff",
             "6.4",
         ),

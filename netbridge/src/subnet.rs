@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use ipnetwork::{IpNetwork, Ipv4Network};
 
-use crate::answer::{AddressAnswer, Reach, RouteAnswer};
+use crate::answer::{AddressAnswer, Reach, RouteAnswer, parse_all};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message;
 use crate::socket::Socket;
@@ -145,36 +145,37 @@ impl Occupied {
     pub(crate) fn of(routes: &[RouteAnswer], addresses: &[AddressAnswer]) -> Self {
         let mut occupied = Occupied::default();
         for route in routes {
+            let IpNetwork::V4(destination) = route.destination else {
+                continue;
+            };
             // 0/0, and the halves that VPNs put over it.
-            if route.destination.prefix() <= 1 {
+            if destination.prefix() <= 1 {
                 continue;
             }
             match route.reach {
-                Reach::OnLink => occupied.on_link.push(route.destination),
-                Reach::Routed => occupied.routed.push(route.destination),
+                Reach::OnLink => occupied.on_link.push(destination),
+                Reach::Routed => occupied.routed.push(destination),
             }
         }
-        occupied
-            .on_link
-            .extend(addresses.iter().map(|address| address.subnet));
+        let subnets = addresses.iter().filter_map(|address| match address.subnet {
+            IpNetwork::V4(subnet) => Some(subnet),
+            IpNetwork::V6(_) => None,
+        });
+        occupied.on_link.extend(subnets);
         occupied
     }
 }
 
 pub(crate) fn routes(socket: &mut Socket) -> Result<Vec<RouteAnswer>> {
-    let payloads = socket.dump(&message::all_routes())?;
-    payloads
-        .iter()
-        .filter_map(|payload| RouteAnswer::parse(payload).transpose())
-        .collect()
+    parse_all(
+        &socket.dump(&message::all_routes(None))?,
+        RouteAnswer::parse,
+    )
 }
 
 pub(crate) fn addresses(socket: &mut Socket) -> Result<Vec<AddressAnswer>> {
-    let payloads = socket.dump(&message::all_addresses())?;
-    payloads
-        .iter()
-        .filter_map(|payload| AddressAnswer::parse(payload).transpose())
-        .collect()
+    let payloads = socket.dump(&message::all_addresses(None))?;
+    parse_all(&payloads, AddressAnswer::parse)
 }
 
 /// Where the search for a network of this name starts, the same in every version of this crate. Another attempt starts
@@ -337,9 +338,11 @@ mod tests {
         let route = |destination: &str, reach| RouteAnswer {
             destination: destination.parse().unwrap(),
             reach,
+            kind: 1,
+            gateway: None,
+            table: 254,
             link: Some(2),
             metric: 0,
-            main: true,
         };
         let routes = [
             route("0.0.0.0/0", Reach::Routed),
@@ -348,9 +351,13 @@ mod tests {
             route("10.8.0.0/24", Reach::OnLink),
             route("172.16.0.0/12", Reach::Routed),
         ];
+        let subnet = "192.168.7.1/24".parse().unwrap();
         let address = AddressAnswer {
             index: 3,
-            subnet: "192.168.7.1/24".parse().unwrap(),
+            local: subnet,
+            subnet,
+            scope: 0,
+            flags: 0,
         };
         assert_eq!(
             Occupied::of(&routes, &[address]),

@@ -7,10 +7,39 @@ use std::path::Path;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ifname::IfName;
 
+/// Whether a link is to have IPv6.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ipv6 {
+    On,
+    Off,
+}
+
+/// IPv6 of a link, before it goes up; router advertisements are taken by none.
+pub(crate) fn ipv6(name: &IfName, wanted: Ipv6) -> Result<()> {
+    match wanted {
+        Ipv6::On => ipv6_on(name),
+        Ipv6::Off => ipv6_off(name),
+    }
+}
+
+/// IPv6 with the addresses given alone, and a link-local one that works at once.
+fn ipv6_on(name: &IfName) -> Result<()> {
+    let base = format!("/proc/sys/net/ipv6/conf/{name}");
+    for (key, value) in [
+        ("accept_ra", "0"),
+        ("autoconf", "0"),
+        ("accept_dad", "0"),
+        ("disable_ipv6", "0"),
+    ] {
+        write(&format!("{base}/{key}"), value)?;
+    }
+    Ok(())
+}
+
 /// No IPv6 on the link, and no router advertisement taken should someone switch IPv6 on.
 ///
 /// A link without `/proc/sys/net/ipv6` has no IPv6: the kernel lacks it, or the MTU is below 1280.
-pub(crate) fn ipv6_off(name: &IfName) -> Result<()> {
+fn ipv6_off(name: &IfName) -> Result<()> {
     let base = format!("/proc/sys/net/ipv6/conf/{name}");
     let done = write(&format!("{base}/accept_ra"), "0")
         .and_then(|()| write(&format!("{base}/disable_ipv6"), "1"));
@@ -28,6 +57,10 @@ fn only_ipv4(name: &IfName) -> bool {
 
 pub(crate) fn forwarding(name: &IfName) -> Result<()> {
     write(&format!("/proc/sys/net/ipv4/conf/{name}/forwarding"), "1")
+}
+
+pub(crate) fn forwarding6(name: &IfName) -> Result<()> {
+    write(&format!("/proc/sys/net/ipv6/conf/{name}/forwarding"), "1")
 }
 
 pub(crate) fn route_localnet(name: &IfName) -> Result<()> {

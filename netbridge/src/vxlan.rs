@@ -10,6 +10,7 @@ use crate::link::{LinkGuard, SharedSocket};
 use crate::message::vxlan::{self as message, FdbAnswer, Put, VxlanLink};
 use crate::message::{link_named, set_up};
 use crate::parent::lower_link;
+use crate::transport::now;
 
 /// The UDP port the IANA gave to VXLAN.
 const IANA_PORT: u16 = 4789;
@@ -178,10 +179,10 @@ impl VxlanBuilder {
             mtu,
             bridge: bridge.map(Bridge::index),
         });
-        let [created, read] = socket.lock().ask([request, link_named(&self.name)])?;
-        created?;
+        socket.lock().ask_one(request)?;
         let mut link = LinkGuard::new(socket, self.name.clone());
-        link.found(&read?)?;
+        let read = link.socket().lock().ask_one(link_named(&self.name))?;
+        link.found(&read)?;
         bring_up(&link)?;
         let VxlanBuilder { vni, proxy, .. } = self;
         Ok(Vxlan {
@@ -224,7 +225,7 @@ impl VxlanBuilder {
         let outside = match (dev, self.mtu) {
             (Some(outside), _) => outside,
             (None, Some(given)) => return Ok(given),
-            (None, None) => inferred_mtu(&mut socket.lock())?,
+            (None, None) => now(inferred_mtu(socket))?,
         };
         let largest = outside.saturating_sub(self.overhead());
         match self.mtu {

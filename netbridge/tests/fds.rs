@@ -30,7 +30,7 @@ fn work() {
             .create()
             .is_err()
     );
-    let mut addresses = Addresses::new(bridge.address()).unwrap();
+    let mut addresses = Addresses::new(bridge.ipv4().unwrap()).unwrap();
     let netns = NetNs::new().unwrap();
     let attachment = Attachment::new(addresses.allocate().unwrap());
     let port = bridge.attach(&netns, attachment.clone()).unwrap();

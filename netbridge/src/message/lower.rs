@@ -1,10 +1,11 @@
 //! Links of the host's that others are made upon: VLANs and dummy links.
 
+use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVlan, LinkAttribute, LinkInfo, LinkMessage,
 };
 
-use super::{CREATE, Request, new_link};
+use super::{CREATE, Request};
 use crate::ifname::IfName;
 
 /// A VLAN of the link `parent`, by IEEE 802.1Q. The MTU is the parent's where none is given.
@@ -19,7 +20,8 @@ pub(crate) fn create_vlan(name: &IfName, parent: u32, id: u16, mtu: Option<u32>)
         LinkInfo::Kind(InfoKind::Vlan),
         LinkInfo::Data(InfoData::Vlan(vec![InfoVlan::Id(id)])),
     ]));
-    new_link(format!("create VLAN {id} as {name}"), CREATE, link)
+    let message = RouteNetlinkMessage::NewLink(link);
+    Request::new(format!("create VLAN {id} as {name}"), CREATE, message)
 }
 
 /// A link that leads nowhere.
@@ -29,7 +31,8 @@ pub(crate) fn create_dummy(name: &IfName, mtu: Option<u32>) -> Request {
     link.attributes.extend(mtu.map(LinkAttribute::Mtu));
     let kind = vec![LinkInfo::Kind(InfoKind::Dummy)];
     link.attributes.push(LinkAttribute::LinkInfo(kind));
-    new_link(format!("create dummy {name}"), CREATE, link)
+    let message = RouteNetlinkMessage::NewLink(link);
+    Request::new(format!("create dummy {name}"), CREATE, message)
 }
 
 #[cfg(test)]

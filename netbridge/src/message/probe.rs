@@ -1,8 +1,9 @@
 //! Whether the kernel has a kind of link: asked in a way that never makes one.
 
+use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 
-use super::{CREATE, Request, new_link};
+use super::{CREATE, Request};
 
 /// A link the kernel finds a fault with after it has found, or loaded, its kind: it has no parent, no data, and a
 /// hardware address none may have.
@@ -15,5 +16,6 @@ pub(crate) fn probe(kind: InfoKind) -> Request {
         LinkAttribute::Address(vec![0; 6]),
         LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)]),
     ];
-    new_link(what, CREATE, link)
+    let message = RouteNetlinkMessage::NewLink(link);
+    Request::new(what, CREATE, message)
 }

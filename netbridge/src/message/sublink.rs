@@ -2,14 +2,13 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use netlink_packet_core::NLM_F_ACK;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
     InfoData, InfoIpVlan, InfoKind, InfoMacVlan, IpVlanFlags, IpVlanMode, LinkAttribute, LinkInfo,
     LinkMessage, MacVlanFlags, MacVlanMacAddressMode, MacVlanMode,
 };
 
-use super::{CREATE, Mac, Request, new_link};
+use super::{BY_RULE, CREATE, Mac, Request};
 use crate::ifname::IfName;
 use crate::ipvlan::{IpvlanFlag, IpvlanMode};
 use crate::macvlan::MacvlanMode;
@@ -126,7 +125,8 @@ pub(crate) fn create_sublink(sublink: Sublink<'_>, sort: &Sort, what: String) ->
     let mac = sublink.mac.map(|mac| LinkAttribute::Address(mac.to_vec()));
     link.attributes.extend(mac);
     link.attributes.push(LinkAttribute::LinkInfo(sort.info()));
-    new_link(what, CREATE, link)
+    let message = RouteNetlinkMessage::NewLink(link);
+    Request::new(what, CREATE, message)
 }
 
 /// Replaces the list of senders a macvlan link of mode source takes frames of.
@@ -137,17 +137,18 @@ pub(crate) fn set_sources(index: u32, name: &IfName, sources: &[Mac]) -> Request
         LinkInfo::Kind(InfoKind::MacVlan),
         LinkInfo::Data(InfoData::MacVlan(source_list(sources).to_vec())),
     ])];
-    new_link(format!("set the sources of {name}"), 0, link)
+    let message = RouteNetlinkMessage::NewLink(link);
+    Request::new(format!("set the sources of {name}"), 0, message)
 }
 
 /// Gives a link its name; the first `ethN` that is free where none is given.
 pub(crate) fn rename(index: u32, name: Option<&IfName>) -> Request {
     let mut link = LinkMessage::default();
     link.header.index = index;
-    let name = name.map_or("eth%d", IfName::as_str);
+    let name = name.map_or(BY_RULE, IfName::as_str);
     link.attributes = vec![LinkAttribute::IfName(name.to_owned())];
     let message = RouteNetlinkMessage::SetLink(link);
-    Request::new(format!("name link {index} {name}"), NLM_F_ACK, message)
+    Request::new(format!("name link {index} {name}"), 0, message)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE};
+use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVxlan, LinkAttribute,
     LinkInfo, LinkMessage,
@@ -12,7 +12,7 @@ use netlink_packet_route::neighbour::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::{CREATE, Mac, Request, new_link};
+use super::{CREATE, Mac, Request};
 use crate::ifname::IfName;
 
 /// What a VXLAN link is told as it is made.
@@ -69,7 +69,8 @@ pub(crate) fn create_vxlan(vxlan: VxlanLink<'_>) -> Request {
         LinkInfo::Data(InfoData::Vxlan(vxlan.data())),
     ]));
     let what = format!("create vxlan {} with VNI {}", vxlan.name, vxlan.vni);
-    new_link(what, CREATE, link)
+    let message = RouteNetlinkMessage::NewLink(link);
+    Request::new(what, CREATE, message)
 }
 
 /// No IPv6 address by itself.
@@ -79,7 +80,8 @@ pub(crate) fn no_link_local(index: u32, name: &IfName) -> Request {
     link.attributes = vec![LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(
         vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)],
     )])];
-    new_link(format!("set addrgenmode of {name}"), 0, link)
+    let message = RouteNetlinkMessage::NewLink(link);
+    Request::new(format!("set addrgenmode of {name}"), 0, message)
 }
 
 /// How an entry comes to be beside one that is there.
@@ -95,12 +97,11 @@ pub(crate) enum Put {
 
 impl Put {
     fn flags(self) -> u16 {
-        NLM_F_ACK
-            | match self {
-                Put::New => CREATE,
-                Put::Replace => NLM_F_CREATE | NLM_F_REPLACE,
-                Put::Append => NLM_F_CREATE | NLM_F_APPEND,
-            }
+        match self {
+            Put::New => CREATE,
+            Put::Replace => NLM_F_CREATE | NLM_F_REPLACE,
+            Put::Append => NLM_F_CREATE | NLM_F_APPEND,
+        }
     }
 }
 
@@ -112,7 +113,7 @@ pub(crate) fn put_fdb(index: u32, mac: Mac, vtep: IpAddr, put: Put, what: String
 
 pub(crate) fn delete_fdb(index: u32, mac: Mac, vtep: IpAddr, what: String) -> Request {
     let message = RouteNetlinkMessage::DelNeighbour(fdb(index, mac, vtep));
-    Request::new(what, NLM_F_ACK, message)
+    Request::new(what, 0, message)
 }
 
 pub(crate) fn all_fdb(index: u32, name: &IfName) -> Request {
@@ -120,7 +121,7 @@ pub(crate) fn all_fdb(index: u32, name: &IfName) -> Request {
     message.header.family = AddressFamily::Bridge;
     message.header.ifindex = index;
     let message = RouteNetlinkMessage::GetNeighbour(message);
-    Request::new(format!("list the FDB of {name}"), NLM_F_DUMP, message)
+    Request::dump(format!("list the FDB of {name}"), message)
 }
 
 /// `ip neighbour replace <address> lladdr <mac> dev <name> nud permanent`
@@ -134,7 +135,7 @@ pub(crate) fn put_neighbour(index: u32, address: IpAddr, mac: Mac, what: String)
 
 pub(crate) fn delete_neighbour(index: u32, address: IpAddr, what: String) -> Request {
     let message = RouteNetlinkMessage::DelNeighbour(neighbour(index, address));
-    Request::new(what, NLM_F_ACK, message)
+    Request::new(what, 0, message)
 }
 
 fn fdb(index: u32, mac: Mac, vtep: IpAddr) -> NeighbourMessage {

@@ -1,9 +1,6 @@
 //! The kinds of networks other than the plain bridge, with real packets, each test in network namespaces of its own.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-mod ipvlan;
-mod lower;
-mod macvlan;
 mod mode;
 mod support;
 mod vxlan;

@@ -1,5 +1,5 @@
 use std::net::TcpListener;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
 use cofferdam_netbridge::{ErrorKind, LinkKind, NetworkMode};
 
@@ -20,7 +20,7 @@ fn a_container_without_a_network_has_a_loopback_that_is_up() {
 fn containers_of_one_namespace_share_its_ports() {
     in_own_netns(&[], || {
         let first = NetworkMode::None.open().unwrap().unwrap();
-        let fd = OwnedFd::from(first.as_fd().try_clone_to_owned().unwrap());
+        let fd = first.as_fd().try_clone_to_owned().unwrap();
         let second = NetworkMode::Container(fd).open().unwrap().unwrap();
         let listener = first.run(|| TcpListener::bind("127.0.0.1:0")).unwrap();
         let listener = listener.unwrap();

@@ -24,7 +24,12 @@ struct Node {
 
 impl Node {
     /// The container of node `number` is 10.9.0.`number`.
-    fn new(lan: &Lan, number: u8, family: &str, vxlan: impl Fn(VxlanBuilder) -> VxlanBuilder + Sync) -> Self {
+    fn new(
+        lan: &Lan,
+        number: u8,
+        family: &str,
+        vxlan: impl Fn(VxlanBuilder) -> VxlanBuilder + Sync,
+    ) -> Self {
         let at = format!("{family}{}", number + 100);
         let prefix = if at.contains(':') { 64 } else { 24 };
         let host = lan.host(&[&format!("{at}/{prefix}")]);
@@ -111,9 +116,17 @@ fn hosts_that_flood_to_each_other_learn_where_containers_are() {
         talk(two, three);
         let learned = one.vxlan.fdb().unwrap().into_iter();
         let learned: Vec<Fdb> = learned.filter(|e| e.learned).map(|e| e.fdb).collect();
-        assert!(learned.contains(&two.fdb()) && learned.contains(&three.fdb()), "{learned:?}");
+        assert!(
+            learned.contains(&two.fdb()) && learned.contains(&three.fdb()),
+            "{learned:?}"
+        );
         assert_eq!(
-            two.vxlan.fdb().unwrap().iter().filter(|e| !e.learned).count(),
+            two.vxlan
+                .fdb()
+                .unwrap()
+                .iter()
+                .filter(|e| !e.learned)
+                .count(),
             2
         );
     });
@@ -135,8 +148,12 @@ fn hosts_of_a_multicast_group_find_each_other() {
 fn a_link_to_one_other_host_needs_no_entry() {
     in_own_netns(KINDS, || {
         let lan = Lan::new();
-        let one = Node::new(&lan, 1, "10.5.0.", |v| v.remote(ip("10.5.0.102")).port(8472));
-        let two = Node::new(&lan, 2, "10.5.0.", |v| v.remote(ip("10.5.0.101")).port(8472));
+        let one = Node::new(&lan, 1, "10.5.0.", |v| {
+            v.remote(ip("10.5.0.102")).port(8472)
+        });
+        let two = Node::new(&lan, 2, "10.5.0.", |v| {
+            v.remote(ip("10.5.0.101")).port(8472)
+        });
         talk(&one, &two);
     });
 }
@@ -171,13 +188,22 @@ fn entries_are_added_moved_and_removed() {
         let kind = |done: cofferdam_netbridge::Result<()>| done.unwrap_err().kind();
 
         vxlan.add_fdb(Fdb::new(mac, here)).unwrap();
-        assert_eq!(kind(vxlan.add_fdb(Fdb::new(mac, there))), ErrorKind::AlreadyExists);
+        assert_eq!(
+            kind(vxlan.add_fdb(Fdb::new(mac, there))),
+            ErrorKind::AlreadyExists
+        );
         assert_eq!(fdb(), [Fdb::new(mac, here)]);
         vxlan.replace_fdb(Fdb::new(mac, there)).unwrap();
         assert_eq!(fdb(), [Fdb::new(mac, there)]);
-        assert_eq!(kind(vxlan.remove_fdb(Fdb::new(mac, here))), ErrorKind::NotFound);
+        assert_eq!(
+            kind(vxlan.remove_fdb(Fdb::new(mac, here))),
+            ErrorKind::NotFound
+        );
         vxlan.remove_fdb(Fdb::new(mac, there)).unwrap();
-        assert_eq!(kind(vxlan.remove_fdb(Fdb::new(mac, there))), ErrorKind::NotFound);
+        assert_eq!(
+            kind(vxlan.remove_fdb(Fdb::new(mac, there))),
+            ErrorKind::NotFound
+        );
 
         for host in [here, there] {
             vxlan.add_fdb(Fdb::flood(host)).unwrap();
