@@ -12,8 +12,8 @@ use crate::message::sublink::{MacvlanOptions, Sort};
 use crate::parent::{Lower, Parent};
 use crate::sublink::{self, Network, Sublink};
 
-/// Who a container on a [`Macvlan`] reaches beside what is on the network of the parent. The parent itself is reached by
-/// none of them, and reaches none: the kernel passes frames by it.
+/// Who a container on a [`Macvlan`] reaches beside what is on the network of the parent. The host itself reaches none of
+/// them by the parent, nor they it, but where the switch before the parent sends frames back.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MacvlanMode {

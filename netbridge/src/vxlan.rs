@@ -366,10 +366,10 @@ impl Vxlan {
         self.put_fdb(fdb, Put::Replace, "replace")
     }
 
-    /// Removes an entry.
+    /// Removes an entry. One of the address that leads to another host stays; the kernel calls that a success.
     ///
     /// # Errors
-    /// `NotFound` where it is not there.
+    /// `NotFound` where there is none of the address.
     pub fn remove_fdb(&self, fdb: Fdb) -> Result<()> {
         let what = self.fdb_what("remove", fdb);
         self.ask(message::delete_fdb(self.index(), fdb.mac, fdb.vtep, what))

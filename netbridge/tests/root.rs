@@ -18,6 +18,7 @@ use netlink_packet_route::link::{
     State,
 };
 
+#[allow(dead_code, reason = "another test uses the rest")]
 mod kernel;
 
 const NEEDS: &[Need] = &[Need::Namespaces];

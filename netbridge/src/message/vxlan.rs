@@ -246,10 +246,6 @@ mod tests {
             }));
         }
         for vtep in [v4(), v6()] {
-            for put in [Put::New, Put::Replace, Put::Append] {
-                round_trip(&put_fdb(3, MAC, vtep, put, "add".to_owned()));
-            }
-            round_trip(&delete_fdb(3, [0; 6], vtep, "delete".to_owned()));
             round_trip(&put_neighbour(3, vtep, MAC, "add".to_owned()));
             round_trip(&delete_neighbour(3, vtep, "delete".to_owned()));
         }

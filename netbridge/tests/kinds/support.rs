@@ -8,6 +8,9 @@ use std::time::Duration;
 use cofferdam_netbridge::{
     Attachment, Bridge, ErrorKind, IfName, IpNetwork, LinkKind, NetNs, Port, links,
 };
+use netlink_packet_route::link::LinkAttribute;
+
+use crate::kernel;
 use cofferdam_testkit::{Need, have, is_emulated, skip};
 
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
@@ -76,7 +79,9 @@ impl Lan {
             .iter()
             .fold(Attachment::default(), |all, one| all.address(net(one)));
         let port = self.0.attach(&netns, attachment).unwrap();
-        Host { netns, port }
+        let host = Host { netns, port };
+        host.reflect(false);
+        host
     }
 }
 
@@ -88,6 +93,11 @@ pub(crate) struct Host {
 }
 
 impl Host {
+    /// Whether the switch sends frames back to the machine: few do.
+    pub(crate) fn reflect(&self, on: bool) {
+        kernel::set_hairpin(self.port.index(), on);
+    }
+
     pub(crate) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         self.netns.run(work).unwrap()
     }
@@ -141,4 +151,22 @@ pub(crate) fn silence(from: &UdpSocket, to: &UdpSocket) {
     let error = to.recv_from(&mut [0; 16]).unwrap_err();
     assert_eq!(error.kind(), IoErrorKind::WouldBlock);
     to.set_read_timeout(Some(DEADLINE)).unwrap();
+}
+
+/// Flags and promiscuity of a link of this thread's namespace.
+pub(crate) fn flags(name: &str) -> (u32, u32) {
+    let link = kernel::link(name).unwrap();
+    let promiscuity = link
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            LinkAttribute::Promiscuity(count) => Some(*count),
+            _ => None,
+        });
+    (link.header.flags.bits(), promiscuity.unwrap())
+}
+
+pub(crate) fn set_down(netns: &NetNs, name: &str) {
+    let work = || kernel::set_down(kernel::link(name).unwrap().header.index);
+    netns.run(work).unwrap();
 }
