@@ -7,7 +7,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ifname::IfName;
 use crate::kind::LinkKind;
 use crate::link::{LinkGuard, SharedSocket};
-use crate::message::vxlan::{self as message, FdbAnswer, Put, VxlanLink};
+use crate::message::vxlan::{self as message, FdbAnswer, FdbRoute, Put, VxlanLink};
 use crate::message::{link_named, set_up};
 use crate::parent::lower_link;
 use crate::transport::now;
@@ -94,8 +94,8 @@ impl VxlanBuilder {
         self
     }
 
-    /// Learns nothing from what comes in: where each container is, the caller says by [`Vxlan::add_fdb`]. Else whoever
-    /// can send to the port can have frames of others.
+    /// Learns nothing from what comes in, nor does the bridge it is a port of: where each container is, the caller says by
+    /// [`Vxlan::add_fdb`]. Else whoever can send to the port can have frames of others.
     pub fn no_learning(mut self) -> Self {
         self.learning = false;
         self
@@ -183,12 +183,18 @@ impl VxlanBuilder {
         let mut link = LinkGuard::new(socket, self.name.clone());
         let read = link.socket().lock().ask_one(link_named(&self.name))?;
         link.found(&read)?;
+        let tells_bridge = bridge.is_some() && !self.learning;
+        if tells_bridge {
+            let learning = message::no_learning_of_port(link.index(), link.name());
+            link.socket().lock().ask_one(learning)?;
+        }
         bring_up(&link)?;
         let VxlanBuilder { vni, proxy, .. } = self;
         Ok(Vxlan {
             link,
             vni,
             proxy,
+            tells_bridge,
             mtu,
         })
     }
@@ -281,6 +287,8 @@ pub struct Vxlan {
     link: LinkGuard,
     vni: u32,
     proxy: bool,
+    /// Whether its bridge learns nothing by itself of it.
+    tells_bridge: bool,
     mtu: u32,
 }
 
@@ -372,7 +380,7 @@ impl Vxlan {
     /// `NotFound` where there is none of the address.
     pub fn remove_fdb(&self, fdb: Fdb) -> Result<()> {
         let what = self.fdb_what("remove", fdb);
-        self.ask(message::delete_fdb(self.index(), fdb.mac, fdb.vtep, what))
+        self.ask(message::delete_fdb(self.fdb_route(fdb), what))
     }
 
     /// Lists the entries, those the kernel learnt among them.
@@ -391,7 +399,7 @@ impl Vxlan {
             .filter_map(|entry| {
                 Some(FdbEntry {
                     fdb: Fdb::new(entry.mac, entry.vtep?),
-                    learned: !entry.permanent,
+                    learned: !entry.given,
                 })
             })
             .collect())
@@ -470,17 +478,21 @@ impl Vxlan {
         if !is_host(fdb.vtep) && !fdb.vtep.is_multicast() {
             return Err(Error::invalid(what, "the vtep is no host's address"));
         }
-        match self.ask(message::put_fdb(
-            self.index(),
-            fdb.mac,
-            fdb.vtep,
-            put,
-            what.clone(),
-        )) {
+        let request = message::put_fdb(self.fdb_route(fdb), put, what.clone());
+        match self.ask(request) {
             Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
                 Err(Error::invalid(what, "the vtep is not of the link's family"))
             }
             done => done,
+        }
+    }
+
+    fn fdb_route(&self, fdb: Fdb) -> FdbRoute {
+        FdbRoute {
+            index: self.index(),
+            mac: fdb.mac,
+            vtep: fdb.vtep,
+            by_bridge: self.tells_bridge && !fdb.is_flood(),
         }
     }
 

@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVxlan, LinkAttribute,
-    LinkInfo, LinkMessage,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridgePort, InfoData, InfoKind, InfoPortData,
+    InfoPortKind, InfoVxlan, LinkAttribute, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
@@ -14,6 +14,10 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::{CREATE, Mac, Request};
 use crate::ifname::IfName;
+
+const NUD_REACHABLE: u16 = 0x02;
+const NUD_NOARP: u16 = 0x40;
+const NUD_PERMANENT: u16 = 0x80;
 
 /// What a VXLAN link is told as it is made.
 #[derive(Clone, Copy, Debug)]
@@ -105,15 +109,38 @@ impl Put {
     }
 }
 
-/// `bridge fdb add|replace|append <mac> dev <name> dst <vtep> self permanent`
-pub(crate) fn put_fdb(index: u32, mac: Mac, vtep: IpAddr, put: Put, what: String) -> Request {
-    let message = RouteNetlinkMessage::NewNeighbour(fdb(index, mac, vtep));
+/// Where the frames for `mac` go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FdbRoute {
+    pub(crate) index: u32,
+    pub(crate) mac: Mac,
+    pub(crate) vtep: IpAddr,
+    /// Whether the bridge of the link is told that they go to the link.
+    pub(crate) by_bridge: bool,
+}
+
+/// `bridge fdb add|replace|append <mac> dev <name> dst <vtep> self [master] static`
+pub(crate) fn put_fdb(route: FdbRoute, put: Put, what: String) -> Request {
+    let message = RouteNetlinkMessage::NewNeighbour(fdb(route));
     Request::new(what, put.flags(), message)
 }
 
-pub(crate) fn delete_fdb(index: u32, mac: Mac, vtep: IpAddr, what: String) -> Request {
-    let message = RouteNetlinkMessage::DelNeighbour(fdb(index, mac, vtep));
+pub(crate) fn delete_fdb(route: FdbRoute, what: String) -> Request {
+    let message = RouteNetlinkMessage::DelNeighbour(fdb(route));
     Request::new(what, 0, message)
+}
+
+/// Has the bridge learn nothing from what comes in on its port.
+pub(crate) fn no_learning_of_port(index: u32, name: &IfName) -> Request {
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    let options = vec![InfoBridgePort::Learning(false)];
+    link.attributes = vec![LinkAttribute::LinkInfo(vec![
+        LinkInfo::PortKind(InfoPortKind::Bridge),
+        LinkInfo::PortData(InfoPortData::BridgePort(options)),
+    ])];
+    let message = RouteNetlinkMessage::NewLink(link);
+    Request::new(format!("set learning of port {name}"), 0, message)
 }
 
 pub(crate) fn all_fdb(index: u32, name: &IfName) -> Request {
@@ -138,15 +165,19 @@ pub(crate) fn delete_neighbour(index: u32, address: IpAddr, what: String) -> Req
     Request::new(what, 0, message)
 }
 
-fn fdb(index: u32, mac: Mac, vtep: IpAddr) -> NeighbourMessage {
+fn fdb(route: FdbRoute) -> NeighbourMessage {
     let mut message = NeighbourMessage::default();
     message.header.family = AddressFamily::Bridge;
-    message.header.ifindex = index;
-    message.header.state = NeighbourState::Permanent;
-    message.header.flags = NeighbourFlags::Own;
+    message.header.ifindex = route.index;
+    // To a bridge, a permanent one is its own address.
+    message.header.state = NeighbourState::Other(NUD_NOARP | NUD_REACHABLE);
+    message.header.flags = match route.by_bridge {
+        true => NeighbourFlags::Own | NeighbourFlags::Controller,
+        false => NeighbourFlags::Own,
+    };
     message.attributes = vec![
-        NeighbourAttribute::LinkLayerAddress(mac.to_vec()),
-        NeighbourAttribute::Destination(destination(vtep)),
+        NeighbourAttribute::LinkLayerAddress(route.mac.to_vec()),
+        NeighbourAttribute::Destination(destination(route.vtep)),
     ];
     message
 }
@@ -176,7 +207,8 @@ pub(crate) struct FdbAnswer {
     pub(crate) index: u32,
     pub(crate) mac: Mac,
     pub(crate) vtep: Option<IpAddr>,
-    pub(crate) permanent: bool,
+    /// By somebody, not learnt.
+    pub(crate) given: bool,
 }
 
 impl FdbAnswer {
@@ -184,7 +216,6 @@ impl FdbAnswer {
     pub(crate) fn parse(payload: &[u8]) -> Option<Self> {
         const NDA_DST: u16 = 1;
         const NDA_LLADDR: u16 = 2;
-        const NUD_PERMANENT: u16 = 0x80;
         let index = u32::from_ne_bytes(*payload.get(4..)?.first_chunk()?);
         let state = u16::from_ne_bytes(*payload.get(8..)?.first_chunk()?);
         let (mut mac, mut vtep) = (None, None);
@@ -199,7 +230,7 @@ impl FdbAnswer {
             index,
             mac: mac?,
             vtep,
-            permanent: state & NUD_PERMANENT != 0,
+            given: state & (NUD_PERMANENT | NUD_NOARP) != 0,
         })
     }
 }
@@ -225,6 +256,15 @@ mod tests {
 
     fn v6() -> IpAddr {
         "2001:db8::9".parse().unwrap()
+    }
+
+    fn route(vtep: IpAddr) -> FdbRoute {
+        FdbRoute {
+            index: 3,
+            mac: MAC,
+            vtep,
+            by_bridge: true,
+        }
     }
 
     #[test]
@@ -254,13 +294,13 @@ mod tests {
     #[test]
     fn an_entry_is_read_as_it_was_written() {
         for vtep in [v4(), v6()] {
-            let request = put_fdb(3, MAC, vtep, Put::New, "add".to_owned());
+            let request = put_fdb(route(vtep), Put::New, "add".to_owned());
             let bytes = request.render(1);
             let expected = FdbAnswer {
                 index: 3,
                 mac: MAC,
                 vtep: Some(vtep),
-                permanent: true,
+                given: true,
             };
             assert_eq!(FdbAnswer::parse(&bytes[16..]), Some(expected));
             for length in 16..bytes.len() {
@@ -271,7 +311,7 @@ mod tests {
 
     #[test]
     fn a_flooding_entry_is_appended_and_no_other_is() {
-        let flags = |put| put_fdb(3, MAC, v4(), put, String::new()).flags;
+        let flags = |put| put_fdb(route(v4()), put, String::new()).flags;
         assert_eq!(flags(Put::New) & CREATE, CREATE);
         assert_eq!(flags(Put::Append) & CREATE, NLM_F_CREATE);
         assert_ne!(flags(Put::Append) & NLM_F_APPEND, 0);
