@@ -22,6 +22,16 @@
 //! into the network namespace of the calling thread; a [`Bridge`] keeps to the one it was made in, whatever thread
 //! uses it. No thread of the caller ever enters a namespace: one that is thrown away does.
 //!
+//! # Kinds
+//!
+//! A [`Bridge`] is one kind of network. [`Macvlan`] and [`Ipvlan`] put containers on a network that the host is on,
+//! [`Vxlan`] joins bridges of several hosts; [`Vlan`] and [`Dummy`] are parents for them. [`NetworkMode`] is for containers
+//! with the host's network, none, or another's. Each works alone, and a container may be attached to several.
+//! [`LinkKind::available`] says what the kernel has.
+//!
+//! There is no enum of them here: what attaches to one has other needs than what attaches to another, and who lets a user
+//! choose has more to choose from than this crate has.
+//!
 //! # Privileges
 //!
 //! `CAP_NET_ADMIN` in the user namespace that owns the network namespace of the bridge, and in that of the container's;
@@ -31,13 +41,17 @@
 //!
 //! # Kernel support
 //!
-//! Linux 5.1 and later, with `bridge` and `veth`: built in, or modules the kernel can load. Tried on 6.1 and
+//! Linux 5.1 and later, with `bridge` and `veth`, and for the other [kinds](LinkKind) what they are named after: built in,
+//! or modules the kernel can load. Tried on 6.1 and
 //! 6.18. Kernels before 6.8 may take some milliseconds longer to let a new link work; `attach` waits for it.
 //!
 //! # What it changes on the host
 //!
 //! - A bridge, with an address and the route of its subnet, and `disable_ipv6` and `accept_ra` of that bridge.
 //! - A link `veth<10 hex digits>` for each container, or of the name given.
+//! - A VXLAN, VLAN or dummy link, of the name given. A link that is the parent of others is neither deleted nor changed,
+//!   but where it is to be set [up](MacvlanBuilder::parent_up); the kernel may have it take frames for all hardware
+//!   addresses while there are macvlan links upon it.
 //! - Only where asked for: [`route_localnet`](BridgeBuilder::route_localnet) and
 //!   [`forwarding`](BridgeBuilder::forwarding) of the bridge; [`forwarding`](enable_forwarding_on) of another link;
 //!   [`ip_forward`](enable_forwarding), which turns it on for every link of the namespace and is never turned off again.
@@ -46,7 +60,7 @@
 //!
 //! # Cleanup
 //!
-//! [`Bridge`] and [`Port`] delete their link when dropped; deleting a link takes the kernel 20 to 40 ms, whoever asks.
+//! [`Bridge`], [`Port`] and the others delete their link when dropped; deleting a link takes the kernel 20 to 40 ms, whoever asks.
 //! What outlives a killed process: the bridge, which has the name the caller gave it, and with it its sysctls; and the
 //! links of containers whose network namespace something still holds. With the namespace's last process, socket and fd
 //! they go by themselves, a little later. [`Port`] says which way of the two is the cheaper. [`delete_link`] removes what was
