@@ -14,6 +14,7 @@ use crate::link::{LinkGuard, SharedSocket};
 use crate::message::{self, Mac, Up, mac_of, mac_of_bytes};
 use crate::netns::NetNs;
 use crate::port::{self, Port};
+use crate::socket::Socket;
 use crate::subnet::{self, Occupied, Pools, start_of};
 use crate::sysctl::{self, Ipv6};
 use crate::transport::{Transport, ask_all, ask_one, now};
@@ -150,13 +151,8 @@ impl BridgeBuilder {
             mtu: Some(mtu),
         };
         ask_one(&host, message::set_up(link.index(), name.as_str(), up)).await?;
-        Ok(Bridge {
-            link,
-            addresses,
-            mtu,
-            claims: Claims::default(),
-            netns,
-        })
+        let uplink = Uplink::of(&link, addresses, mtu);
+        Ok(Bridge::of(link, uplink, netns))
     }
 
     /// What can be told to be wrong without asking the kernel.
@@ -210,10 +206,40 @@ impl BridgeBuilder {
 #[must_use = "dropping a Bridge deletes it"]
 pub struct Bridge {
     link: LinkGuard,
-    addresses: Vec<IpNetwork>,
-    mtu: u32,
-    claims: Claims,
+    uplink: Uplink,
     netns: NetNs,
+    #[cfg(feature = "tokio")]
+    pub(crate) connection: crate::asynchronous::Cached,
+}
+
+/// What an attach has to know of a bridge. Clones are of the same bridge.
+#[derive(Clone, Debug)]
+pub(crate) struct Uplink {
+    pub(crate) name: IfName,
+    pub(crate) index: u32,
+    pub(crate) addresses: Vec<IpNetwork>,
+    pub(crate) mtu: u32,
+    pub(crate) claims: Claims,
+    pub(crate) socket: SharedSocket,
+}
+
+impl Uplink {
+    fn of(link: &LinkGuard, addresses: Vec<IpNetwork>, mtu: u32) -> Self {
+        Uplink {
+            name: link.name().clone(),
+            index: link.index(),
+            addresses,
+            mtu,
+            claims: Claims::default(),
+            socket: link.socket().clone(),
+        }
+    }
+
+    /// The address in whose subnet `ip` is.
+    pub(crate) fn address_for(&self, ip: IpAddr) -> Option<IpNetwork> {
+        let mut addresses = self.addresses.iter().copied();
+        addresses.find(|address| address.contains(ip))
+    }
 }
 
 impl Bridge {
@@ -245,13 +271,20 @@ impl Bridge {
         let addresses = subnet::addresses(&mut socket.lock())?;
         let global =
             |a: &&AddressAnswer| a.index == link.index && a.scope == libc::RT_SCOPE_UNIVERSE;
-        Ok(Bridge {
-            addresses: addresses.iter().filter(global).map(|a| a.local).collect(),
-            link: LinkGuard::adopted(socket, name, link.index),
-            mtu: link.mtu,
-            claims: Claims::default(),
-            netns: NetNs::of_caller()?,
-        })
+        let addresses = addresses.iter().filter(global).map(|a| a.local);
+        let guard = LinkGuard::adopted(socket, name, link.index);
+        let uplink = Uplink::of(&guard, addresses.collect(), link.mtu);
+        Ok(Bridge::of(guard, uplink, NetNs::of_caller()?))
+    }
+
+    fn of(link: LinkGuard, uplink: Uplink, netns: NetNs) -> Self {
+        Bridge {
+            link,
+            uplink,
+            netns,
+            #[cfg(feature = "tokio")]
+            connection: crate::asynchronous::Cached::default(),
+        }
     }
 
     /// Puts a link into the network namespace `netns`, connected to this bridge, with addresses, hardware address,
@@ -274,7 +307,7 @@ impl Bridge {
     /// where the bridge is gone, or for an IPv6 address where the kernel has no IPv6.
     pub fn attach(&self, netns: impl AsFd, attachment: Attachment) -> Result<Port> {
         let host = self.socket().clone();
-        now(port::attach(self, host, netns.as_fd(), &attachment))
+        now(port::attach(&self.uplink, host, netns.as_fd(), &attachment))
     }
 
     /// Detaches many containers at once: gives all their links one group, and deletes that group by one `RTM_DELLINK`. The
@@ -285,41 +318,7 @@ impl Bridge {
     /// # Errors
     /// `PermissionDenied` where `CAP_NET_ADMIN` was lost. Links it could not delete so are deleted one by one.
     pub fn detach_all(&self, ports: impl IntoIterator<Item = Port>) -> Result<()> {
-        let mut ports: Vec<Port> = ports.into_iter().collect();
-        if ports.is_empty() {
-            return Ok(());
-        }
-        let group = self.free_group()?;
-        let into_group = |port: &Port| message::set_group(port.index(), port.name(), group);
-        let requests: Vec<_> = ports.iter().map(into_group).collect();
-        let mut socket = self.socket().lock();
-        let done = tolerate_gone(socket.ask_each(&requests)?);
-        done.and_then(|()| {
-            let deleted = socket.ask_one(message::delete_group(group));
-            tolerate_gone([deleted])
-        })?;
-        for port in &mut ports {
-            port.link_mut().disarm();
-        }
-        Ok(())
-    }
-
-    /// A group of links that has none.
-    fn free_group(&self) -> Result<u32> {
-        let links = self.socket().lock().dump(&message::all_links())?;
-        let taken = links.iter().map(|payload| LinkAnswer::parse(payload));
-        let taken: Vec<u32> = taken.map(|link| Ok(link?.group)).collect::<Result<_>>()?;
-        let seed = subnet::hash(
-            std::process::id()
-                .to_ne_bytes()
-                .into_iter()
-                .chain(self.index().to_ne_bytes()),
-        );
-        let first = (seed >> 33) as u32 | 1 << 30;
-        let mut groups = (0..=u32::MAX).map(|step| first.wrapping_add(step));
-        groups
-            .find(|group| *group != 0 && !taken.contains(group))
-            .ok_or_else(|| Error::plain(ErrorKind::Exhausted, "find a group", "all are in use"))
+        detach(self.socket(), ports.into_iter().collect())
     }
 
     /// Frees the address of a [`Port`] that was persisted, when its link is gone: it may be attached again.
@@ -328,7 +327,7 @@ impl Bridge {
     /// `NotFound` where no port was persisted with the address; `Busy` where a [`Port`] that lives has it.
     pub fn release(&self, address: IpAddr) -> Result<()> {
         let what = || format!("release {address} of {}", self.name());
-        match self.claims.release(address) {
+        match self.uplink.claims.release(address) {
             Some(Claim::Persisted) => Ok(()),
             Some(Claim::Port) => Err(Error::plain(ErrorKind::Busy, what(), "a port has it")),
             None => {
@@ -366,25 +365,25 @@ impl Bridge {
     /// The addresses, with the prefixes of their subnets.
     #[must_use]
     pub fn addresses(&self) -> &[IpNetwork] {
-        &self.addresses
+        &self.uplink.addresses
     }
 
     /// The first IPv4 address, with the prefix of its subnet.
     #[must_use]
     pub fn ipv4(&self) -> Option<IpNetwork> {
-        self.addresses.iter().copied().find(IpNetwork::is_ipv4)
+        self.addresses().iter().copied().find(IpNetwork::is_ipv4)
     }
 
     /// The first IPv6 address, with the prefix of its subnet.
     #[must_use]
     pub fn ipv6(&self) -> Option<IpNetwork> {
-        self.addresses.iter().copied().find(IpNetwork::is_ipv6)
+        self.addresses().iter().copied().find(IpNetwork::is_ipv6)
     }
 
     /// The MTU in bytes.
     #[must_use]
     pub fn mtu(&self) -> u32 {
-        self.mtu
+        self.uplink.mtu
     }
 
     /// Whether it was there before, and stays.
@@ -398,18 +397,13 @@ impl Bridge {
         &self.netns
     }
 
-    /// The address in whose subnet `ip` is.
-    pub(crate) fn address_for(&self, ip: IpAddr) -> Option<IpNetwork> {
-        let mut addresses = self.addresses.iter().copied();
-        addresses.find(|address| address.contains(ip))
-    }
-
     pub(crate) fn socket(&self) -> &SharedSocket {
         self.link.socket()
     }
 
-    pub(crate) fn claims(&self) -> &Claims {
-        &self.claims
+    #[cfg(feature = "tokio")]
+    pub(crate) fn uplink(&self) -> &Uplink {
+        &self.uplink
     }
 }
 
@@ -431,6 +425,35 @@ pub fn enable_forwarding() -> Result<()> {
 /// `NotFound` without such a link; else as [`enable_forwarding`].
 pub fn enable_forwarding_on(name: &IfName) -> Result<()> {
     sysctl::forwarding(name)
+}
+
+/// Deletes the links of all `ports`, by one group of theirs.
+pub(crate) fn detach(socket: &SharedSocket, mut ports: Vec<Port>) -> Result<()> {
+    let Some(first) = ports.first() else {
+        return Ok(());
+    };
+    let mut socket = socket.lock();
+    let group = free_group(&mut socket, first.index())?;
+    let into_group = |port: &Port| message::set_group(port.index(), port.name(), group);
+    let requests: Vec<_> = ports.iter().map(into_group).collect();
+    tolerate_gone(socket.ask_each(&requests)?)?;
+    tolerate_gone([socket.ask_one(message::delete_group(group))])?;
+    ports.iter_mut().for_each(|port| port.link_mut().disarm());
+    Ok(())
+}
+
+/// A group that no link has. `seed` makes it unlikely that another looks for the same at once.
+fn free_group(socket: &mut Socket, seed: u32) -> Result<u32> {
+    let links = socket.dump(&message::all_links())?;
+    let taken = links.iter().map(|payload| LinkAnswer::parse(payload));
+    let taken: Vec<u32> = taken.map(|link| Ok(link?.group)).collect::<Result<_>>()?;
+    let seed = [std::process::id(), seed].map(u32::to_ne_bytes).concat();
+    let [a, b, c, d, ..] = subnet::hash(seed).to_be_bytes();
+    let first = u32::from_be_bytes([a, b, c, d]);
+    (0..=u32::MAX)
+        .map(|step| first.wrapping_add(step))
+        .find(|group| *group != 0 && !taken.contains(group))
+        .ok_or_else(|| Error::plain(ErrorKind::Exhausted, "find a group", "all are in use"))
 }
 
 /// The first refusal but that a link is gone.

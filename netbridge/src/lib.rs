@@ -74,6 +74,8 @@ struct Readme;
 mod addresses;
 mod announce;
 mod answer;
+#[cfg(feature = "tokio")]
+mod asynchronous;
 mod attachment;
 mod bridge;
 mod claims;

@@ -91,10 +91,15 @@ impl From<NetNs> for OwnedFd {
 /// Runs `work` in the namespace of `netns`, on a thread that ends with the work.
 pub(crate) fn run_in<T: Send>(netns: BorrowedFd<'_>, work: impl FnOnce() -> T + Send) -> Result<T> {
     thrown_away(|| {
-        move_into_link_name_space(netns, Some(LinkNameSpaceType::Network))
-            .map_err(|errno| Error::sys("enter a network namespace", errno))?;
+        enter_for_good(netns)?;
         Ok(work())
     })?
+}
+
+/// Moves the calling thread, which is thrown away, by setns(2).
+pub(crate) fn enter_for_good(netns: BorrowedFd<'_>) -> Result<()> {
+    move_into_link_name_space(netns, Some(LinkNameSpaceType::Network))
+        .map_err(|errno| Error::sys("enter a network namespace", errno))
 }
 
 /// Runs `work` on a thread named like the caller's, and passes its panic on.

@@ -8,7 +8,7 @@ use rustix::fs::fstat;
 
 use crate::answer::{LinkAnswer, malformed};
 use crate::attachment::Attachment;
-use crate::bridge::Bridge;
+use crate::bridge::Uplink;
 use crate::claims::Claims;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ifname::IfName;
@@ -21,16 +21,17 @@ use crate::transport::{Counted, Transport, ask_one};
 /// How many names for the host's end are tried where none was given.
 const NAMES: u32 = 8;
 
-/// A link of a container to a bridge, made by [`Bridge::attach`]: a veth pair. Dropping it deletes both ends, as by
+/// A link of a container to a bridge, made by [`Bridge::attach`](crate::Bridge::attach): a veth pair. Dropping it deletes both ends, as by
 /// `RTM_DELLINK`, which takes the kernel 20 to 40 ms ([`Port::remove`] tells how that went).
 ///
 /// There are three ways to be rid of it:
 /// - [`remove`](Port::remove) deletes both ends now. When it returns, nobody sees a link any more, though processes and
 ///   sockets may still be in the namespace. It waits those 20 to 40 ms.
-/// - [`Bridge::detach_all`] does that for many ports at once, in hardly more time than for one.
+/// - [`Bridge::detach_all`](crate::Bridge::detach_all) does that for many ports at once, in hardly more time than for one.
 /// - [`persist`](Port::persist), then drop the last fd, socket and process of the network namespace. That takes
 ///   microseconds; the kernel deletes both ends when it takes the namespace down, some tens of milliseconds later, many
-///   namespaces at once. Until then the host's end can be seen. The addresses stay claimed until [`Bridge::release`].
+///   namespaces at once. Until then the host's end can be seen. The addresses stay claimed until
+///   [`Bridge::release`](crate::Bridge::release).
 ///
 /// A namespace that ended on its own took the link with it: then `remove` succeeds and Drop does nothing.
 #[derive(Debug)]
@@ -55,8 +56,8 @@ impl Port {
 
     /// Leaves the link to end with the network namespace of the container, and returns the name of the host's end.
     ///
-    /// The link has its addresses for as long as it lives: so the [`Bridge`] attaches no other with them until
-    /// [`Bridge::release`] says that they are free. [`delete_link`](crate::delete_link) deletes the link earlier.
+    /// The link has its addresses for as long as it lives: so the [`Bridge`](crate::Bridge) attaches no other with them until
+    /// [`Bridge::release`](crate::Bridge::release) says that they are free. [`delete_link`](crate::delete_link) deletes the link earlier.
     pub fn persist(self) -> IfName {
         self.lease.keep();
         self.link.persist()
@@ -124,14 +125,14 @@ struct Lease {
 
 impl Lease {
     /// All of them, or none.
-    fn take(bridge: &Bridge, addresses: &[IpNetwork]) -> Result<Self> {
+    fn take(bridge: &Uplink, addresses: &[IpNetwork]) -> Result<Self> {
         let mut lease = Lease {
             addresses: Vec::new(),
-            claims: bridge.claims().clone(),
+            claims: bridge.claims.clone(),
         };
         for address in addresses.iter().map(IpNetwork::ip) {
             if !lease.claims.insert(address) {
-                let what = format!("attach {address} to {}", bridge.name());
+                let what = format!("attach {address} to {}", bridge.name);
                 let why = "a container has the address";
                 return Err(Error::plain(ErrorKind::AlreadyExists, what, why));
             }
@@ -159,7 +160,7 @@ impl Drop for Lease {
 /// What an attach will do, before anything is done.
 #[derive(Debug)]
 struct Plan<'a> {
-    bridge: &'a Bridge,
+    bridge: &'a Uplink,
     netns: BorrowedFd<'a>,
     attachment: &'a Attachment,
     mtu: u32,
@@ -167,8 +168,8 @@ struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    fn new(bridge: &'a Bridge, netns: BorrowedFd<'a>, attachment: &'a Attachment) -> Result<Self> {
-        let what = format!("attach to {}", bridge.name());
+    fn new(bridge: &'a Uplink, netns: BorrowedFd<'a>, attachment: &'a Attachment) -> Result<Self> {
+        let what = format!("attach to {}", bridge.name);
         attachment.check(&what)?;
         let gateway = |address: &IpNetwork| bridge.address_for(address.ip()).map(|a| a.ip());
         let addresses = attachment.addresses.iter();
@@ -182,7 +183,7 @@ impl<'a> Plan<'a> {
             bridge,
             netns,
             attachment,
-            mtu: attachment.mtu.unwrap_or(bridge.mtu()),
+            mtu: attachment.mtu.unwrap_or(bridge.mtu),
             interface,
         })
     }
@@ -190,7 +191,7 @@ impl<'a> Plan<'a> {
 
 /// Attaches `netns` to `bridge`, over a conversation in the bridge's network namespace.
 pub(crate) async fn attach<T: Transport>(
-    bridge: &Bridge,
+    bridge: &Uplink,
     host: T,
     netns: BorrowedFd<'_>,
     attachment: &Attachment,
@@ -219,16 +220,16 @@ pub(crate) async fn attach<T: Transport>(
 /// The address with the prefix of the bridge's subnet, in which it must be one of a container.
 ///
 /// A bridge without an address takes any.
-fn container_address(bridge: &Bridge, address: IpNetwork) -> Result<IpNetwork> {
+fn container_address(bridge: &Uplink, address: IpNetwork) -> Result<IpNetwork> {
     let ip = address.ip();
     let subnet = bridge.address_for(ip);
     let what = || {
-        let with = bridge.addresses().iter().map(ToString::to_string);
+        let with = bridge.addresses.iter().map(ToString::to_string);
         let with = with.collect::<Vec<_>>().join(" and ");
-        format!("attach {ip} to {} with {with}", bridge.name())
+        format!("attach {ip} to {} with {with}", bridge.name)
     };
     let why = match subnet {
-        None if bridge.addresses().is_empty() => return Ok(address),
+        None if bridge.addresses.is_empty() => return Ok(address),
         None => "it is not in the subnet",
         Some(subnet) if ip == subnet.ip() => "it is the address of the bridge",
         Some(subnet) if ip == subnet.network() => "it is the network address",
@@ -280,7 +281,7 @@ async fn create_named<T: Transport>(
 ) -> Result<std::result::Result<(LinkGuard, u32), Clash>> {
     let veth = message::create_veth(&VethPair {
         name,
-        bridge: plan.bridge.index(),
+        bridge: plan.bridge.index,
         mtu: plan.mtu,
         netns: plan.netns,
         inside: plan.attachment.ifname.as_ref(),
@@ -299,7 +300,7 @@ async fn create_named<T: Transport>(
             }));
         }
     };
-    let mut link = LinkGuard::new(plan.bridge.socket().clone(), name.clone());
+    let mut link = LinkGuard::new(plan.bridge.socket.clone(), name.clone());
     let read = match echo.is_empty() {
         true => ask_one(host, message::link_named(name)).await?, // before Linux 6.2
         false => echo,
@@ -310,10 +311,10 @@ async fn create_named<T: Transport>(
 }
 
 /// The error for a bridge that another deleted: for the kernel, that is `EINVAL` without a word.
-async fn gone<T: Transport>(bridge: &Bridge, host: &T) -> Result<Option<Error>> {
-    match ask_one(host, message::link_at(bridge.index())).await {
+async fn gone<T: Transport>(bridge: &Uplink, host: &T) -> Result<Option<Error>> {
+    match ask_one(host, message::link_at(bridge.index)).await {
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            let what = format!("attach to {}", bridge.name());
+            let what = format!("attach to {}", bridge.name);
             Ok(Some(Error::plain(error.kind(), what, "the bridge is gone")))
         }
         done => done.map(|_link| None),
@@ -325,12 +326,7 @@ fn host_name(plan: &Plan<'_>, attempt: u32) -> Result<IfName> {
     let ifname = plan.attachment.ifname.as_ref();
     let ifname = ifname.map_or(message::BY_RULE, IfName::as_str);
     let inode = inode(plan.netns)?;
-    Ok(derived_host_name(
-        plan.bridge.index(),
-        inode,
-        ifname,
-        attempt,
-    ))
+    Ok(derived_host_name(plan.bridge.index, inode, ifname, attempt))
 }
 
 fn inode(netns: BorrowedFd<'_>) -> Result<u64> {
@@ -363,7 +359,7 @@ async fn set_port_options<T: Transport>(host: &T, link: &LinkGuard) -> Result<()
 
 /// Waits until the bridge forwards for the port, and the kernel sends on the port and on the bridge.
 async fn await_forwarding<T: Transport>(
-    bridge: &Bridge,
+    bridge: &Uplink,
     host: &T,
     link: &LinkGuard,
     pauses: &mut Pauses,
@@ -372,13 +368,14 @@ async fn await_forwarding<T: Transport>(
     pauses.until(host, link.index(), forwarding).await?;
     // Its carrier comes with its first port that forwards.
     pauses
-        .until(host, bridge.index(), LinkAnswer::is_bridge_up)
+        .until(host, bridge.index, LinkAnswer::is_bridge_up)
         .await
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Bridge;
     use cofferdam_testkit::{Need, have};
 
     #[test]

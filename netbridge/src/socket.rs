@@ -15,7 +15,7 @@ use crate::message::Request;
 use crate::netns::run_in;
 
 /// How often a dump that was interrupted by a change is done again.
-const DUMP_ATTEMPTS: usize = 20;
+pub(crate) const DUMP_ATTEMPTS: usize = 20;
 
 /// How many requests go into one send. The kernel queues all their answers before it returns: more might not fit.
 const BATCH: usize = 64;
@@ -45,6 +45,11 @@ impl Socket {
     #[allow(dead_code, reason = "for what reads other namespaces")]
     pub(crate) fn open_in(netns: BorrowedFd<'_>) -> Result<Self> {
         run_in(netns, Socket::open)?
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(crate) fn into_inner(self) -> netlink_sys::Socket {
+        self.socket
     }
 
     /// Sends all `requests` at once (64 at a time) and returns what came of each. The kernel goes on after one it
@@ -77,8 +82,7 @@ impl Socket {
                 return Ok(payloads);
             }
         }
-        let why = format!("changed {DUMP_ATTEMPTS} times while being read");
-        Err(Error::plain(ErrorKind::Busy, &request.what, why))
+        Err(ever_changing(request))
     }
 
     /// One outcome for each request.
@@ -147,6 +151,12 @@ impl Socket {
         }
         Ok(())
     }
+}
+
+/// The error for a dump that was interrupted every time.
+pub(crate) fn ever_changing(request: &Request) -> Error {
+    let why = format!("changed {DUMP_ATTEMPTS} times while being read");
+    Error::plain(ErrorKind::Busy, &request.what, why)
 }
 
 /// A dump as its datagrams come in.

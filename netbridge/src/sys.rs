@@ -45,3 +45,11 @@ unsafe impl Ioctl for NsGetNsType {
         Ok(answer)
     }
 }
+
+/// Hands a socket to Tokio. Only inside a runtime with I/O enabled.
+#[cfg(feature = "tokio")]
+pub(crate) fn tokio_socket(socket: netlink_sys::Socket) -> rtnetlink::sys::TokioSocket {
+    use std::os::fd::{FromRawFd as _, IntoRawFd as _};
+    // SAFETY: `into_raw_fd` gives up the only owner of the fd, which is a netlink socket.
+    unsafe { rtnetlink::sys::TokioSocket::from_raw_fd(socket.into_raw_fd()) }
+}

@@ -18,7 +18,7 @@ use netlink_packet_route::link::{
     State,
 };
 
-#[allow(dead_code, reason = "another test uses the rest")]
+#[expect(dead_code, reason = "shared with the other tests")]
 mod kernel;
 
 const NEEDS: &[Need] = &[Need::Namespaces];

@@ -201,3 +201,14 @@ fn ask(message: RouteNetlinkMessage, flags: u16) -> Vec<RouteNetlinkMessage> {
         }
     }
 }
+
+pub(crate) fn mac(name: &str) -> Vec<u8> {
+    let attributes = link(name).unwrap().attributes;
+    let mac = attributes
+        .into_iter()
+        .find_map(|attribute| match attribute {
+            LinkAttribute::Address(mac) => Some(mac),
+            _ => None,
+        });
+    mac.unwrap()
+}
