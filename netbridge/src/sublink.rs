@@ -378,3 +378,93 @@ fn value_of(payload: &[u8], after: usize, kind: u16) -> Result<Option<Vec<u8>>> 
     }
     Ok(None)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::MacvlanMode;
+
+    fn attachment(addresses: &[&str]) -> Attachment {
+        addresses.iter().fold(Attachment::default(), |all, one| {
+            all.address(one.parse().unwrap())
+        })
+    }
+
+    fn said(attachment: &Attachment) -> Vec<String> {
+        let routes = layer3_routes(attachment);
+        routes.map(|route| route.to_string()).collect()
+    }
+
+    #[test]
+    fn in_layer_3_each_family_has_a_default_route_to_the_link() {
+        let both = attachment(&["10.0.0.2/32", "fd00::2/128"]);
+        assert_eq!(said(&both).len(), 2);
+        assert!(layer3_routes(&both).all(|route| route.is_default()));
+        assert_eq!(said(&attachment(&["10.0.0.2/32"])).len(), 1);
+        assert!(said(&Attachment::default()).is_empty());
+        assert!(said(&both.clone().gateway(Gateway::None)).is_empty());
+        let metric = both.gateway_metric(7);
+        assert!(said(&metric).iter().all(|line| line.ends_with("metric 7")));
+    }
+
+    #[test]
+    fn addresses_no_container_can_have_are_refused() {
+        for bad in [
+            "10.0.0.0/24",
+            "10.0.0.255/24",
+            "0.0.0.0/0",
+            "127.0.0.1/8",
+            "ff02::1/64",
+            "::1/128",
+        ] {
+            assert!(address_fault(bad.parse().unwrap()).is_some(), "{bad}");
+        }
+        for good in ["10.0.0.1/24", "10.0.0.0/31", "10.0.0.255/32", "fd00::/64"] {
+            assert_eq!(address_fault(good.parse().unwrap()), None, "{good}");
+        }
+    }
+
+    #[test]
+    fn a_link_is_born_with_a_name_of_its_own() {
+        let name = birth_name(3, 4_026_531_840, 0);
+        assert_eq!(name, birth_name(3, 4_026_531_840, 0));
+        assert_eq!(name.as_str().len(), 13);
+        assert_ne!(name, birth_name(4, 4_026_531_840, 0));
+        assert_ne!(name, birth_name(3, 4_026_531_841, 0));
+        assert_ne!(name, birth_name(3, 4_026_531_840, 1));
+    }
+
+    #[test]
+    fn an_option_that_was_left_out_is_noticed() {
+        let attribute = |kind: u16, value: &[u8]| {
+            let mut bytes = (4 + value.len() as u16).to_ne_bytes().to_vec();
+            bytes.extend(kind.to_ne_bytes());
+            bytes.extend(value);
+            bytes
+        };
+        let link = |data: &[u8]| {
+            let info = attribute(18, &attribute(2, data));
+            [vec![0; 16], attribute(1, &[2; 4]), info].concat()
+        };
+        let asked = |bc_queue_len, bc_cutoff| MacvlanOptions {
+            mode: MacvlanMode::Bridge,
+            promiscuous: false,
+            bc_queue_len,
+            bc_cutoff,
+        };
+        let queue = attribute(7, &9_u32.to_ne_bytes());
+        let check = |options, data: &[u8]| check_applied(&options, &link(data), "attach");
+        check(asked(Some(9), None), &queue).unwrap();
+        check(asked(None, None), &[]).unwrap();
+        let both = [queue.clone(), attribute(9, &(-1_i32).to_ne_bytes())].concat();
+        check(asked(Some(9), Some(-1)), &both).unwrap();
+        for (options, since) in [
+            (asked(Some(9), Some(-1)), "6.4"),
+            (asked(Some(8), None), "5.11"),
+        ] {
+            let error = check(options, &queue).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
+            assert!(error.to_string().contains(since), "{error}");
+        }
+    }
+}
