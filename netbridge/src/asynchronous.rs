@@ -171,10 +171,19 @@ impl Cached {
 /// A conversation over a connection that a task of the runtime drives. The task ends with the last of its clones.
 #[derive(Clone, Debug)]
 pub(crate) struct Connected {
-    handle: ConnectionHandle<Raw>,
+    way: Way,
     task: Arc<JoinHandle<()>>,
     /// The namespace it is in, for the work that goes by `/proc/sys`.
     home: Arc<NetNs>,
+}
+
+/// What a conversation goes over.
+#[derive(Clone, Debug)]
+enum Way {
+    Connection(ConnectionHandle<Raw>),
+    /// Inside a container, for two sends: to set a connection up takes longer than they do, and neither waits, as the kernel
+    /// answers before send(2) returns.
+    Socket(SharedSocket),
 }
 
 impl Connected {
@@ -189,24 +198,16 @@ impl Connected {
         connection.set_forward_ack(true);
         connection.set_forward_done(true);
         let task = Arc::new(spawn(connection));
-        Connected { handle, task, home }
-    }
-
-    /// Sends all `requests` at once. The kernel answers them in order.
-    fn send(
-        &self,
-        requests: &[Request],
-    ) -> Result<impl Stream<Item = NetlinkMessage<Raw>> + Unpin + use<>> {
-        let messages: Vec<_> = requests.iter().map(Raw::of).collect();
-        let kernel = SocketAddr::new(0, 0);
-        self.handle
-            .request_batch(messages, kernel)
-            .map_err(|_closed| ended())
+        let way = Way::Connection(handle);
+        Connected { way, task, home }
     }
 
     /// `None` where a change interrupted it.
-    async fn dump_once(&self, request: &Request) -> Result<Option<Vec<Vec<u8>>>> {
-        let mut answers = self.send(std::slice::from_ref(request))?;
+    async fn dump_once(
+        handle: &ConnectionHandle<Raw>,
+        request: &Request,
+    ) -> Result<Option<Vec<Vec<u8>>>> {
+        let mut answers = send(handle, std::slice::from_ref(request))?;
         let (mut payloads, mut interrupted) = (Vec::new(), false);
         loop {
             let answer = answers.next().await.ok_or_else(ended)?;
@@ -229,7 +230,11 @@ impl Transport for Connected {
         if requests.is_empty() {
             return Ok(Vec::new()); // the connection would wait for an answer to nothing
         }
-        let mut answers = self.send(requests)?;
+        let handle = match &self.way {
+            Way::Connection(handle) => handle,
+            Way::Socket(socket) => return socket.lock().ask_each(requests),
+        };
+        let mut answers = send(handle, requests)?;
         let mut outcomes = Vec::with_capacity(requests.len());
         for request in requests {
             let mut payload = Vec::new();
@@ -248,8 +253,12 @@ impl Transport for Connected {
     }
 
     async fn dump(&self, request: &Request) -> Result<Vec<Vec<u8>>> {
+        let handle = match &self.way {
+            Way::Connection(handle) => handle,
+            Way::Socket(socket) => return socket.lock().dump(request),
+        };
         for _ in 0..DUMP_ATTEMPTS {
-            if let Some(payloads) = self.dump_once(request).await? {
+            if let Some(payloads) = Connected::dump_once(handle, request).await? {
                 return Ok(payloads);
             }
         }
@@ -286,8 +295,22 @@ impl Transport for Connected {
     }
 
     fn over(&self, socket: Socket) -> Result<Self> {
-        Ok(Connected::open(socket, Arc::clone(&self.home)))
+        Ok(Connected {
+            way: Way::Socket(SharedSocket::new(socket)),
+            ..self.clone()
+        })
     }
+}
+
+/// Sends all `requests` at once. The kernel answers them in order.
+fn send(
+    handle: &ConnectionHandle<Raw>,
+    requests: &[Request],
+) -> Result<impl Stream<Item = NetlinkMessage<Raw>> + Unpin + use<>> {
+    let messages: Vec<_> = requests.iter().map(Raw::of).collect();
+    handle
+        .request_batch(messages, SocketAddr::new(0, 0))
+        .map_err(|_closed| ended())
 }
 
 /// A message as its bytes: the connection need not understand what it carries.

@@ -92,7 +92,8 @@ impl Attachment {
         self
     }
 
-    /// The name of the host's end. Without it, one is derived of the bridge, the namespace and the interface name.
+    /// The name of the host's end. Without it, one is derived of the bridge, the namespace, the interface name and
+    /// the hardware address.
     pub fn host_ifname(mut self, name: IfName) -> Self {
         self.host_ifname = Some(name);
         self

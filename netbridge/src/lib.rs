@@ -22,6 +22,9 @@
 //! into the network namespace of the calling thread; a [`Bridge`] keeps to the one it was made in, whatever thread
 //! uses it. No thread of the caller ever enters a namespace: one that is thrown away does.
 //!
+//! Feature `tokio` adds `create_async`, `attach_async` and so on, which send the same messages over the connection of
+//! rtnetlink and are safe to cancel.
+//!
 //! # Kinds
 //!
 //! A [`Bridge`] is one kind of network. [`Macvlan`] and [`Ipvlan`] put containers on a network that the host is on,
@@ -47,7 +50,9 @@
 //!
 //! # What it changes on the host
 //!
-//! - A bridge, with an address and the route of its subnet, and `disable_ipv6` and `accept_ra` of that bridge.
+//! - A bridge, with addresses and the routes of their subnets, and `disable_ipv6` and `accept_ra` of that bridge, where it
+//!   has IPv6 `autoconf` and `accept_dad` too. Of a bridge that is [adopted](Bridge::adopt), nothing.
+//! - The same sysctls of a container's interface, in its own network namespace.
 //! - A link `veth<10 hex digits>` for each container, or of the name given.
 //! - A VXLAN, VLAN or dummy link, of the name given. A link that is the parent of others is neither deleted nor changed,
 //!   but where it is to be set [up](MacvlanBuilder::parent_up); the kernel may have it take frames for all hardware
@@ -60,7 +65,8 @@
 //!
 //! # Cleanup
 //!
-//! [`Bridge`], [`Port`] and the others delete their link when dropped; deleting a link takes the kernel 20 to 40 ms, whoever asks.
+//! [`Bridge`], [`Port`] and the others delete their link when dropped; deleting a link takes the kernel 20 to 40 ms,
+//! whoever asks, and hundreds at once hardly more ([`Bridge::detach_all`]).
 //! What outlives a killed process: the bridge, which has the name the caller gave it, and with it its sysctls; and the
 //! links of containers whose network namespace something still holds. With the namespace's last process, socket and fd
 //! they go by themselves, a little later. [`Port`] says which way of the two is the cheaper. [`delete_link`] removes what was
@@ -82,6 +88,7 @@ mod claims;
 mod dummy;
 mod error;
 mod ifname;
+mod inspect;
 mod interface;
 mod ipvlan;
 mod kind;
@@ -108,10 +115,11 @@ pub use bridge::{Bridge, BridgeBuilder, enable_forwarding, enable_forwarding_on}
 pub use dummy::{Dummy, DummyBuilder};
 pub use error::{Error, ErrorKind, Result};
 pub use ifname::IfName;
+pub use inspect::{Counters, Inspect, Link, LinkAddress, Neighbour, RouteEntry, links};
 pub use ipnetwork::{self, IpNetwork};
 pub use ipvlan::{Ipvlan, IpvlanBuilder, IpvlanFlag, IpvlanMode};
 pub use kind::LinkKind;
-pub use link::{Link, delete_link, links, loopback_up};
+pub use link::{delete_link, loopback_up};
 pub use macvlan::{Macvlan, MacvlanBuilder, MacvlanMode};
 pub use mode::NetworkMode;
 pub use netns::NetNs;

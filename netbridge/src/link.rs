@@ -9,35 +9,6 @@ use crate::kind::LinkKind;
 use crate::message::{self, LOOPBACK, Up};
 use crate::socket::Socket;
 
-/// A network link as the kernel lists it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Link {
-    /// The index, unique in its network namespace.
-    pub index: u32,
-    /// The name, unique in its network namespace.
-    pub name: String,
-    /// `bridge`, `veth`, ...; none for `lo` and hardware.
-    pub kind: Option<String>,
-}
-
-/// Lists the links of the calling thread's network namespace, as by `RTM_GETLINK`.
-///
-/// # Errors
-/// `Busy` where links keep changing while they are listed; `Os` where the kernel refuses.
-pub fn links() -> Result<Vec<Link>> {
-    let payloads = Socket::open()?.dump(&message::all_links())?;
-    payloads
-        .iter()
-        .map(|payload| {
-            let LinkAnswer {
-                index, name, kind, ..
-            } = LinkAnswer::parse(payload)?;
-            Ok(Link { index, name, kind })
-        })
-        .collect()
-}
-
 /// Sets `lo` of the calling thread's network namespace up, as by `RTM_SETLINK`: in a fresh namespace it is down.
 ///
 /// # Errors

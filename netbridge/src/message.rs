@@ -1,6 +1,7 @@
 //! What is said to the kernel: rtnetlink requests as plain values, made without a syscall.
 
 mod address;
+mod inspect;
 mod link;
 pub(crate) mod lower;
 pub(crate) mod probe;
@@ -17,6 +18,7 @@ use netlink_packet_core::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 pub(crate) use address::*;
+pub(crate) use inspect::*;
 pub(crate) use link::*;
 pub(crate) use route::*;
 
@@ -157,6 +159,8 @@ pub(crate) mod tests {
             link_named(&br0),
             link_at(3),
             all_links(),
+            all_links_counted(),
+            all_neighbours(),
             all_addresses(None),
             all_routes(None),
         ];

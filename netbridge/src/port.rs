@@ -321,12 +321,18 @@ async fn gone<T: Transport>(bridge: &Uplink, host: &T) -> Result<Option<Error>> 
     }
 }
 
-/// A name for the host's end: the same again for the same bridge, namespace and interface name.
+/// A name for the host's end: the same again for the same bridge, namespace, interface name and hardware address.
 fn host_name(plan: &Plan<'_>, attempt: u32) -> Result<IfName> {
     let ifname = plan.attachment.ifname.as_ref();
     let ifname = ifname.map_or(message::BY_RULE, IfName::as_str);
     let inode = inode(plan.netns)?;
-    Ok(derived_host_name(plan.bridge.index, inode, ifname, attempt))
+    Ok(derived_host_name(
+        plan.bridge.index,
+        inode,
+        ifname,
+        plan.interface.mac,
+        attempt,
+    ))
 }
 
 fn inode(netns: BorrowedFd<'_>) -> Result<u64> {
@@ -334,12 +340,13 @@ fn inode(netns: BorrowedFd<'_>) -> Result<u64> {
     Ok(stat.st_ino)
 }
 
-fn derived_host_name(bridge: u32, inode: u64, ifname: &str, attempt: u32) -> IfName {
+fn derived_host_name(bridge: u32, inode: u64, ifname: &str, mac: Mac, attempt: u32) -> IfName {
     let bytes = bridge
         .to_ne_bytes()
         .into_iter()
         .chain(inode.to_ne_bytes())
         .chain(attempt.to_ne_bytes())
+        .chain(mac)
         .chain(ifname.bytes());
     IfName::derived(format!("veth{:010x}", hash(bytes) >> 24))
 }
@@ -411,14 +418,15 @@ mod tests {
 
     #[test]
     fn the_hosts_end_has_a_name_of_its_own_and_keeps_it() {
-        let name = derived_host_name(3, 4_026_531_840, "eth0", 0);
-        assert_eq!(name, derived_host_name(3, 4_026_531_840, "eth0", 0));
+        let name = derived_host_name(3, 4_026_531_840, "eth0", [2; 6], 0);
+        assert_eq!(name, derived_host_name(3, 4_026_531_840, "eth0", [2; 6], 0));
         assert_eq!(name.as_str().len(), 14);
         for other in [
-            derived_host_name(4, 4_026_531_840, "eth0", 0),
-            derived_host_name(3, 4_026_531_841, "eth0", 0),
-            derived_host_name(3, 4_026_531_840, "eth1", 0),
-            derived_host_name(3, 4_026_531_840, "eth0", 1),
+            derived_host_name(4, 4_026_531_840, "eth0", [2; 6], 0),
+            derived_host_name(3, 4_026_531_841, "eth0", [2; 6], 0),
+            derived_host_name(3, 4_026_531_840, "eth1", [2; 6], 0),
+            derived_host_name(3, 4_026_531_840, "eth0", [2; 6], 1),
+            derived_host_name(3, 4_026_531_840, "eth0", [4; 6], 0),
         ] {
             assert_ne!(name, other);
         }

@@ -17,6 +17,9 @@ use crate::netns::run_in;
 /// How often a dump that was interrupted by a change is done again.
 pub(crate) const DUMP_ATTEMPTS: usize = 20;
 
+/// The longest datagram taken. The kernel makes none of more than 32 KiB but for one object that is larger alone.
+const LARGEST: usize = 1 << 20;
+
 /// How many requests go into one send. The kernel queues all their answers before it returns: more might not fit.
 const BATCH: usize = 64;
 
@@ -42,7 +45,6 @@ impl Socket {
     }
 
     /// In another network namespace, by a thread that is thrown away.
-    #[allow(dead_code, reason = "for what reads other namespaces")]
     pub(crate) fn open_in(netns: BorrowedFd<'_>) -> Result<Self> {
         run_in(netns, Socket::open)?
     }
@@ -115,7 +117,14 @@ impl Socket {
     fn dump_once(&mut self, request: &Request) -> Result<Option<Vec<Vec<u8>>>> {
         let mut dump = Dump::new(self.send(std::slice::from_ref(request))?);
         let ack = loop {
-            self.receive()?;
+            match self.receive() {
+                // Parts were lost. To its end all the same: the socket takes no other dump before.
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                    dump.interrupted = true;
+                    continue;
+                }
+                received => received?,
+            }
             if let Some(ack) = dump.take(&self.buffer)? {
                 break ack;
             }
@@ -139,13 +148,21 @@ impl Socket {
         Ok(first)
     }
 
-    /// Receives one datagram. The kernel has queued the answer when send(2) returns, and the next part of a dump when
-    /// recv(2) does: so this never waits.
+    /// Receives one datagram, whatever its size. The kernel has queued the answer when send(2) returns, and the next part
+    /// of a dump when recv(2) does: so this never waits.
     fn receive(&mut self) -> Result<()> {
-        self.buffer.clear();
+        let refused = |error| Error::sys("receive on an rtnetlink socket", error);
         let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
-        let length = uninterrupted(|| self.socket.recv(&mut self.buffer, flags))
-            .map_err(|error| Error::sys("receive on an rtnetlink socket", error))?;
+        let peek = flags | libc::MSG_PEEK;
+        let size = uninterrupted(|| self.socket.recv(&mut &mut [0; 16][..], peek));
+        let size = size.map_err(refused)?;
+        if size > LARGEST {
+            return Err(malformed("a datagram is too long"));
+        }
+        self.buffer.clear();
+        self.buffer.reserve(size);
+        let length =
+            uninterrupted(|| self.socket.recv(&mut self.buffer, flags)).map_err(refused)?;
         if length > self.buffer.len() {
             return Err(malformed("a datagram is longer than the buffer"));
         }
