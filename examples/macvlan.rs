@@ -26,7 +26,7 @@ const SILENCE: Duration = Duration::from_millis(300);
 
 fn main() -> Result<()> {
     LinkKind::Macvlan.available()?;
-    let before = links()?;
+    let before = link_names()?;
     let machine = NetNs::new()?;
     let router = NetNs::new()?;
     let parent: IfName = "lan0".parse()?;
@@ -64,7 +64,10 @@ fn main() -> Result<()> {
 
     cable.remove()?;
     lan.remove()?;
-    expect(links()? == before, "the links of the host are as before")
+    expect(
+        link_names()? == before,
+        "the links of the host are as before",
+    )
 }
 
 struct Others {
@@ -172,6 +175,10 @@ fn refused<T>(
         Err(error) => Err(error.into()),
         Ok(_) => Err("what should be refused was done".into()),
     }
+}
+
+fn link_names() -> Result<Vec<String>> {
+    Ok(links()?.into_iter().map(|link| link.name).collect())
 }
 
 fn expect(holds: bool, what: &str) -> Result<()> {
