@@ -94,6 +94,8 @@ pub(crate) struct LinkAnswer {
     pub(crate) name: String,
     pub(crate) kind: Option<String>,
     pub(crate) mtu: u32,
+    /// `IFF_UP`: whether somebody set it up, carrier or not.
+    pub(crate) is_set_up: bool,
     /// `IFLA_LINK`: of a veth, the index of its peer, in the peer's namespace.
     pub(crate) link: Option<u32>,
     pub(crate) group: u32,
@@ -103,6 +105,7 @@ pub(crate) struct LinkAnswer {
     pub(crate) port_state: Option<u8>,
 }
 
+const IFF_UP: u32 = 1;
 const IF_OPER_UNKNOWN: u8 = 0;
 const IF_OPER_UP: u8 = 6;
 const BR_STATE_FORWARDING: u8 = 3;
@@ -117,6 +120,7 @@ impl LinkAnswer {
         const IFLA_GROUP: u16 = 27;
         let mut link = LinkAnswer {
             index: u32_at(payload, 4)?,
+            is_set_up: u32_at(payload, 8)? & IFF_UP != 0,
             ..LinkAnswer::default()
         };
         for attribute in attributes(payload, 16)? {

@@ -616,7 +616,7 @@ async fn routes<T: Transport>(host: &T) -> Result<Vec<RouteAnswer>> {
 }
 
 /// The MTU of the link of the default route, so that packets of containers fit a VPN or an overlay on the way out.
-async fn inferred_mtu<T: Transport>(host: &T) -> Result<u32> {
+pub(crate) async fn inferred_mtu<T: Transport>(host: &T) -> Result<u32> {
     let Some(index) = default_link(&routes(host).await?) else {
         return Ok(ETHERNET_MTU);
     };

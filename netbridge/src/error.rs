@@ -88,6 +88,23 @@ impl Error {
         }))
     }
 
+    /// Adds what the caller may do, behind the kernel's own words.
+    pub(crate) fn advised(self, advice: &str) -> Self {
+        Error(Box::new(match *self.0 {
+            Inner::Sys { what, errno } => Inner::ExtendedAck {
+                what,
+                errno,
+                text: advice.to_owned(),
+            },
+            Inner::ExtendedAck { what, errno, text } => Inner::ExtendedAck {
+                what,
+                errno,
+                text: format!("{text}; {advice}"),
+            },
+            plain @ Inner::Plain { .. } => plain,
+        }))
+    }
+
     pub(crate) fn plain(kind: ErrorKind, what: impl fmt::Display, why: impl fmt::Display) -> Self {
         Error(Box::new(Inner::Plain {
             kind,
@@ -223,6 +240,17 @@ mod tests {
         );
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
         assert_eq!(error.raw_os_error(), Some(libc::ENETUNREACH));
+    }
+
+    #[test]
+    fn advice_stands_behind_the_kernels_words() {
+        let bare = Error::sys("attach", libc::EBUSY).advised("take another");
+        let line = "attach: EBUSY: Device or resource busy (take another)";
+        assert_eq!(bare.to_string(), line);
+        assert_eq!(bare.raw_os_error(), Some(libc::EBUSY));
+        let said = Error::refused("attach".into(), libc::EINVAL, Some("no".into()));
+        let line = "attach: EINVAL: Invalid argument (no; take another)";
+        assert_eq!(said.advised("take another").to_string(), line);
     }
 
     #[test]

@@ -25,6 +25,16 @@
 //! Feature `tokio` adds `create_async`, `attach_async` and so on, which send the same messages over the connection of
 //! rtnetlink and are safe to cancel.
 //!
+//! # Kinds
+//!
+//! A [`Bridge`] is one kind of network. [`Macvlan`] and [`Ipvlan`] put containers on a network that the host is on,
+//! [`Vxlan`] joins bridges of several hosts; [`Vlan`] and [`Dummy`] are parents for them. [`NetworkMode`] is for containers
+//! with the host's network, none, or another's. Each works alone, and a container may be attached to several.
+//! [`LinkKind::available`] says what the kernel has.
+//!
+//! There is no enum of them here: what attaches to one has other needs than what attaches to another, and who lets a user
+//! choose has more to choose from than this crate has.
+//!
 //! # Privileges
 //!
 //! `CAP_NET_ADMIN` in the user namespace that owns the network namespace of the bridge, and in that of the container's;
@@ -34,7 +44,8 @@
 //!
 //! # Kernel support
 //!
-//! Linux 5.1 and later, with `bridge` and `veth`: built in, or modules the kernel can load. Tried on 6.1 and
+//! Linux 5.1 and later, with `bridge` and `veth`, and for the other [kinds](LinkKind) what they are named after: built in,
+//! or modules the kernel can load. Tried on 6.1 and
 //! 6.18. Kernels before 6.8 may take some milliseconds longer to let a new link work; `attach` waits for it.
 //!
 //! Limits of bandwidth want `sch_tbf`, and of what a container sends `ifb`, `sch_ingress`, `cls_u32` and `act_mirred`, or
@@ -47,6 +58,9 @@
 //!   `arp_ignore`. Of a bridge that is [adopted](Bridge::adopt), nothing.
 //! - The same sysctls of a container's interface, in its own network namespace, and `arp_notify` and `ndisc_notify`.
 //! - A link `veth<10 hex digits>` for each container, or of the name given.
+//! - A VXLAN, VLAN or dummy link, of the name given. A link that is the parent of others is neither deleted nor changed,
+//!   but where it is to be set [up](MacvlanBuilder::parent_up); the kernel may have it take frames for all hardware
+//!   addresses while there are macvlan links upon it.
 //! - Only where asked for: [`route_localnet`](BridgeBuilder::route_localnet) and
 //!   [`forwarding`](BridgeBuilder::forwarding) of the bridge; [`forwarding`](enable_forwarding_on) of another link;
 //!   [`ip_forward`](enable_forwarding), which turns it on for every link of the namespace and is never turned off again.
@@ -77,8 +91,8 @@
 //!
 //! # Cleanup
 //!
-//! [`Bridge`] and [`Port`] delete their link when dropped; deleting a link takes the kernel 20 to 40 ms, whoever asks, and
-//! hundreds at once hardly more ([`Bridge::detach_all`]).
+//! [`Bridge`], [`Port`] and the others delete their link when dropped; deleting a link takes the kernel 20 to 40 ms,
+//! whoever asks, and hundreds at once hardly more ([`Bridge::detach_all`]).
 //! What outlives a killed process: the bridge, which has the name the caller gave it, and with it its sysctls; and the
 //! links of containers whose network namespace something still holds. With the namespace's last process, socket and fd
 //! they go by themselves, a little later. [`Port`] says which way of the two is the cheaper. [`delete_link`] removes what was
@@ -99,6 +113,7 @@ mod bandwidth;
 mod bridge;
 mod bridge_options;
 mod claims;
+mod dummy;
 mod error;
 mod gateway;
 mod guard;
@@ -107,25 +122,34 @@ mod inspect;
 mod interface;
 mod interface_sysctl;
 pub mod ipam;
+mod ipvlan;
+mod kind;
 mod link;
+mod macvlan;
 mod message;
+mod mode;
 mod netns;
+mod parent;
 mod port;
 mod port_flags;
 mod port_settings;
 mod route;
 mod socket;
+mod sublink;
 mod subnet;
 mod sys;
 mod sysctl;
 mod transport;
 mod vlan;
+mod vlan_link;
+mod vxlan;
 
 pub use announce::{Announce, Announcer};
 pub use attachment::{Attachment, Gateway};
 pub use bandwidth::{Bandwidth, BandwidthSupport, Egress, Limit, Rate, Shaper, Shaping};
 pub use bridge::{Bridge, BridgeBuilder, enable_forwarding, enable_forwarding_on};
 pub use bridge_options::BridgeOptions;
+pub use dummy::{Dummy, DummyBuilder};
 pub use error::{Error, ErrorKind, Result};
 pub use gateway::{Gateways, NetworkGateway};
 pub use guard::Sender;
@@ -134,9 +158,17 @@ pub use inspect::{Counters, Inspect, Link, LinkAddress, Neighbour, RouteEntry, l
 pub use interface_sysctl::{InterfaceSysctl, ReversePath};
 pub use ipam::{Addresses, Pool, Pools};
 pub use ipnetwork::{self, IpNetwork};
+pub use ipvlan::{Ipvlan, IpvlanBuilder, IpvlanFlag, IpvlanMode};
+pub use kind::LinkKind;
 pub use link::{delete_link, loopback_up};
+pub use macvlan::{Macvlan, MacvlanBuilder, MacvlanMode};
+pub use mode::NetworkMode;
 pub use netns::NetNs;
+pub use parent::Parent;
 pub use port::Port;
 pub use port_flags::{PortFlag, PortFlags};
 pub use route::{Route, RouteKind};
+pub use sublink::Sublink;
 pub use vlan::{PortVlans, VlanId};
+pub use vlan_link::{Vlan, VlanBuilder};
+pub use vxlan::{Fdb, FdbEntry, Vxlan, VxlanBuilder};

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::answer::LinkAnswer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ifname::IfName;
+use crate::kind::LinkKind;
 use crate::message::{self, LOOPBACK, Up};
 use crate::socket::Socket;
 
@@ -17,10 +18,10 @@ pub fn loopback_up() -> Result<()> {
     Socket::open()?.ask_one(request).map(drop)
 }
 
-/// Deletes a bridge or a veth pair of the calling thread's network namespace, as by `RTM_DELLINK`: what was persisted,
+/// Deletes a link of a [`LinkKind`] of the calling thread's network namespace, as by `RTM_DELLINK`: what was persisted,
 /// or left by a process that was killed. One that is gone already is a success.
 ///
-/// Deleting either end of a veth pair deletes both. The links attached to a bridge are not deleted with it. It takes the
+/// Deleting either end of a veth pair deletes both; deleting a link deletes what was made upon it. The links attached to a bridge are not deleted with it. It takes the
 /// kernel 20 to 40 ms. A [`Bridge`](crate::Bridge) or [`Port`](crate::Port) whose link was deleted so is removed without
 /// an error.
 ///
@@ -35,7 +36,7 @@ pub fn loopback_up() -> Result<()> {
 /// ```
 ///
 /// # Errors
-/// `InvalidInput` where the link is neither a bridge nor a veth; `PermissionDenied` without `CAP_NET_ADMIN` over the
+/// `InvalidInput` where the link is of no [`LinkKind`]; `PermissionDenied` without `CAP_NET_ADMIN` over the
 /// namespace.
 pub fn delete_link(name: &IfName) -> Result<()> {
     let mut socket = Socket::open()?;
@@ -43,9 +44,10 @@ pub fn delete_link(name: &IfName) -> Result<()> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         read => LinkAnswer::parse(&read?)?,
     };
-    if !matches!(link.kind.as_deref(), Some("bridge" | "veth")) {
+    if !link.kind.as_deref().is_some_and(LinkKind::is_made_here) {
         let what = format!("delete link {name}");
-        return Err(Error::invalid(what, "it is neither a bridge nor a veth"));
+        let why = "it is of no kind that is made here";
+        return Err(Error::invalid(what, why));
     }
     // By index: the name may be another's by now.
     delete(&mut socket, link.index, name)

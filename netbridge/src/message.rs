@@ -3,8 +3,12 @@
 mod address;
 mod inspect;
 mod link;
+pub(crate) mod lower;
+pub(crate) mod probe;
 mod route;
+pub(crate) mod sublink;
 pub(crate) mod tc;
+pub(crate) mod vxlan;
 
 use std::net::IpAddr;
 
@@ -106,7 +110,7 @@ pub(crate) fn family(address: IpAddr) -> AddressFamily {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::fs::File;
     use std::os::fd::{AsFd, BorrowedFd};
 
@@ -118,6 +122,17 @@ mod tests {
 
     fn name(text: &str) -> IfName {
         text.parse().unwrap()
+    }
+
+    /// What is rendered is read back the same.
+    pub(crate) fn round_trip(request: &Request) {
+        let bytes = request.render(9);
+        let read = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&bytes).unwrap();
+        assert_eq!(read.header.flags, request.flags);
+        let NetlinkPayload::InnerMessage(message) = read.payload else {
+            panic!("{read:?}");
+        };
+        assert_eq!(message, request.message);
     }
 
     fn every_request(netns: BorrowedFd<'_>) -> Vec<Request> {

@@ -601,12 +601,12 @@ fn what_was_persisted_is_deleted_by_name() {
 }
 
 #[test]
-fn a_link_that_is_neither_a_bridge_nor_a_veth_is_not_deleted() {
+fn a_link_of_no_kind_that_is_made_here_is_not_deleted() {
     in_own_netns(|| {
         let before = link_names();
         let error = delete_link(&name("lo")).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
-        let line = "delete link lo: it is neither a bridge nor a veth";
+        let line = "delete link lo: it is of no kind that is made here";
         assert_eq!(error.to_string(), line);
         assert_eq!(link_names(), before);
     });

@@ -11,7 +11,8 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
-    InfoBridgePort, InfoPortData, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, State,
+    InfoBridgePort, InfoPortData, InfoPortKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    State,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -136,6 +137,18 @@ pub(crate) fn add_route(destination: &str, index: u32, gateway: Option<[u8; 4]>)
     }
     let flags = NLM_F_CREATE | NLM_F_EXCL | NLM_F_ACK;
     ask(RouteNetlinkMessage::NewRoute(route), flags);
+}
+
+/// Whether the bridge sends frames back by the port at `index`.
+pub(crate) fn set_hairpin(index: u32, on: bool) {
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    let options = vec![InfoBridgePort::HairpinMode(on)];
+    link.attributes = vec![LinkAttribute::LinkInfo(vec![
+        LinkInfo::PortKind(InfoPortKind::Bridge),
+        LinkInfo::PortData(InfoPortData::BridgePort(options)),
+    ])];
+    ask(RouteNetlinkMessage::NewLink(link), NLM_F_ACK);
 }
 
 pub(crate) fn set_down(index: u32) {
