@@ -92,7 +92,7 @@
 //! # Cleanup
 //!
 //! [`Bridge`], [`Port`] and the others delete their link when dropped; deleting a link takes the kernel 20 to 40 ms,
-//! whoever asks, and hundreds at once hardly more ([`Bridge::detach_all`]).
+//! whoever asks, and hundreds at once well under a millisecond each ([`Bridge::detach_all`]).
 //! What outlives a killed process: the bridge, which has the name the caller gave it, and with it its sysctls; and the
 //! links of containers whose network namespace something still holds. With the namespace's last process, socket and fd
 //! they go by themselves, a little later. [`Port`] says which way of the two is the cheaper. [`delete_link`] removes what was

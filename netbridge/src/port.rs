@@ -27,7 +27,7 @@ const NAMES: u32 = 8;
 /// There are three ways to be rid of it:
 /// - [`remove`](Port::remove) deletes both ends now. When it returns, nobody sees a link any more, though processes and
 ///   sockets may still be in the namespace. It waits those 20 to 40 ms.
-/// - [`Bridge::detach_all`](crate::Bridge::detach_all) does that for many ports at once, in hardly more time than for one.
+/// - [`Bridge::detach_all`](crate::Bridge::detach_all) does that for many ports at once, in well under a millisecond for each.
 /// - [`persist`](Port::persist), then drop the last fd, socket and process of the network namespace. That takes
 ///   microseconds; the kernel deletes both ends when it takes the namespace down, some tens of milliseconds later, many
 ///   namespaces at once. Until then the host's end can be seen. The addresses stay claimed until
