@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 use rustix::net::{SocketFlags, accept_with, sockopt};
 
 use crate::answer::{Outcome, respond};
+use crate::batch::Batch;
 use crate::forward::{Forwarder, Origin};
 use crate::poll::{Events, Interest, Poll, Ready, Token};
-use crate::scope::Scope;
+use crate::scope::{Scope, View};
 use crate::slab::{Key, Slab};
 use crate::stream::Stream;
-use crate::wire::{QUERY_MAX, Query, Rcode, Response, Transport};
+use crate::wire::{Query, Rcode, Response, Transport};
 
 /// How often flights and connections are looked over, while there are any.
 const TICK: Duration = Duration::from_millis(50);
@@ -29,7 +30,7 @@ const STREAMS_MAX: usize = 512;
 const UDP_FLIGHTS_PER_ENDPOINT: usize = 256;
 /// The same over TCP, where there is less room: a few connections to each upstream.
 const TCP_FLIGHTS_PER_ENDPOINT: usize = 64;
-/// Datagrams or connections taken from a socket before others have their turn.
+/// Connections taken from a listener before others have their turn.
 const AT_ONCE: usize = 32;
 /// For how long a listener rests that could not accept.
 const REST: Duration = Duration::from_millis(100);
@@ -60,7 +61,7 @@ pub(crate) enum Command {
 struct Endpoint {
     udp: UdpSocket,
     tcp: TcpListener,
-    scope: Scope,
+    scope: View,
     /// Queries at an upstream.
     udp_flights: usize,
     tcp_flights: usize,
@@ -80,7 +81,9 @@ pub(crate) struct EventLoop {
     wake: Arc<OwnedFd>,
     now: Instant,
     ticked: Instant,
-    /// What is being read.
+    /// Datagrams of a container and the replies to them.
+    batch: Batch,
+    /// What is being read from elsewhere.
     buffer: Vec<u8>,
     /// The query of a connection that is being answered.
     query: Vec<u8>,
@@ -109,6 +112,7 @@ impl EventLoop {
             wake,
             now,
             ticked: now,
+            batch: Batch::new(),
             buffer: vec![0; usize::from(u16::MAX)],
             query: Vec::new(),
             out: Vec::new(),
@@ -180,7 +184,7 @@ impl EventLoop {
                     done,
                 }) => {
                     if let Some(endpoint) = self.endpoints.get_mut(endpoint) {
-                        endpoint.scope = scope;
+                        endpoint.scope = scope.into_view();
                     }
                     let _caller_has_gone = done.send(()).is_err();
                 }
@@ -204,7 +208,7 @@ impl EventLoop {
         Ok(self.endpoints.insert(Endpoint {
             udp,
             tcp,
-            scope,
+            scope: scope.into_view(),
             udp_flights: 0,
             tcp_flights: 0,
             rests_until: None,
@@ -231,40 +235,38 @@ impl EventLoop {
         self.forwarder.cancel(of_it, &self.poll);
     }
 
-    /// Answers what came on a container's UDP socket.
+    /// Answers what came on a container's UDP socket: one call takes it, one brings the replies. Where more waits, the
+    /// next event says so, and others have their turn first.
     fn datagrams(&mut self, key: Key) {
-        for _ in 0..AT_ONCE {
-            let Some(endpoint) = self.endpoints.get_mut(key) else {
-                return;
-            };
-            // One byte more tells a query that is too long from one that is cut. Whatever the error, the next event says
-            // whether there is more.
-            let Ok((size, peer)) = endpoint.udp.recv_from(&mut self.buffer[..=QUERY_MAX]) else {
-                return;
-            };
-            if size > QUERY_MAX {
+        let Some(endpoint) = self.endpoints.get_mut(key) else {
+            return;
+        };
+        if self.batch.receive(&endpoint.udp).is_err() {
+            return;
+        }
+        endpoint.scope.refresh();
+        for index in 0..self.batch.len() {
+            let peer = self.batch.peer(index);
+            let Some((query, reply)) = self.batch.query(index) else {
                 continue;
-            }
-            let query = &self.buffer[..size];
-            match respond(endpoint.scope.zones(), query, Transport::Udp, &mut self.out) {
-                Outcome::Drop => continue,
-                Outcome::Answered => {}
+            };
+            match respond(endpoint.scope.zones(), query, Transport::Udp, reply) {
+                Outcome::Drop => {}
+                Outcome::Answered => self.batch.answered(index),
                 Outcome::Forward(query) => {
-                    if endpoint.may_forward(&query, Transport::Udp, &mut self.out) {
+                    if !endpoint.may_forward(&query, Transport::Udp, reply) {
+                        self.batch.answered(index);
+                    } else if let Some(peer) = peer {
                         endpoint.udp_flights += 1;
-                        let origin = Origin::Udp {
-                            endpoint: key,
-                            peer,
-                        };
+                        let endpoint = key;
+                        let origin = Origin::Udp { endpoint, peer };
                         self.forwarder
                             .submit(&query, origin, Transport::Udp, self.now, &self.poll);
-                        continue;
                     }
                 }
             }
-            // A client whose socket is full asks again.
-            let _lost = endpoint.udp.send_to(&self.out, peer).is_err();
         }
+        self.batch.send(&endpoint.udp);
     }
 
     fn accept(&mut self, key: Key) {
@@ -355,6 +357,7 @@ impl EventLoop {
             return Ok(true);
         };
         stream.flush()?;
+        endpoint.scope.refresh();
         while stream.next_query(&mut self.query, self.now)? {
             match respond(
                 endpoint.scope.zones(),

@@ -66,6 +66,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod answer;
+mod batch;
 mod error;
 mod event_loop;
 mod forward;
@@ -78,6 +79,7 @@ mod scope;
 mod server;
 mod slab;
 mod stream;
+mod sys;
 mod upstream;
 mod wire;
 mod zone;

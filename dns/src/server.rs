@@ -373,7 +373,7 @@ mod tests {
         let endpoint = server.serve(udp, tcp, &old).unwrap();
         let mut query = *b"\0\x01\x01\0\0\x01\0\0\0\0\0\0\x02db\0\0\x01\0\x01";
         // The thread stands still in a query, once one has reached it, for as long as the lock is held.
-        let stand_still = old.write();
+        let stand_still = old.stand_still();
         let refused = (0..1000).find_map(|_| {
             client.send(&query).unwrap();
             thread::sleep(Duration::from_millis(1));
@@ -408,7 +408,7 @@ mod tests {
         let _endpoint = server.serve(udp, tcp, &zone).unwrap();
         let query = b"\0\x01\x01\0\0\x01\0\0\0\0\0\0\x02db\0\0\x01\0\x01";
         // The thread stands still in a query for as long as the lock is held, and then finds all connections at once.
-        let stand_still = zone.write();
+        let stand_still = zone.stand_still();
         let client = netns.run(|| UdpSocket::bind("127.0.0.1:0").unwrap());
         client.send_to(query, LISTEN).unwrap();
         let mut streams: Vec<_> = (0..18)
