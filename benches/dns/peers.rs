@@ -182,7 +182,7 @@ fn pid_in(path: &Path) -> u32 {
 
 /// Ends what the launcher has started and left.
 fn end_daemon(mut launcher: Child, daemon: u32) {
-    let pid = rustix::process::Pid::from_raw(daemon.cast_signed()).unwrap();
+    let pid = rustix::process::Pid::from_raw(daemon as i32).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
     launcher.wait().unwrap();
     while Path::new(&format!("/proc/{daemon}/exe")).exists() {

@@ -143,7 +143,7 @@ impl EventLoop {
 
     fn timeout(&self) -> Option<Duration> {
         let busy = self.forwarder.is_busy() || !self.streams.is_empty() || self.resting > 0;
-        busy.then_some(TICK)
+        busy.then(|| TICK.saturating_sub(self.now - self.ticked))
     }
 
     fn dispatch(&mut self, ready: Ready) {
@@ -437,8 +437,9 @@ impl EventLoop {
     }
 
     fn tick(&mut self) {
-        self.ticked = self.now;
-        self.forwarder.tick(self.now, &self.poll);
+        if self.forwarder.tick(self.now, &self.poll) {
+            self.ticked = self.now;
+        }
         self.deliver();
         let streams = self.streams.iter();
         let idle = |stream: &Stream| stream.pending == 0 && self.now - stream.last_query >= IDLE;

@@ -23,7 +23,11 @@ const GIVE_UP: Duration = Duration::from_millis(2400);
 /// Queries sent for one flight.
 const TRIES: usize = 3;
 /// Flights at once.
-const FLIGHTS_MAX: usize = 2048;
+const FLIGHTS_MAX: usize = 32_768;
+/// Bytes of their queries.
+const BYTES_MAX: usize = 8 << 20;
+/// Flights looked after in one go, before others have their turn.
+const OVERDUE_AT_ONCE: usize = 256;
 /// UDP sockets per upstream that new queries may use.
 const SOCKETS_PER_UPSTREAM: usize = 8;
 /// UDP sockets at once, those that wait for last replies included.
@@ -62,6 +66,8 @@ pub(crate) struct Forwarder {
     sockets: Slab<Socket>,
     links: Slab<Link>,
     flights: Slab<Flight>,
+    /// Of all queries in flight.
+    bytes: usize,
     random: Random,
     /// Replies to deliver.
     pub(crate) done: Vec<(Origin, Vec<u8>)>,
@@ -168,6 +174,7 @@ impl Forwarder {
             sockets: Slab::new(),
             links: Slab::new(),
             flights: Slab::new(),
+            bytes: 0,
             random: Random::new(),
             done: Vec::new(),
             spare: Vec::new(),
@@ -192,11 +199,11 @@ impl Forwarder {
     ) {
         let bytes = self.copy(query.bytes());
         let flight = Flight::new(query, bytes, origin, transport, now);
-        if self.flights.len() >= FLIGHTS_MAX || self.is_own(query, origin) {
+        if self.is_full(&flight) || self.is_own(query, origin) {
             self.land(flight, None);
             return;
         }
-        let key = self.flights.insert(flight);
+        let key = self.begin(flight);
         self.advance(key, now, poll);
         self.probe(query, now, poll);
     }
@@ -221,15 +228,14 @@ impl Forwarder {
         }
     }
 
-    /// Tries again what has been silent for long, gives up what has been for too long.
-    pub(crate) fn tick(&mut self, now: Instant, poll: &Poll) {
+    /// Tries again what has been silent for long, gives up what has been for too long. Returns whether that is all: a
+    /// dead upstream makes thousands due at once.
+    pub(crate) fn tick(&mut self, now: Instant, poll: &Poll) -> bool {
         let mut due = std::mem::take(&mut self.due);
         let flights = self.flights.iter();
-        due.extend(
-            flights
-                .filter(|(_, f)| now >= f.retry_at)
-                .map(|(key, _)| key),
-        );
+        let overdue = flights.filter(|(_, flight)| now >= flight.retry_at);
+        due.extend(overdue.map(|(key, _)| key).take(OVERDUE_AT_ONCE));
+        let is_all = due.len() < OVERDUE_AT_ONCE;
         for key in due.drain(..) {
             self.overdue(key, now, poll);
         }
@@ -246,6 +252,7 @@ impl Forwarder {
             self.close_link(key, poll);
         }
         self.due = due;
+        is_all
     }
 
     /// Takes replies from an upstream's UDP socket.
@@ -288,6 +295,15 @@ impl Forwarder {
         }
     }
 
+    fn is_full(&self, flight: &Flight) -> bool {
+        self.flights.len() >= FLIGHTS_MAX || self.bytes + flight.query.len() > BYTES_MAX
+    }
+
+    fn begin(&mut self, flight: Flight) -> Key {
+        self.bytes += flight.query.len();
+        self.flights.insert(flight)
+    }
+
     /// Whether the query is one of ours that came back: an upstream that leads here.
     fn is_own(&self, query: &Query<'_>, origin: Origin) -> bool {
         let Origin::Udp { peer, .. } = origin else {
@@ -321,7 +337,7 @@ impl Forwarder {
             let mut flight = Flight::new(query, bytes, Origin::Probe, Transport::Udp, now);
             flight.useless = !(1 << upstream);
             flight.give_up_at = flight.retry_at;
-            let key = self.flights.insert(flight);
+            let key = self.begin(flight);
             self.advance(key, now, poll);
         }
     }
@@ -681,6 +697,7 @@ impl Forwarder {
 
     fn take(&mut self, key: Key, poll: &Poll) -> Option<Flight> {
         let flight = self.flights.remove(key)?;
+        self.bytes -= flight.query.len();
         for try_ in flight.tries.iter().flatten() {
             self.release(*try_, poll);
         }

@@ -33,7 +33,7 @@
 //! # Limits
 //!
 //! All of them are fixed:
-//! - 2048 forwarded queries at once, 256 of one container over UDP and 64 over TCP, then SERVFAIL;
+//! - 32768 forwarded queries at once and 8 MiB of them, 256 of one container over UDP and 64 over TCP, then SERVFAIL;
 //! - 16 TCP connections of one container and 512 in all, then the one idle longest is closed; each for 10 seconds after
 //!   its last query;
 //! - 4 TCP connections to an upstream, each with 256 queries and 64 KiB that the upstream has not read yet, then SERVFAIL;
