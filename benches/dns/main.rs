@@ -1,13 +1,14 @@
-//! What names cost: queries a second and CPU time of the server for each, by dnsperf; what containers cost in memory; and
-//! how long a name takes while an upstream is dead. Beside it the floor, a bare echo of datagrams in batches, and other
+//! What names cost: queries a second and CPU time of the server for each, by dnsperf; what containers cost in memory; how
+//! long a name takes while an upstream is dead; and how many containers come and go. Beside it the floor, a bare echo of datagrams in batches, and other
 //! servers on the same loopback.
 //!
-//! `cargo bench --bench dns [-- --quick] [local|forward|many]`, as root, with dnsperf; peers are aardvark-dns, unbound and
+//! `cargo bench --bench dns [-- --quick] [local|forward|many|churn]`, as root, with dnsperf; peers are aardvark-dns, unbound and
 //! dnsmasq. A line for each: `row <id> <who> min=<n> p50=<n> unit=<u>`. Of queries a second, min is the worst round.
 //! All of it is in a network and a mount namespace of its own.
 #![allow(clippy::print_stdout, reason = "this is what it is for")]
 #![allow(clippy::unwrap_used, reason = "a bench that cannot go on has failed")]
 
+mod churn;
 mod client;
 mod echo;
 mod forward;
@@ -25,7 +26,7 @@ use cofferdam_testkit::{NetNs, in_mount_namespace};
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     let has = |name: &str| arguments.iter().any(|argument| argument == name);
-    let all = !["local", "forward", "many"].into_iter().any(has);
+    let all = !["local", "forward", "many", "churn"].into_iter().any(has);
     let quick = has("--quick");
     in_world(|world| {
         if all || has("local") {
@@ -36,6 +37,9 @@ fn main() {
         }
         if all || has("many") {
             many::rows(quick);
+        }
+        if all || has("churn") {
+            churn::rows(quick);
         }
     });
 }

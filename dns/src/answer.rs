@@ -40,7 +40,7 @@ pub enum Reply {
 pub fn answer(zone: &Zone, query: &[u8], transport: Transport) -> Reply {
     let mut out = Vec::new();
     match respond([zone], query, transport, &mut out) {
-        Outcome::Answered => Reply::Answer(out),
+        Outcome::Answered(_) | Outcome::Malformed => Reply::Answer(out),
         Outcome::Forward(_) => Reply::Forward,
         Outcome::Drop => Reply::Drop,
     }
@@ -49,8 +49,10 @@ pub fn answer(zone: &Zone, query: &[u8], transport: Transport) -> Reply {
 /// What [`respond`] did.
 #[derive(Debug)]
 pub(crate) enum Outcome<'q> {
-    /// The reply is in the buffer.
-    Answered,
+    /// The reply from a zone is in the buffer.
+    Answered(Query<'q>),
+    /// It is no plain query, and the reply that says so is in the buffer.
+    Malformed,
     Forward(Query<'q>),
     Drop,
 }
@@ -67,7 +69,7 @@ pub(crate) fn respond<'q, Z: Deref<Target = Zone>>(
         Err(Fault::Drop) => return Outcome::Drop,
         Err(Fault::Reply(rcode, envelope)) => {
             Response::new(envelope, transport, out).finish(rcode);
-            return Outcome::Answered;
+            return Outcome::Malformed;
         }
     };
     let mut buffer = [0; NAME_MAX];
@@ -76,7 +78,7 @@ pub(crate) fn respond<'q, Z: Deref<Target = Zone>>(
         if let Some(node) = zone.node(key) {
             let response = Response::new(query.envelope, transport, out).authoritative();
             write_node(node, zone.ttl(), query.qtype, response);
-            return Outcome::Answered;
+            return Outcome::Answered(query);
         }
     }
     Outcome::Forward(query)

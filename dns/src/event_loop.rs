@@ -11,7 +11,9 @@ use rustix::net::{SocketFlags, accept_with, sockopt};
 
 use crate::answer::{Outcome, respond};
 use crate::batch::Batch;
+use crate::counters::Counts;
 use crate::forward::{Forwarder, Origin};
+use crate::log::{Fate, Log};
 use crate::poll::{Events, Interest, Poll, Ready, Token};
 use crate::scope::{Scope, View};
 use crate::slab::{Key, Slab};
@@ -39,9 +41,7 @@ const REST: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(crate) enum Command {
     Serve {
-        udp: UdpSocket,
-        tcp: TcpListener,
-        scope: Scope,
+        served: Served,
         done: SyncSender<io::Result<Key>>,
     },
     Scope {
@@ -56,12 +56,24 @@ pub(crate) enum Command {
     Stop,
 }
 
+/// A container to serve.
+#[derive(Debug)]
+pub(crate) struct Served {
+    pub(crate) id: u64,
+    pub(crate) udp: UdpSocket,
+    pub(crate) tcp: TcpListener,
+    pub(crate) scope: Scope,
+    pub(crate) counts: Arc<Counts>,
+}
+
 /// The sockets of one container.
 #[derive(Debug)]
 struct Endpoint {
+    id: u64,
     udp: UdpSocket,
     tcp: TcpListener,
     scope: View,
+    counts: Arc<Counts>,
     /// Queries at an upstream.
     udp_flights: usize,
     tcp_flights: usize,
@@ -91,12 +103,14 @@ pub(crate) struct EventLoop {
     out: Vec<u8>,
     /// Listeners that wait for room.
     resting: usize,
+    log: Log,
     commands: Receiver<Command>,
 }
 
 impl EventLoop {
     pub(crate) fn new(
         upstreams: Vec<SocketAddr>,
+        log: Log,
         wake: Arc<OwnedFd>,
         commands: Receiver<Command>,
     ) -> rustix::io::Result<Self> {
@@ -117,6 +131,7 @@ impl EventLoop {
             query: Vec::new(),
             out: Vec::new(),
             resting: 0,
+            log,
             commands,
         })
     }
@@ -170,13 +185,8 @@ impl EventLoop {
         let _nothing_new = rustix::io::read(&self.wake, &mut count).is_err();
         loop {
             match self.commands.try_recv() {
-                Ok(Command::Serve {
-                    udp,
-                    tcp,
-                    scope,
-                    done,
-                }) => {
-                    let _caller_has_gone = done.send(self.serve(udp, tcp, scope)).is_err();
+                Ok(Command::Serve { served, done }) => {
+                    let _caller_has_gone = done.send(self.serve(served)).is_err();
                 }
                 Ok(Command::Scope {
                     endpoint,
@@ -198,17 +208,20 @@ impl EventLoop {
         }
     }
 
-    fn serve(&mut self, udp: UdpSocket, tcp: TcpListener, scope: Scope) -> io::Result<Key> {
+    fn serve(&mut self, served: Served) -> io::Result<Key> {
         let key = self.endpoints.next_key();
+        let (udp, tcp) = (served.udp, served.tcp);
         self.poll.add(&udp, Token::Udp(key), Interest::Read)?;
         if let Err(errno) = self.poll.add(&tcp, Token::Listener(key), Interest::Read) {
             self.poll.delete(&udp);
             return Err(errno.into());
         }
         Ok(self.endpoints.insert(Endpoint {
+            id: served.id,
             udp,
             tcp,
-            scope: scope.into_view(),
+            scope: served.scope.into_view(),
+            counts: served.counts,
             udp_flights: 0,
             tcp_flights: 0,
             rests_until: None,
@@ -250,20 +263,16 @@ impl EventLoop {
             let Some((query, reply)) = self.batch.query(index) else {
                 continue;
             };
-            match respond(endpoint.scope.zones(), query, Transport::Udp, reply) {
-                Outcome::Drop => {}
-                Outcome::Answered => self.batch.answered(index),
-                Outcome::Forward(query) => {
-                    if !endpoint.may_forward(&query, Transport::Udp, reply) {
-                        self.batch.answered(index);
-                    } else if let Some(peer) = peer {
-                        endpoint.udp_flights += 1;
-                        let endpoint = key;
-                        let origin = Origin::Udp { endpoint, peer };
-                        self.forwarder
-                            .submit(&query, origin, Transport::Udp, self.now, &self.poll);
-                    }
+            match (endpoint.take(query, Transport::Udp, &self.log, reply), peer) {
+                (Taken::Reply, _) => self.batch.answered(index),
+                (Taken::Forward(query), Some(peer)) => {
+                    endpoint.udp_flights += 1;
+                    let endpoint = key;
+                    let origin = Origin::Udp { endpoint, peer };
+                    self.forwarder
+                        .submit(&query, origin, Transport::Udp, self.now, &self.poll);
                 }
+                (Taken::Drop, _) | (_, None) => {}
             }
         }
         self.batch.send(&endpoint.udp);
@@ -359,27 +368,18 @@ impl EventLoop {
         stream.flush()?;
         endpoint.scope.refresh();
         while stream.next_query(&mut self.query, self.now)? {
-            match respond(
-                endpoint.scope.zones(),
-                &self.query,
-                Transport::Tcp,
-                &mut self.out,
-            ) {
-                Outcome::Drop => return Ok(true),
-                Outcome::Answered => stream.push(&self.out)?,
-                Outcome::Forward(query) => {
-                    if endpoint.may_forward(&query, Transport::Tcp, &mut self.out) {
-                        endpoint.tcp_flights += 1;
-                        stream.pending += 1;
-                        let origin = Origin::Tcp {
-                            endpoint: stream.endpoint,
-                            stream: key,
-                        };
-                        self.forwarder
-                            .submit(&query, origin, Transport::Tcp, self.now, &self.poll);
-                    } else {
-                        stream.push(&self.out)?;
-                    }
+            match endpoint.take(&self.query, Transport::Tcp, &self.log, &mut self.out) {
+                Taken::Drop => return Ok(true),
+                Taken::Reply => stream.push(&self.out)?,
+                Taken::Forward(query) => {
+                    endpoint.tcp_flights += 1;
+                    stream.pending += 1;
+                    let origin = Origin::Tcp {
+                        endpoint: stream.endpoint,
+                        stream: key,
+                    };
+                    self.forwarder
+                        .submit(&query, origin, Transport::Tcp, self.now, &self.poll);
                 }
             }
             stream.flush()?;
@@ -412,6 +412,7 @@ impl EventLoop {
                 Origin::Udp { endpoint, peer } => {
                     if let Some(endpoint) = self.endpoints.get_mut(endpoint) {
                         endpoint.udp_flights -= 1;
+                        endpoint.count_failure(&reply);
                         let _lost = endpoint.udp.send_to(&reply, peer).is_err();
                     }
                 }
@@ -424,6 +425,7 @@ impl EventLoop {
                         let pushed = stream.push(&reply);
                         if let Some(endpoint) = self.endpoints.get_mut(endpoint) {
                             endpoint.tcp_flights -= 1;
+                            endpoint.count_failure(&reply);
                         }
                         match pushed {
                             Ok(()) => self.pump(key),
@@ -481,18 +483,86 @@ enum Obeyed {
     Stop,
 }
 
+/// What an endpoint makes of a query.
+#[derive(Debug)]
+enum Taken<'q> {
+    /// The reply is in the buffer.
+    Reply,
+    Forward(Query<'q>),
+    Drop,
+}
+
 impl Endpoint {
-    /// Whether a query may go to an upstream; if not, why is in `out`.
-    fn may_forward(&self, query: &Query<'_>, transport: Transport, out: &mut Vec<u8>) -> bool {
-        let rcode = if self.scope.is_internal() {
-            Rcode::Refused
+    /// Answers a query into `out`, or says that it has to be forwarded.
+    fn take<'q>(
+        &self,
+        query: &'q [u8],
+        transport: Transport,
+        log: &Log,
+        out: &mut Vec<u8>,
+    ) -> Taken<'q> {
+        self.counts.queries.up();
+        match respond(self.scope.zones(), query, transport, out) {
+            Outcome::Answered(query) => {
+                self.counts.local.up();
+                log.tell(self.id, &query, transport, Fate::Local);
+                Taken::Reply
+            }
+            Outcome::Forward(query) => {
+                let fate = self.fate(transport);
+                log.tell(self.id, &query, transport, fate);
+                self.send_away(query, transport, fate, out)
+            }
+            Outcome::Malformed => {
+                self.counts.malformed.up();
+                Taken::Reply
+            }
+            Outcome::Drop => {
+                self.counts.malformed.up();
+                Taken::Drop
+            }
+        }
+    }
+
+    /// What becomes of a query for a name of no zone.
+    fn fate(&self, transport: Transport) -> Fate {
+        if self.scope.is_internal() {
+            Fate::Refused
         } else if self.is_full(transport) {
-            Rcode::ServFail
+            Fate::Failed
         } else {
-            return true;
+            Fate::Forwarded
+        }
+    }
+
+    fn send_away<'q>(
+        &self,
+        query: Query<'q>,
+        transport: Transport,
+        fate: Fate,
+        out: &mut Vec<u8>,
+    ) -> Taken<'q> {
+        let (count, rcode) = match fate {
+            Fate::Refused => (&self.counts.refused, Rcode::Refused),
+            Fate::Failed => (&self.counts.failed, Rcode::ServFail),
+            Fate::Local | Fate::Forwarded => {
+                self.counts.forwarded.up();
+                return Taken::Forward(query);
+            }
         };
+        count.up();
         Response::new(query.envelope, transport, out).finish(rcode);
-        false
+        Taken::Reply
+    }
+
+    /// Counts a reply to what was forwarded if it says that nobody knows.
+    fn count_failure(&self, reply: &[u8]) {
+        if reply
+            .get(3)
+            .is_some_and(|flags| flags & 15 == Rcode::ServFail as u8)
+        {
+            self.counts.failed.up();
+        }
     }
 
     fn is_full(&self, transport: Transport) -> bool {

@@ -67,10 +67,12 @@
 
 mod answer;
 mod batch;
+mod counters;
 mod error;
 mod event_loop;
 mod forward;
 mod hosts;
+mod log;
 mod name;
 mod poll;
 mod random;
@@ -82,13 +84,16 @@ mod stream;
 mod sys;
 mod upstream;
 mod wire;
+mod worker;
 mod zone;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 pub use answer::{Reply, answer};
+pub use counters::Counters;
 pub use error::{Error, ErrorKind, Result};
 pub use hosts::Hosts;
+pub use log::{Fate, Logged, LoggedName};
 pub use name::Name;
 pub use resolv_conf::ResolvConf;
 pub use scope::{Scope, SharedZone};

@@ -1,38 +1,37 @@
-//! The server: its thread, and the containers it serves.
+//! The server: its threads, and the containers it serves.
 
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
-use std::os::fd::{AsFd, OwnedFd};
+use std::num::NonZeroUsize;
+use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, sync_channel};
-use std::sync::{Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError, sync_channel};
+use std::thread;
 
-use rustix::event::{EventfdFlags, eventfd};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use crate::event_loop::{Command, EventLoop};
+use crate::counters::Counts;
+use crate::event_loop::{Command, Served};
+use crate::log::Log;
 use crate::resolv_conf::NAMESERVERS_MAX;
 use crate::scope::Scope;
 use crate::slab::Key;
-use crate::{Error, LISTEN, ResolvConf, Result};
+use crate::worker::{Control, PATIENCE, THREAD, Worker};
+use crate::{Counters, Error, LISTEN, Logged, ResolvConf, Result};
 
-/// The thread's name, as in `/proc/<pid>/task/<tid>/comm`.
-const THREAD: &str = "cofferdam-dns";
-/// For how long Drop waits for the thread. It never blocks, so this is for a machine that stands still.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Threads of a server: more than there are reasons for.
+const WORKERS_MAX: usize = 64;
 
-/// A DNS server for any number of containers, on one thread of its own.
+/// A DNS server for any number of containers, on a thread of its own or several.
 ///
-/// Dropping it ends the thread and closes every socket, within 2 seconds; [`Server::stop`] tells how that went. It
+/// Dropping it ends the threads and closes every socket, within 2 seconds; [`Server::stop`] tells how that went. It
 /// cannot outlive the process: names have to be answered by someone.
 #[derive(Debug)]
 #[must_use = "dropping a Server ends its thread"]
 pub struct Server {
-    control: Control,
-    thread: Option<JoinHandle<()>>,
-    /// Disconnects when the thread has ended. Behind a lock only because a receiver is not `Sync`.
-    alive: Mutex<Option<Receiver<()>>>,
+    workers: Vec<Worker>,
+    /// Endpoints so far: the workers take turns.
+    served: AtomicU64,
 }
 
 /// How a [`Server`] is to be. It does nothing before [`start`](ServerBuilder::start).
@@ -40,6 +39,8 @@ pub struct Server {
 #[must_use = "a builder does nothing before start()"]
 pub struct ServerBuilder {
     upstreams: Vec<SocketAddr>,
+    more_workers: usize,
+    log: Log,
 }
 
 /// One container that a [`Server`] serves.
@@ -50,13 +51,8 @@ pub struct ServerBuilder {
 pub struct Endpoint {
     control: Control,
     key: Option<Key>,
-}
-
-/// The way to the thread.
-#[derive(Clone, Debug)]
-struct Control {
-    commands: Sender<Command>,
-    wake: Arc<OwnedFd>,
+    id: u64,
+    counts: Arc<Counts>,
 }
 
 impl ServerBuilder {
@@ -75,31 +71,37 @@ impl ServerBuilder {
         self.upstreams(others.map(|&ip| SocketAddr::new(ip, 53)).collect())
     }
 
-    /// Starts the thread. Its sockets to upstreams are of the network namespace that the calling thread is in.
+    /// Serves from so many threads, one unless told otherwise, among which the containers are shared out. One answers
+    /// about as many queries as a CPU can receive; a second is for hosts where that is too few, and has
+    /// [limits](crate#limits) and sockets to upstreams of its own.
+    pub fn workers(mut self, threads: NonZeroUsize) -> Self {
+        self.more_workers = threads.get() - 1;
+        self
+    }
+
+    /// Has `tell` told of each query that could be read, before it is answered or forwarded.
+    ///
+    /// It is called on the server's threads, so nobody is answered while it runs: it should count, or hand on by a
+    /// channel that does not block. Where it panics, the thread ends, and with it the service of its containers.
+    pub fn query_log(mut self, tell: impl Fn(&Logged<'_>) + Send + Sync + 'static) -> Self {
+        self.log = Log::new(tell);
+        self
+    }
+
+    /// Starts the threads. Their sockets to upstreams are of the network namespace that the calling thread is in.
     ///
     /// # Errors
-    /// `InvalidInput` for more than three upstreams, or one without address or port; `Busy` or `Os` if epoll, an
-    /// eventfd or the thread cannot be had.
+    /// `InvalidInput` for more than three upstreams, or one without address or port, or for more than 64 threads;
+    /// `Busy` or `Os` if epoll, an eventfd or a thread cannot be had.
     pub fn start(self) -> Result<Server> {
         check(&self.upstreams)?;
-        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
-        let wake = Arc::new(eventfd(0, flags).map_err(Error::sys("eventfd", THREAD))?);
-        let (commands, receiver) = mpsc::channel();
-        let event_loop = EventLoop::new(self.upstreams, Arc::clone(&wake), receiver)
-            .map_err(Error::sys("epoll", THREAD))?;
-        let (end, alive) = sync_channel(0);
-        let work = move || {
-            let _end = end;
-            event_loop.run();
-        };
-        let thread = thread::Builder::new()
-            .name(THREAD.to_owned())
-            .spawn(work)
-            .map_err(Error::sys("start thread", THREAD))?;
+        if self.more_workers >= WORKERS_MAX {
+            return Err(Error::workers(self.more_workers + 1));
+        }
+        let start = |_| Worker::start(self.upstreams.clone(), self.log.clone());
         Ok(Server {
-            control: Control { commands, wake },
-            thread: Some(thread),
-            alive: Mutex::new(Some(alive)),
+            workers: (0..=self.more_workers).map(start).collect::<Result<_>>()?,
+            served: AtomicU64::new(0),
         })
     }
 }
@@ -123,72 +125,60 @@ impl Server {
         tcp: TcpListener,
         scope: impl Into<Scope>,
     ) -> Result<Endpoint> {
-        let addresses = [
-            udp.local_addr().map_err(Error::sys("getsockname", "udp"))?,
-            tcp.local_addr().map_err(Error::sys("getsockname", "tcp"))?,
-        ];
-        for address in addresses {
-            if address.ip().is_unspecified() {
-                return Err(Error::socket(address, "is not bound to one address"));
-            }
-        }
-        udp.set_nonblocking(true)
-            .and_then(|()| tcp.set_nonblocking(true))
-            .map_err(Error::sys("set O_NONBLOCK on", addresses[0]))?;
+        let address = prepare(&udp, &tcp)?;
+        let id = self.served.fetch_add(1, Ordering::Relaxed);
+        let worker = id as usize % self.workers.len();
+        let control = &self.workers[worker].control;
+        let counts = Arc::new(Counts::default());
         let (done, result) = sync_channel(1);
-        let scope = scope.into();
-        let command = Command::Serve {
+        let served = Served {
+            id,
             udp,
             tcp,
-            scope,
-            done,
+            scope: scope.into(),
+            counts: Arc::clone(&counts),
         };
-        self.control.send(command, "serve")?;
+        control.send(Command::Serve { served, done }, "serve")?;
         let key = result
             .recv()
             .map_err(|mpsc::RecvError| Error::ended("serve"))?
-            .map_err(Error::sys("epoll_ctl", addresses[0]))?;
+            .map_err(Error::sys("epoll_ctl", address))?;
         Ok(Endpoint {
-            control: self.control.clone(),
+            control: control.clone(),
             key: Some(key),
+            id,
+            counts,
         })
     }
 
-    /// Ends the thread and closes every socket.
+    /// Ends the threads and closes every socket.
     ///
     /// # Errors
-    /// `NotFound` if the thread had ended by itself, which it does only by a panic; `Busy` if it does not end.
+    /// `NotFound` if a thread had ended by itself, which it does only by a panic; `Busy` if it does not end. The others
+    /// have ended all the same.
     pub fn stop(mut self) -> Result<()> {
         self.end()
     }
 
     fn end(&mut self) -> Result<()> {
-        let alive = self
-            .alive
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        let (Some(thread), Some(alive)) = (self.thread.take(), alive) else {
-            return Ok(());
-        };
-        let told = self.control.send(Command::Stop, "stop");
-        if alive.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
-            return Err(Error::sys("join", THREAD)(rustix::io::Errno::BUSY));
-        }
-        match thread.join() {
-            Ok(()) => told,
-            Err(_panic) => Err(Error::ended("stop")),
-        }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _unheard = self.end().is_err();
+        let ends: Vec<_> = self.workers.iter_mut().map(Worker::end).collect();
+        ends.into_iter().collect()
     }
 }
 
 impl Endpoint {
+    /// Its number among those of its [`Server`], by which a [query log](ServerBuilder::query_log) names it.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// What became of the container's queries so far, without asking the server's thread.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.counts.now()
+    }
+
     /// Changes what the container may ask: it joined or left a network. Queries sent after this has returned are
     /// answered by the new scope.
     ///
@@ -248,15 +238,21 @@ impl Drop for Endpoint {
     }
 }
 
-impl Control {
-    fn send(&self, command: Command, op: &'static str) -> Result<()> {
-        if self.commands.send(command).is_err() {
-            return Err(Error::ended(op));
+/// Checks that the sockets can be served, and makes them wait for nothing.
+fn prepare(udp: &UdpSocket, tcp: &TcpListener) -> Result<SocketAddr> {
+    let addresses = [
+        udp.local_addr().map_err(Error::sys("getsockname", "udp"))?,
+        tcp.local_addr().map_err(Error::sys("getsockname", "tcp"))?,
+    ];
+    for address in addresses {
+        if address.ip().is_unspecified() {
+            return Err(Error::socket(address, "is not bound to one address"));
         }
-        // It fails only with the counter full, and then the thread is being woken already.
-        let _woken_already = rustix::io::write(&self.wake, &1_u64.to_ne_bytes()).is_err();
-        Ok(())
     }
+    udp.set_nonblocking(true)
+        .and_then(|()| tcp.set_nonblocking(true))
+        .map_err(Error::sys("set O_NONBLOCK on", addresses[0]))?;
+    Ok(addresses[0])
 }
 
 /// Opens a UDP socket and a TCP listener on `address` inside the network namespace `netns`, on a thread that enters it
@@ -307,6 +303,7 @@ fn is_nowhere(address: IpAddr) -> bool {
 mod tests {
     use std::io::{self, Read, Write};
     use std::net::TcpStream;
+    use std::time::Duration;
 
     use cofferdam_testkit::{Need, NetNs, have};
 

@@ -114,12 +114,17 @@ impl<'a> Query<'a> {
 
     /// The name asked for as a zone looks it up, written into `buffer`.
     pub(crate) fn key<'b>(&self, buffer: &'b mut [u8; NAME_MAX]) -> &'b [u8] {
-        let name = &self.envelope.bytes[HEADER..self.envelope.question_end - 4];
+        let name = self.name();
         let key = &mut buffer[..name.len()];
         key.copy_from_slice(name);
         // Length bytes are at most 63, below every letter.
         key.make_ascii_lowercase();
         key
+    }
+
+    /// The name asked for as it came.
+    pub(crate) fn name(&self) -> &'a [u8] {
+        &self.envelope.bytes[HEADER..self.envelope.question_end - 4]
     }
 
     /// The whole message.

@@ -3,6 +3,7 @@
     clippy::unwrap_used,
     reason = "a fixture that cannot do its work has failed the test"
 )]
+#![allow(dead_code, reason = "no test binary needs all of it")]
 
 use std::collections::HashSet;
 use std::io::{Read, Write};
