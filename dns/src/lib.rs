@@ -79,6 +79,7 @@ mod random;
 mod resolv_conf;
 mod scope;
 mod server;
+mod service;
 mod slab;
 mod stream;
 mod sys;
@@ -98,6 +99,7 @@ pub use name::Name;
 pub use resolv_conf::ResolvConf;
 pub use scope::{Scope, SharedZone};
 pub use server::{Endpoint, Server, ServerBuilder, bind_in};
+pub use service::Service;
 pub use wire::Transport;
 pub use zone::Zone;
 

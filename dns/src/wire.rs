@@ -3,6 +3,8 @@
 //! Nothing here follows a compression pointer and every step goes forward, so no message can make it loop; every read
 //! is checked, so none can make it panic.
 
+use crate::Name;
+
 /// The bytes before the question.
 pub(crate) const HEADER: usize = 12;
 /// The longest name on the wire.
@@ -34,6 +36,7 @@ pub(crate) enum Rcode {
     NoError = 0,
     FormErr = 1,
     ServFail = 2,
+    NxDomain = 3,
     NotImp = 4,
     Refused = 5,
     BadVers = 16,
@@ -44,6 +47,7 @@ pub(crate) mod rtype {
     pub(crate) const A: u16 = 1;
     pub(crate) const PTR: u16 = 12;
     pub(crate) const AAAA: u16 = 28;
+    pub(crate) const SRV: u16 = 33;
     pub(crate) const OPT: u16 = 41;
     /// TKEY, TSIG, IXFR, AXFR, MAILB, MAILA: not about data, or more than one message.
     pub(crate) const META: std::ops::RangeInclusive<u16> = 249..=254;
@@ -281,6 +285,7 @@ pub(crate) struct Response<'a, 'o> {
     out: &'o mut Vec<u8>,
     limit: usize,
     answers: u16,
+    additional: u16,
     flags: u8,
 }
 
@@ -302,6 +307,7 @@ impl<'a, 'o> Response<'a, 'o> {
             out,
             limit: limit - opt,
             answers: 0,
+            additional: 0,
             flags: 0,
         }
     }
@@ -344,17 +350,39 @@ impl<'a, 'o> Response<'a, 'o> {
         self.answers += 1;
     }
 
+    /// Appends a record of another name behind the answers, if it fits.
+    pub(crate) fn additional(&mut self, name: &Name, rtype: u16, ttl: u32, data: &[u8]) {
+        let start = self.out.len();
+        name.write(self.out);
+        self.out.extend_from_slice(&rtype.to_be_bytes());
+        self.out.extend_from_slice(&CLASS_IN.to_be_bytes());
+        self.out.extend_from_slice(&ttl.to_be_bytes());
+        // An address.
+        self.out
+            .extend_from_slice(&(data.len() as u16).to_be_bytes());
+        self.out.extend_from_slice(data);
+        // One is kept for the OPT record.
+        let is_cut = self.flags & TRUNCATED != 0;
+        if is_cut || self.out.len() > self.limit || self.additional >= u16::MAX - 1 {
+            self.out.truncate(start);
+        } else {
+            self.additional += 1;
+        }
+    }
+
     /// Writes the header and, to who asked with EDNS, the OPT record.
     pub(crate) fn finish(self, rcode: Rcode) {
         let code = rcode as u16;
         let questions = u8::from(self.envelope.question_end > HEADER);
-        let additional = u8::from(self.envelope.edns.is_some());
-        let answers = self.answers.to_be_bytes();
+        let additional = self.additional + u16::from(self.envelope.edns.is_some());
+        let (answers, additional) = (self.answers.to_be_bytes(), additional.to_be_bytes());
         let (opcode_rd, cd) = (self.out[2] & 0x79, self.out[3] & 0x10);
         self.out[2] = 0x80 | opcode_rd | self.flags;
         self.out[3] = 0x80 | cd | (code & 15) as u8;
-        self.out[4..HEADER]
-            .copy_from_slice(&[0, questions, answers[0], answers[1], 0, 0, 0, additional]);
+        self.out[4..6].copy_from_slice(&[0, questions]);
+        self.out[6..8].copy_from_slice(&answers);
+        self.out[8..10].copy_from_slice(&[0, 0]);
+        self.out[10..HEADER].copy_from_slice(&additional);
         let Some(edns) = self.envelope.edns else {
             return;
         };
