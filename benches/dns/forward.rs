@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, UdpSocket};
 
-use cofferdam_dns::{Scope, Server};
+use cofferdam_dns::{Scope, Server, Upstreams};
 
 use crate::peers::{self, Running};
 use crate::{Samples, World, client, rest, row};
@@ -57,7 +57,7 @@ fn address(port: u16) -> SocketAddr {
 
 fn ours(world: &World) -> Option<Running> {
     let address = address(5311);
-    let builder = Server::builder().upstreams(vec![UPSTREAM]);
+    let builder = Server::builder().upstreams(&Upstreams::new(vec![UPSTREAM]).unwrap());
     let server = world.netns.run(|| builder.start()).unwrap();
     let bind = || {
         let udp = UdpSocket::bind(address).unwrap();

@@ -4,7 +4,7 @@ use std::fs;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use cofferdam_dns::{Endpoint, LISTEN, Scope, Server, SharedZone, bind_in};
+use cofferdam_dns::{Endpoint, LISTEN, Scope, Server, SharedZone, Upstreams, bind_in};
 use cofferdam_testkit::NetNs;
 
 use crate::row;
@@ -25,8 +25,8 @@ pub(crate) fn rows(quick: bool) {
     let host = NetNs::new();
     // It takes what comes and says nothing.
     let dead = host.run(|| UdpSocket::bind("127.0.0.1:0").unwrap());
-    let upstreams = vec![dead.local_addr().unwrap()];
-    let server = host.run(|| Server::builder().upstreams(upstreams).start().unwrap());
+    let upstreams = Upstreams::new(vec![dead.local_addr().unwrap()]).unwrap();
+    let server = host.run(|| Server::builder().upstreams(&upstreams).start().unwrap());
     let zone = SharedZone::default();
     zone.update(|zone| zone.insert("db".parse().unwrap(), Ipv4Addr::new(10, 89, 0, 2).into()));
 

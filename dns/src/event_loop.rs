@@ -1,7 +1,7 @@
 //! The one thread that serves all containers. It waits in epoll(7) and nowhere else.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::net::{SocketFlags, accept_with, sockopt};
 
+use crate::Upstreams;
 use crate::answer::{Outcome, respond};
 use crate::batch::Batch;
 use crate::counters::Counts;
@@ -73,6 +74,8 @@ struct Endpoint {
     udp: UdpSocket,
     tcp: TcpListener,
     scope: View,
+    /// Where other names are asked for.
+    route: Key,
     counts: Arc<Counts>,
     /// Queries at an upstream.
     udp_flights: usize,
@@ -88,6 +91,8 @@ pub(crate) struct EventLoop {
     streams: Slab<Stream>,
     /// Connections so far.
     admitted: u64,
+    /// Of all scopes that have none of their own.
+    upstreams: Upstreams,
     forwarder: Forwarder,
     poll: Poll,
     wake: Arc<OwnedFd>,
@@ -109,7 +114,7 @@ pub(crate) struct EventLoop {
 
 impl EventLoop {
     pub(crate) fn new(
-        upstreams: Vec<SocketAddr>,
+        upstreams: Upstreams,
         log: Log,
         wake: Arc<OwnedFd>,
         commands: Receiver<Command>,
@@ -121,7 +126,8 @@ impl EventLoop {
             endpoints: Slab::new(),
             streams: Slab::new(),
             admitted: 0,
-            forwarder: Forwarder::new(upstreams),
+            upstreams,
+            forwarder: Forwarder::new(),
             poll,
             wake,
             now,
@@ -193,9 +199,7 @@ impl EventLoop {
                     scope,
                     done,
                 }) => {
-                    if let Some(endpoint) = self.endpoints.get_mut(endpoint) {
-                        endpoint.scope = scope.into_view();
-                    }
+                    self.set_scope(endpoint, scope);
                     let _caller_has_gone = done.send(()).is_err();
                 }
                 Ok(Command::Remove { endpoint, done }) => {
@@ -216,16 +220,35 @@ impl EventLoop {
             self.poll.delete(&udp);
             return Err(errno.into());
         }
+        let route = self.join(&served.scope);
         Ok(self.endpoints.insert(Endpoint {
             id: served.id,
             udp,
             tcp,
+            route,
             scope: served.scope.into_view(),
             counts: served.counts,
             udp_flights: 0,
             tcp_flights: 0,
             rests_until: None,
         }))
+    }
+
+    fn join(&mut self, scope: &Scope) -> Key {
+        let upstreams = scope.own_upstreams().unwrap_or(&self.upstreams);
+        self.forwarder.join(upstreams, self.now, &self.poll)
+    }
+
+    fn set_scope(&mut self, key: Key, scope: Scope) {
+        let route = self.join(&scope);
+        let left = match self.endpoints.get_mut(key) {
+            Some(endpoint) => {
+                endpoint.scope = scope.into_view();
+                std::mem::replace(&mut endpoint.route, route)
+            }
+            None => route,
+        };
+        self.forwarder.leave(left, &self.poll);
     }
 
     /// Closes an endpoint's sockets and connections, and forgets its queries.
@@ -246,6 +269,7 @@ impl EventLoop {
         }
         let of_it = |origin| matches!(origin, Origin::Udp { endpoint, .. } if endpoint == key);
         self.forwarder.cancel(of_it, &self.poll);
+        self.forwarder.leave(endpoint.route, &self.poll);
     }
 
     /// Answers what came on a container's UDP socket: one call takes it, one brings the replies. Where more waits, the
@@ -267,10 +291,11 @@ impl EventLoop {
                 (Taken::Reply, _) => self.batch.answered(index),
                 (Taken::Forward(query), Some(peer)) => {
                     endpoint.udp_flights += 1;
+                    let route = endpoint.route;
                     let endpoint = key;
                     let origin = Origin::Udp { endpoint, peer };
-                    self.forwarder
-                        .submit(&query, origin, Transport::Udp, self.now, &self.poll);
+                    let (forwarder, poll) = (&mut self.forwarder, &self.poll);
+                    forwarder.submit(&query, route, origin, Transport::Udp, self.now, poll);
                 }
                 (Taken::Drop, _) | (_, None) => {}
             }
@@ -378,8 +403,9 @@ impl EventLoop {
                         endpoint: stream.endpoint,
                         stream: key,
                     };
+                    let (route, poll) = (endpoint.route, &self.poll);
                     self.forwarder
-                        .submit(&query, origin, Transport::Tcp, self.now, &self.poll);
+                        .submit(&query, route, origin, Transport::Tcp, self.now, poll);
                 }
             }
             stream.flush()?;

@@ -5,7 +5,7 @@
 //! use cofferdam_dns::{LISTEN, ResolvConf, Server, SharedZone, bind_in};
 //!
 //! let host = std::fs::read_to_string("/etc/resolv.conf")?;
-//! let server = Server::builder().resolv_conf(&host).start()?;
+//! let server = Server::builder().resolv_conf("/etc/resolv.conf").start()?;
 //! let app = SharedZone::default();
 //!
 //! let netns = File::open("/proc/4711/ns/net")?; // of the container
@@ -84,6 +84,7 @@ mod slab;
 mod stream;
 mod sys;
 mod upstream;
+mod upstreams;
 mod wire;
 mod worker;
 mod zone;
@@ -100,6 +101,7 @@ pub use resolv_conf::ResolvConf;
 pub use scope::{Scope, SharedZone};
 pub use server::{Endpoint, Server, ServerBuilder, bind_in};
 pub use service::Service;
+pub use upstreams::Upstreams;
 pub use wire::Transport;
 pub use zone::Zone;
 

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::Zone;
+use crate::{Upstreams, Zone};
 
 /// The zone of a network, shared by its containers' resolvers and whoever changes it. Clones are the same zone.
 #[derive(Clone, Debug, Default)]
@@ -82,6 +82,7 @@ impl From<Zone> for SharedZone {
 #[derive(Clone, Debug, Default)]
 pub struct Scope {
     zones: Vec<SharedZone>,
+    upstreams: Option<Upstreams>,
     internal: bool,
 }
 
@@ -99,6 +100,13 @@ impl Scope {
         self
     }
 
+    /// Asks these servers for other names, instead of the [`Server`](crate::Server)'s own.
+    #[must_use]
+    pub fn upstreams(mut self, upstreams: &Upstreams) -> Self {
+        self.upstreams = Some(upstreams.clone());
+        self
+    }
+
     /// Forwards nothing, for containers on internal networks: a resolver in the host's namespace would be their way
     /// out. Names of no zone are answered with REFUSED, which tells a policy from a failure (SERVFAIL) and does not
     /// deny a name that may exist (NXDOMAIN).
@@ -109,6 +117,10 @@ impl Scope {
     pub fn internal(mut self) -> Self {
         self.internal = true;
         self
+    }
+
+    pub(crate) fn own_upstreams(&self) -> Option<&Upstreams> {
+        self.upstreams.as_ref()
     }
 
     pub(crate) fn into_view(self) -> View {

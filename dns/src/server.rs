@@ -1,8 +1,9 @@
 //! The server: its threads, and the containers it serves.
 
-use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::num::NonZeroUsize;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, sync_channel};
@@ -13,11 +14,10 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use crate::counters::Counts;
 use crate::event_loop::{Command, Served};
 use crate::log::Log;
-use crate::resolv_conf::NAMESERVERS_MAX;
 use crate::scope::Scope;
 use crate::slab::Key;
 use crate::worker::{Control, PATIENCE, THREAD, Worker};
-use crate::{Counters, Error, LISTEN, Logged, ResolvConf, Result};
+use crate::{Counters, Error, Logged, Result, Upstreams};
 
 /// Threads of a server: more than there are reasons for.
 const WORKERS_MAX: usize = 64;
@@ -38,7 +38,7 @@ pub struct Server {
 #[derive(Clone, Debug, Default)]
 #[must_use = "a builder does nothing before start()"]
 pub struct ServerBuilder {
-    upstreams: Vec<SocketAddr>,
+    upstreams: Option<Upstreams>,
     more_workers: usize,
     log: Log,
 }
@@ -56,19 +56,15 @@ pub struct Endpoint {
 }
 
 impl ServerBuilder {
-    /// Where queries go that no zone answers, best first, at most three. Without any, they fail.
-    pub fn upstreams(mut self, upstreams: Vec<SocketAddr>) -> Self {
-        self.upstreams = upstreams;
+    /// Where queries go that no zone answers. Without any, they fail. A [`Scope`] may have [others](Scope::upstreams).
+    pub fn upstreams(mut self, upstreams: &Upstreams) -> Self {
+        self.upstreams = Some(upstreams.clone());
         self
     }
 
-    /// Takes the nameservers of a resolv.conf(5) as upstreams, such as the host's, without 127.0.0.11: that would be
-    /// this server itself. Where it is another's (a host that is a container), name it in
-    /// [`upstreams`](Self::upstreams).
-    pub fn resolv_conf(self, text: &str) -> Self {
-        let conf = ResolvConf::parse(text);
-        let others = conf.nameservers().iter().filter(|&&ip| ip != LISTEN.ip());
-        self.upstreams(others.map(|&ip| SocketAddr::new(ip, 53)).collect())
+    /// Sends them to the nameservers of a resolv.conf(5), and to others when the file changes: [`Upstreams::follow`].
+    pub fn resolv_conf(self, path: impl Into<PathBuf>) -> Self {
+        self.upstreams(&Upstreams::follow(path))
     }
 
     /// Serves from so many threads, one unless told otherwise, among which the containers are shared out. One answers
@@ -91,14 +87,13 @@ impl ServerBuilder {
     /// Starts the threads. Their sockets to upstreams are of the network namespace that the calling thread is in.
     ///
     /// # Errors
-    /// `InvalidInput` for more than three upstreams, or one without address or port, or for more than 64 threads;
-    /// `Busy` or `Os` if epoll, an eventfd or a thread cannot be had.
+    /// `InvalidInput` for more than 64 threads; `Busy` or `Os` if epoll, an eventfd or a thread cannot be had.
     pub fn start(self) -> Result<Server> {
-        check(&self.upstreams)?;
         if self.more_workers >= WORKERS_MAX {
             return Err(Error::workers(self.more_workers + 1));
         }
-        let start = |_| Worker::start(self.upstreams.clone(), self.log.clone());
+        let upstreams = self.upstreams.unwrap_or_else(Upstreams::none);
+        let start = |_| Worker::start(upstreams.clone(), self.log.clone());
         Ok(Server {
             workers: (0..=self.more_workers).map(start).collect::<Result<_>>()?,
             served: AtomicU64::new(0),
@@ -263,40 +258,31 @@ fn prepare(udp: &UdpSocket, tcp: &TcpListener) -> Result<SocketAddr> {
 /// `CAP_NET_BIND_SERVICE`; `AlreadyExists` if something listens there; `InvalidInput` if `netns` is no network
 /// namespace; `Os` otherwise.
 pub fn bind_in(netns: impl AsFd, address: SocketAddr) -> Result<(UdpSocket, TcpListener)> {
-    let netns = netns.as_fd();
     let open = || {
-        move_into_link_name_space(netns, Some(LinkNameSpaceType::Network))
-            .map_err(Error::sys("setns", "network namespace"))?;
         let udp = UdpSocket::bind(address).map_err(Error::sys("bind udp", address))?;
         let tcp = TcpListener::bind(address).map_err(Error::sys("bind tcp", address))?;
         Ok((udp, tcp))
     };
+    run_in(netns.as_fd(), open)?
+}
+
+/// Does something in a network namespace, on a thread that enters it by setns(2) and ends here.
+pub(crate) fn run_in<T: Send>(netns: BorrowedFd<'_>, work: impl FnOnce() -> T + Send) -> Result<T> {
+    let enter_and_work = || {
+        move_into_link_name_space(netns, Some(LinkNameSpaceType::Network))
+            .map_err(Error::sys("setns", "network namespace"))?;
+        Ok(work())
+    };
     thread::scope(|scope| {
         let thread = thread::Builder::new()
             .name(THREAD.to_owned())
-            .spawn_scoped(scope, open)
+            .spawn_scoped(scope, enter_and_work)
             .map_err(Error::sys("start thread", THREAD))?;
         match thread.join() {
             Ok(result) => result,
             Err(panic) => std::panic::resume_unwind(panic),
         }
     })
-}
-
-fn check(upstreams: &[SocketAddr]) -> Result<()> {
-    for (index, &address) in upstreams.iter().enumerate() {
-        if index >= NAMESERVERS_MAX {
-            return Err(Error::upstream(address, "is one more than three"));
-        }
-        if address.port() == 0 || is_nowhere(address.ip()) {
-            return Err(Error::upstream(address, "is no address of a server"));
-        }
-    }
-    Ok(())
-}
-
-fn is_nowhere(address: IpAddr) -> bool {
-    address.is_unspecified() || address.is_multicast()
 }
 
 #[cfg(test)]
@@ -308,31 +294,7 @@ mod tests {
     use cofferdam_testkit::{Need, NetNs, have};
 
     use super::*;
-    use crate::ErrorKind;
-
-    #[test]
-    fn upstreams_are_checked_before_anything_starts() {
-        for bad in ["0.0.0.0:53", "[::]:53", "192.0.2.1:0", "224.0.0.251:5353"] {
-            let error = Server::builder()
-                .upstreams(vec![bad.parse().unwrap()])
-                .start()
-                .unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{bad}");
-        }
-        let four = vec!["192.0.2.1:53".parse().unwrap(); 4];
-        assert!(Server::builder().upstreams(four).start().is_err());
-    }
-
-    #[test]
-    fn a_resolv_conf_gives_upstreams_but_not_ourselves() {
-        let text = "nameserver 127.0.0.11\nnameserver 192.0.2.1\nnameserver 2001:db8::1\n";
-        let builder = Server::builder().resolv_conf(text);
-        let expected: Vec<SocketAddr> = vec![
-            "192.0.2.1:53".parse().unwrap(),
-            "[2001:db8::1]:53".parse().unwrap(),
-        ];
-        assert_eq!(builder.upstreams, expected);
-    }
+    use crate::{ErrorKind, LISTEN};
 
     #[test]
     fn sockets_on_the_wildcard_address_are_refused() {

@@ -1,6 +1,5 @@
 //! A thread that serves containers, and the way to it.
 
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +10,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use crate::event_loop::{Command, EventLoop};
 use crate::log::Log;
-use crate::{Error, Result};
+use crate::{Error, Result, Upstreams};
 
 /// The thread's name, as in `/proc/<pid>/task/<tid>/comm`.
 pub(crate) const THREAD: &str = "cofferdam-dns";
@@ -35,7 +34,7 @@ pub(crate) struct Control {
 }
 
 impl Worker {
-    pub(crate) fn start(upstreams: Vec<SocketAddr>, log: Log) -> Result<Self> {
+    pub(crate) fn start(upstreams: Upstreams, log: Log) -> Result<Self> {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let wake = Arc::new(eventfd(0, flags).map_err(Error::sys("eventfd", THREAD))?);
         let (commands, receiver) = mpsc::channel();
