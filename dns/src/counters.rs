@@ -12,7 +12,7 @@ pub struct Counters {
     pub queries: u64,
     /// Answered from a zone, with or without records.
     pub local: u64,
-    /// Sent to an upstream.
+    /// Sent to an upstream, or answered with what one had said before where [answers are kept](crate::Cache).
     pub forwarded: u64,
     /// Answered with REFUSED, for the container's network is internal.
     pub refused: u64,

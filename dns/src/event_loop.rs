@@ -12,6 +12,7 @@ use rustix::net::{SocketFlags, accept_with, sockopt};
 use crate::Upstreams;
 use crate::answer::{Outcome, respond};
 use crate::batch::Batch;
+use crate::cache::Cache;
 use crate::counters::Counts;
 use crate::forward::{Forwarder, Origin};
 use crate::log::{Fate, Log};
@@ -37,6 +38,14 @@ const TCP_FLIGHTS_PER_ENDPOINT: usize = 64;
 const AT_ONCE: usize = 32;
 /// For how long a listener rests that could not accept.
 const REST: Duration = Duration::from_millis(100);
+
+/// What all loops of a server have in common.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    pub(crate) upstreams: Upstreams,
+    pub(crate) cache: Option<Cache>,
+    pub(crate) log: Log,
+}
 
 /// What the loop is told to do.
 #[derive(Debug)]
@@ -114,8 +123,7 @@ pub(crate) struct EventLoop {
 
 impl EventLoop {
     pub(crate) fn new(
-        upstreams: Upstreams,
-        log: Log,
+        config: Config,
         wake: Arc<OwnedFd>,
         commands: Receiver<Command>,
     ) -> rustix::io::Result<Self> {
@@ -126,8 +134,8 @@ impl EventLoop {
             endpoints: Slab::new(),
             streams: Slab::new(),
             admitted: 0,
-            upstreams,
-            forwarder: Forwarder::new(),
+            upstreams: config.upstreams,
+            forwarder: Forwarder::new(config.cache),
             poll,
             wake,
             now,
@@ -137,7 +145,7 @@ impl EventLoop {
             query: Vec::new(),
             out: Vec::new(),
             resting: 0,
-            log,
+            log: config.log,
             commands,
         })
     }

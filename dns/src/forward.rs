@@ -10,6 +10,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use crate::cache::{Cache, Kept};
 use crate::poll::{Interest, Poll, Ready, Token};
 use crate::random::Random;
 use crate::resolv_conf::NAMESERVERS_MAX;
@@ -71,6 +72,7 @@ pub(crate) struct Forwarder {
     sockets: Slab<Socket>,
     links: Slab<Link>,
     flights: Slab<Flight>,
+    cache: Option<Kept>,
     /// Of all queries in flight.
     bytes: usize,
     random: Random,
@@ -100,6 +102,8 @@ type Choices = [Option<Key>; NAMESERVERS_MAX];
 #[derive(Debug)]
 struct Flight {
     origin: Origin,
+    /// Under which the answer is kept, if it is.
+    route: Option<Key>,
     transport: Transport,
     client_id: [u8; 2],
     /// The client's query; its id is that of the try sent last.
@@ -140,6 +144,7 @@ impl Flight {
     ) -> Self {
         Flight {
             origin,
+            route: None,
             transport,
             client_id: [bytes[0], bytes[1]],
             query: bytes,
@@ -182,13 +187,14 @@ impl Flight {
 }
 
 impl Forwarder {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(cache: Option<Cache>) -> Self {
         Forwarder {
             routes: Slab::new(),
             upstreams: Slab::new(),
             sockets: Slab::new(),
             links: Slab::new(),
             flights: Slab::new(),
+            cache: cache.map(Kept::new),
             bytes: 0,
             random: Random::new(),
             done: Vec::new(),
@@ -253,6 +259,9 @@ impl Forwarder {
             return route.choices;
         }
         route.version = version;
+        if let Some(cache) = &mut self.cache {
+            cache.forget(key);
+        }
         let (source, old) = (route.source.clone(), route.choices);
         let choices = self.choose(&source, old);
         for gone in old
@@ -324,8 +333,15 @@ impl Forwarder {
         poll: &Poll,
     ) {
         let choices = self.refresh(route, now, poll);
+        if let Some(reply) = self.cached(query, route, transport, now) {
+            self.done.push((origin, reply));
+            return;
+        }
         let bytes = self.copy(query.bytes());
-        let flight = Flight::new(query, bytes, origin, transport, choices, now);
+        let flight = Flight {
+            route: Some(route),
+            ..Flight::new(query, bytes, origin, transport, choices, now)
+        };
         if self.is_full(&flight) || self.is_own(query, origin) {
             self.land(flight, None);
             return;
@@ -419,6 +435,35 @@ impl Forwarder {
         self.message = message;
         if outcome.is_err() || self.await_link(key, poll).is_err() {
             self.link_failed(key, now, poll);
+        }
+    }
+
+    /// The reply as it was kept, in the form that suits this client.
+    fn cached(
+        &mut self,
+        query: &Query<'_>,
+        route: Key,
+        transport: Transport,
+        now: Instant,
+    ) -> Option<Vec<u8>> {
+        let mut reply = self.spare.pop().unwrap_or_default();
+        let found = self.cache.as_mut()?.find(route, query, now, &mut reply);
+        if !found {
+            self.recycle(reply);
+            return None;
+        }
+        if reply.len() > query.envelope.client_limit(transport) {
+            let response = Response::new(query.envelope, transport, &mut reply);
+            response.truncated().finish(Rcode::NoError);
+        }
+        Some(reply)
+    }
+
+    fn keep_answer(&mut self, flight: &Flight, message: &[u8], now: Instant) {
+        if let (Some(cache), Some(route)) = (&mut self.cache, flight.route) {
+            if let Ok(query) = Query::parse(&flight.query) {
+                cache.keep(route, &query, message, now);
+            }
         }
     }
 
@@ -784,6 +829,7 @@ impl Forwarder {
             Verdict::Answer => {
                 self.replied(upstream, now);
                 if let Some(flight) = self.take(key, poll) {
+                    self.keep_answer(&flight, message, now);
                     self.land(flight, Some(message));
                 }
             }

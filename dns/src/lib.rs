@@ -67,6 +67,7 @@
 
 mod answer;
 mod batch;
+mod cache;
 mod counters;
 mod error;
 mod event_loop;
@@ -92,6 +93,7 @@ mod zone;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 pub use answer::{Reply, answer};
+pub use cache::Cache;
 pub use counters::Counters;
 pub use error::{Error, ErrorKind, Result};
 pub use hosts::Hosts;

@@ -12,12 +12,12 @@ use std::thread;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::counters::Counts;
-use crate::event_loop::{Command, Served};
+use crate::event_loop::{Command, Config, Served};
 use crate::log::Log;
 use crate::scope::Scope;
 use crate::slab::Key;
 use crate::worker::{Control, PATIENCE, THREAD, Worker};
-use crate::{Counters, Error, Logged, Result, Upstreams};
+use crate::{Cache, Counters, Error, Logged, Result, Upstreams};
 
 /// Threads of a server: more than there are reasons for.
 const WORKERS_MAX: usize = 64;
@@ -39,6 +39,7 @@ pub struct Server {
 #[must_use = "a builder does nothing before start()"]
 pub struct ServerBuilder {
     upstreams: Option<Upstreams>,
+    cache: Option<Cache>,
     more_workers: usize,
     log: Log,
 }
@@ -67,6 +68,12 @@ impl ServerBuilder {
         self.upstreams(&Upstreams::follow(path))
     }
 
+    /// Keeps answers of upstreams. Unless asked for, none are.
+    pub fn cache(mut self, cache: Cache) -> Self {
+        self.cache = Some(cache);
+        self
+    }
+
     /// Serves from so many threads, one unless told otherwise, among which the containers are shared out. One answers
     /// about as many queries as a CPU can receive; a second is for hosts where that is too few, and has
     /// [limits](crate#limits) and sockets to upstreams of its own.
@@ -92,8 +99,12 @@ impl ServerBuilder {
         if self.more_workers >= WORKERS_MAX {
             return Err(Error::workers(self.more_workers + 1));
         }
-        let upstreams = self.upstreams.unwrap_or_else(Upstreams::none);
-        let start = |_| Worker::start(upstreams.clone(), self.log.clone());
+        let config = Config {
+            upstreams: self.upstreams.unwrap_or_else(Upstreams::none),
+            cache: self.cache,
+            log: self.log,
+        };
+        let start = |_| Worker::start(config.clone());
         Ok(Server {
             workers: (0..=self.more_workers).map(start).collect::<Result<_>>()?,
             served: AtomicU64::new(0),

@@ -45,6 +45,7 @@ pub(crate) enum Rcode {
 /// Record types this crate knows.
 pub(crate) mod rtype {
     pub(crate) const A: u16 = 1;
+    pub(crate) const SOA: u16 = 6;
     pub(crate) const PTR: u16 = 12;
     pub(crate) const AAAA: u16 = 28;
     pub(crate) const SRV: u16 = 33;
@@ -227,6 +228,7 @@ struct Record {
     rtype: u16,
     class: u16,
     ttl: u32,
+    ttl_at: usize,
     end: usize,
 }
 
@@ -242,9 +244,62 @@ impl Record {
             rtype: read_u16(bytes, at)?,
             class: read_u16(bytes, at + 2)?,
             ttl: high << 16 | low,
+            ttl_at: at + 4,
             end,
         })
     }
+}
+
+/// For how many seconds a reply from an upstream may be kept, if it may: as long as the shortest-lived record of an
+/// answer, or as the SOA record of a denial says.
+pub(crate) fn lifetime(message: &[u8], question_end: usize) -> Option<u32> {
+    let (flags, rcode) = (*message.get(2)?, *message.get(3)? & 15);
+    if flags & TRUNCATED != 0 || !matches!(rcode, 0 | 3) {
+        return None;
+    }
+    let answers = read_u16(message, 6)?;
+    let mut shortest = None;
+    let mut denied_for = None;
+    for (number, record) in records(message, question_end).enumerate() {
+        let record = record?;
+        if record.rtype == rtype::OPT {
+            continue;
+        }
+        shortest = Some(shortest.map_or(record.ttl, |ttl: u32| ttl.min(record.ttl)));
+        let is_authority = number >= usize::from(answers);
+        if is_authority && record.rtype == rtype::SOA {
+            let minimum = message.get(..record.end)?.last_chunk::<4>()?;
+            denied_for = Some(u32::from_be_bytes(*minimum).min(record.ttl));
+        }
+    }
+    if answers > 0 && rcode == 0 {
+        shortest
+    } else {
+        denied_for
+    }
+}
+
+/// Where the TTLs of a message's records are, but for OPT, which has none.
+pub(crate) fn ttl_offsets(message: &[u8], question_end: usize) -> Vec<usize> {
+    let records = records(message, question_end).map_while(|record| record);
+    let with_ttl = records.filter(|record| record.rtype != rtype::OPT);
+    with_ttl.map(|record| record.ttl_at).collect()
+}
+
+/// The records behind the question; `None` where the message is broken, and then no more.
+fn records(message: &[u8], question_end: usize) -> impl Iterator<Item = Option<Record>> {
+    let counts = [6, 8, 10].map(|at| read_u16(message, at).unwrap_or(0));
+    let mut left: u32 = counts.into_iter().map(u32::from).sum();
+    let mut at = question_end;
+    std::iter::from_fn(move || {
+        left = left.checked_sub(1)?;
+        let record = Record::read(message, at);
+        match &record {
+            Some(record) => at = record.end,
+            None => left = 0,
+        }
+        Some(record)
+    })
 }
 
 /// The end of a name, which a pointer ends too; where it points to does not matter here.

@@ -8,9 +8,8 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use crate::event_loop::{Command, EventLoop};
-use crate::log::Log;
-use crate::{Error, Result, Upstreams};
+use crate::event_loop::{Command, Config, EventLoop};
+use crate::{Error, Result};
 
 /// The thread's name, as in `/proc/<pid>/task/<tid>/comm`.
 pub(crate) const THREAD: &str = "cofferdam-dns";
@@ -34,11 +33,11 @@ pub(crate) struct Control {
 }
 
 impl Worker {
-    pub(crate) fn start(upstreams: Upstreams, log: Log) -> Result<Self> {
+    pub(crate) fn start(config: Config) -> Result<Self> {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let wake = Arc::new(eventfd(0, flags).map_err(Error::sys("eventfd", THREAD))?);
         let (commands, receiver) = mpsc::channel();
-        let event_loop = EventLoop::new(upstreams, log, Arc::clone(&wake), receiver)
+        let event_loop = EventLoop::new(config, Arc::clone(&wake), receiver)
             .map_err(Error::sys("epoll", THREAD))?;
         let (end, alive) = sync_channel(0);
         let work = move || {

@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use std::thread;
 use std::time::Duration;
 
-use cofferdam_dns::{Scope, Server, Upstreams};
+use cofferdam_dns::{Cache, Scope, Server, Upstreams};
 use cofferdam_testkit::{Need, NetNs, have};
 use common::{
     A, Container, Upstream, addresses, query, read, receive, reply_with, upstreams_of, zone,
@@ -116,6 +116,38 @@ fn upstreams_may_be_asked_from_inside_another_namespace() {
     drop((server, upstreams, on_host, within));
     let socket = inside.run(|| UdpSocket::bind("127.0.0.53:53"));
     assert!(socket.is_ok());
+}
+
+#[test]
+fn answers_are_kept_where_that_is_asked_for() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    let host = NetNs::new();
+    let upstream = upstream(&host, "127.0.0.53:53", 1);
+    let upstreams = upstreams_of(&["127.0.0.53:53"]);
+    let builder = Server::builder().upstreams(&upstreams);
+    let server = host.run(|| builder.cache(Cache::new(100)).start().unwrap());
+    let (web, db) = (Container::new(), Container::new());
+    let _of_web = web.serve(&server, Scope::new());
+    let of_db = db.serve(&server, Scope::new());
+    for _ in 0..3 {
+        assert_eq!(web.ask("a.example", A).addresses, addresses(&["192.0.2.1"]));
+        assert_eq!(
+            db.ask_tcp("A.Example", A).addresses,
+            addresses(&["192.0.2.1"])
+        );
+    }
+    assert_eq!(upstream.count(), 1);
+    upstreams.set(upstreams.addresses()).unwrap();
+    web.ask("a.example", A);
+    assert_eq!(upstream.count(), 2);
+    // Other upstreams may say something else.
+    of_db
+        .set_scope(Scope::new().upstreams(&upstreams_of(&["127.0.0.53:53"])))
+        .unwrap();
+    db.ask("a.example", A);
+    assert_eq!(upstream.count(), 3);
 }
 
 #[test]
