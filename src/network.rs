@@ -1,7 +1,6 @@
 //! Networks that containers share.
 
 use std::fmt;
-use std::fs;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -81,8 +80,7 @@ impl NetworkBuilder {
         let managed = NetworkSpec::new(bridge.name().as_str())
             .and_then(|network| portmap.network(network.subnet(addresses.subnet())))
             .map_err(failed())?;
-        let resolv_conf = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-        let dns = Server::builder().resolv_conf(&resolv_conf).start();
+        let dns = Server::builder().resolv_conf("/etc/resolv.conf").start();
         let dns = dns.map_err(subject.failed("start the resolver"))?;
         let (zone, addresses) = (SharedZone::default(), Mutex::new(addresses));
         let name = self.name;

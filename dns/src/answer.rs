@@ -1,10 +1,11 @@
 //! From a zone and a query to a reply, with nothing in between.
 
+use std::net::IpAddr;
 use std::ops::Deref;
 
-use crate::Zone;
 use crate::wire::{Fault, NAME_MAX, Query, Rcode, Response, Transport, rtype};
-use crate::zone::Node;
+use crate::zone::{Found, Node};
+use crate::{Name, Zone};
 
 /// What becomes of a query.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,8 +21,9 @@ pub enum Reply {
 
 /// Answers one query from `zone`. Nothing is asked of anyone and nothing changes but whose turn it is to be first.
 ///
-/// - A name of the zone is answered whatever the type: `A`, `AAAA`, `ANY`, and `PTR` of its addresses with records,
+/// - A name of the zone is answered whatever the type: `A`, `AAAA`, `SRV`, `ANY`, and `PTR` of its addresses with records,
 ///   every other type with none (NODATA). Such a query never leaves the host.
+/// - A name that is not there is answered with NXDOMAIN if it is in [the zone's domain](Zone::set_domain).
 /// - Several addresses take turns in being first.
 /// - Any other name is [`Reply::Forward`].
 /// - What is not a plain query in class IN is answered with FORMERR, NOTIMP, REFUSED or BADVERS.
@@ -40,7 +42,7 @@ pub enum Reply {
 pub fn answer(zone: &Zone, query: &[u8], transport: Transport) -> Reply {
     let mut out = Vec::new();
     match respond([zone], query, transport, &mut out) {
-        Outcome::Answered => Reply::Answer(out),
+        Outcome::Answered(_) | Outcome::Malformed => Reply::Answer(out),
         Outcome::Forward(_) => Reply::Forward,
         Outcome::Drop => Reply::Drop,
     }
@@ -49,8 +51,10 @@ pub fn answer(zone: &Zone, query: &[u8], transport: Transport) -> Reply {
 /// What [`respond`] did.
 #[derive(Debug)]
 pub(crate) enum Outcome<'q> {
-    /// The reply is in the buffer.
-    Answered,
+    /// The reply from a zone is in the buffer.
+    Answered(Query<'q>),
+    /// It is no plain query, and the reply that says so is in the buffer.
+    Malformed,
     Forward(Query<'q>),
     Drop,
 }
@@ -67,22 +71,33 @@ pub(crate) fn respond<'q, Z: Deref<Target = Zone>>(
         Err(Fault::Drop) => return Outcome::Drop,
         Err(Fault::Reply(rcode, envelope)) => {
             Response::new(envelope, transport, out).finish(rcode);
-            return Outcome::Answered;
+            return Outcome::Malformed;
         }
     };
     let mut buffer = [0; NAME_MAX];
     let key = query.key(&mut buffer);
     for zone in zones {
-        if let Some(node) = zone.node(key) {
-            let response = Response::new(query.envelope, transport, out).authoritative();
-            write_node(node, zone.ttl(), query.qtype, response);
-            return Outcome::Answered;
+        let found = zone.find(key);
+        if matches!(found, Found::Foreign) {
+            continue;
         }
+        let mut response = Response::new(query.envelope, transport, out).authoritative();
+        if let Found::Node(node) = found {
+            write_node(&zone, node, query.qtype, &mut response);
+        }
+        let exists = !matches!(found, Found::NoSuchName);
+        response.finish(if exists {
+            Rcode::NoError
+        } else {
+            Rcode::NxDomain
+        });
+        return Outcome::Answered(query);
     }
     Outcome::Forward(query)
 }
 
-fn write_node(node: &Node, ttl: u32, qtype: u16, mut response: Response<'_, '_>) {
+fn write_node(zone: &Zone, node: &Node, qtype: u16, response: &mut Response<'_, '_>) {
+    let ttl = zone.ttl();
     let asked = |rtype| qtype == rtype || qtype == rtype::ANY;
     if asked(rtype::A) {
         for address in from(&node.v4, node.turn_v4.next(node.v4.len())) {
@@ -96,10 +111,40 @@ fn write_node(node: &Node, ttl: u32, qtype: u16, mut response: Response<'_, '_>)
     }
     if asked(rtype::PTR) {
         for name in &node.names {
-            response.record(rtype::PTR, ttl, |out| name.write(out));
+            response.record(rtype::PTR, ttl, |out| name.write_in(zone.domain(), out));
         }
     }
-    response.finish(Rcode::NoError);
+    if asked(rtype::SRV) {
+        write_services(zone, node, response);
+    }
+}
+
+/// The services, and behind them the addresses of their targets as far as they fit.
+fn write_services(zone: &Zone, node: &Node, response: &mut Response<'_, '_>) {
+    let ttl = zone.ttl();
+    for service in &node.services {
+        response.record(rtype::SRV, ttl, |out| {
+            for number in [service.priority, service.weight, service.port] {
+                out.extend_from_slice(&number.to_be_bytes());
+            }
+            service.target.write(out);
+        });
+    }
+    let mut told: Vec<&Name> = Vec::new();
+    for service in &node.services {
+        let target = &service.target;
+        if told.contains(&target) {
+            continue;
+        }
+        told.push(target);
+        for address in zone.addresses(target) {
+            let (rtype, octets) = match address {
+                IpAddr::V4(address) => (rtype::A, address.octets().to_vec()),
+                IpAddr::V6(address) => (rtype::AAAA, address.octets().to_vec()),
+            };
+            response.additional(target, rtype, ttl, &octets);
+        }
+    }
 }
 
 /// All of `list`, beginning at `first` and around.
@@ -110,8 +155,6 @@ fn from<T>(list: &[T], first: usize) -> impl Iterator<Item = &T> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
-
     use simple_dns::rdata::RData;
     use simple_dns::{Packet, PacketFlag};
 
@@ -218,6 +261,111 @@ mod tests {
                 let reply = ask(&query(name, qtype), transport);
                 assert_eq!(data(&reply), expected, "{name} {qtype}");
             }
+        }
+    }
+
+    #[test]
+    fn a_domain_is_the_zones_own() {
+        let mut zone = zone();
+        zone.set_domain("App".parse().unwrap());
+        for (name, qtype, rcode, count) in [
+            ("web.app", 1, 0, 1),
+            ("many.APP", 28, 0, 2),
+            ("six.app", 1, 0, 0),
+            ("app", 1, 0, 0),
+            ("nobody.app", 1, 3, 0),
+            ("nobody.app", 65, 3, 0),
+        ] {
+            let Reply::Answer(reply) = answer(&zone, &query(name, qtype), Transport::Udp) else {
+                panic!("{name}");
+            };
+            assert_eq!(
+                (reply[3] & 15, data(&reply).len()),
+                (rcode, count),
+                "{name}"
+            );
+        }
+        let asked = query("2.0.89.10.in-addr.arpa", 12);
+        let Reply::Answer(reply) = answer(&zone, &asked, Transport::Udp) else {
+            panic!();
+        };
+        assert_eq!(data(&reply), ["web.App", "Www.App", "web.app"]);
+        let elsewhere = answer(&zone, &query("nobody", 1), Transport::Udp);
+        assert_eq!(elsewhere, Reply::Forward);
+    }
+
+    #[test]
+    fn services_come_with_the_addresses_of_their_targets() {
+        let mut zone = zone();
+        let service = crate::Service::new("dual".parse().unwrap(), 8080);
+        let second = crate::Service::new("web".parse().unwrap(), 80)
+            .priority(7)
+            .weight(9);
+        let name: crate::Name = "_http._tcp.dual".parse().unwrap();
+        assert!(zone.insert_service(name.clone(), service.clone()));
+        assert!(!zone.insert_service(name.clone(), service.clone()));
+        assert!(zone.insert_service(name.clone(), second));
+        let asked = query("_http._tcp.dual", 33);
+        let Reply::Answer(reply) = answer(&zone, &asked, Transport::Udp) else {
+            panic!();
+        };
+        let packet = Packet::parse(&reply).unwrap();
+        let services: Vec<_> = packet.answers.iter().map(|record| &record.rdata).collect();
+        let RData::SRV(first) = services[0] else {
+            panic!()
+        };
+        let RData::SRV(second) = services[1] else {
+            panic!()
+        };
+        assert_eq!(
+            (first.port, first.target.to_string()),
+            (8080, "dual".to_owned())
+        );
+        assert_eq!((second.priority, second.weight, second.port), (7, 9, 80));
+        let more: Vec<_> = packet
+            .additional_records
+            .iter()
+            .map(|r| r.name.to_string())
+            .collect();
+        assert_eq!(more, ["dual", "dual", "web"]);
+
+        let with_edns = with_opt(query("_http._tcp.dual", 33), 1232, 0, 0);
+        let Reply::Answer(reply) = answer(&zone, &with_edns, Transport::Udp) else {
+            panic!();
+        };
+        let packet = Packet::parse(&reply).unwrap();
+        assert!(packet.opt().is_some() && packet.additional_records.len() == 3);
+
+        // Other types of that name, and names on the way to it.
+        for (name, qtype) in [("_http._tcp.dual", 1), ("_tcp.dual", 33)] {
+            let Reply::Answer(reply) = answer(&zone, &query(name, qtype), Transport::Udp) else {
+                panic!();
+            };
+            assert_eq!((reply[3] & 15, data(&reply).len()), (0, 0), "{name}");
+        }
+        assert!(zone.remove_service(&name, &service));
+        assert!(zone.remove_name(&name) && !zone.remove_name(&name));
+    }
+
+    #[test]
+    fn addresses_beside_a_service_are_left_out_rather_than_cutting_it() {
+        let mut zone = Zone::new();
+        for last in 0..250 {
+            zone.insert("many".parse().unwrap(), IpAddr::from([10, 89, 2, last]));
+        }
+        let name = "_http._tcp.many".parse().unwrap();
+        zone.insert_service(name, crate::Service::new("many".parse().unwrap(), 80));
+        for asked in [
+            query("_http._tcp.many", 33),
+            with_opt(query("_http._tcp.many", 33), 600, 0, 0),
+        ] {
+            let Reply::Answer(reply) = answer(&zone, &asked, Transport::Udp) else {
+                panic!();
+            };
+            let packet = Packet::parse(&reply).unwrap();
+            assert!(!packet.has_flags(PacketFlag::TRUNCATION));
+            assert_eq!(packet.answers.len(), 1);
+            assert!(packet.additional_records.len() > 15 && reply.len() <= 600);
         }
     }
 

@@ -95,6 +95,14 @@ impl Error {
         Error::invalid("upstream", address.to_string(), why)
     }
 
+    pub(crate) fn extra_host(text: &str, why: &'static str) -> Error {
+        Error::invalid("extra host", text.to_owned(), why)
+    }
+
+    pub(crate) fn workers(count: usize) -> Error {
+        Error::invalid("workers", count.to_string(), "is more than 64")
+    }
+
     pub(crate) fn socket(address: SocketAddr, why: &'static str) -> Error {
         Error::invalid("socket", address.to_string(), why)
     }

@@ -1,7 +1,7 @@
 //! The one thread that serves all containers. It waits in epoll(7) and nowhere else.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
@@ -9,13 +9,18 @@ use std::time::{Duration, Instant};
 
 use rustix::net::{SocketFlags, accept_with, sockopt};
 
+use crate::Upstreams;
 use crate::answer::{Outcome, respond};
+use crate::batch::Batch;
+use crate::cache::Cache;
+use crate::counters::Counts;
 use crate::forward::{Forwarder, Origin};
+use crate::log::{Fate, Log};
 use crate::poll::{Events, Interest, Poll, Ready, Token};
-use crate::scope::Scope;
+use crate::scope::{Scope, View};
 use crate::slab::{Key, Slab};
 use crate::stream::Stream;
-use crate::wire::{QUERY_MAX, Query, Rcode, Response, Transport};
+use crate::wire::{Query, Rcode, Response, Transport};
 
 /// How often flights and connections are looked over, while there are any.
 const TICK: Duration = Duration::from_millis(50);
@@ -29,18 +34,24 @@ const STREAMS_MAX: usize = 512;
 const UDP_FLIGHTS_PER_ENDPOINT: usize = 256;
 /// The same over TCP, where there is less room: a few connections to each upstream.
 const TCP_FLIGHTS_PER_ENDPOINT: usize = 64;
-/// Datagrams or connections taken from a socket before others have their turn.
+/// Connections taken from a listener before others have their turn.
 const AT_ONCE: usize = 32;
 /// For how long a listener rests that could not accept.
 const REST: Duration = Duration::from_millis(100);
+
+/// What all loops of a server have in common.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    pub(crate) upstreams: Upstreams,
+    pub(crate) cache: Option<Cache>,
+    pub(crate) log: Log,
+}
 
 /// What the loop is told to do.
 #[derive(Debug)]
 pub(crate) enum Command {
     Serve {
-        udp: UdpSocket,
-        tcp: TcpListener,
-        scope: Scope,
+        served: Served,
         done: SyncSender<io::Result<Key>>,
     },
     Scope {
@@ -55,12 +66,26 @@ pub(crate) enum Command {
     Stop,
 }
 
+/// A container to serve.
+#[derive(Debug)]
+pub(crate) struct Served {
+    pub(crate) id: u64,
+    pub(crate) udp: UdpSocket,
+    pub(crate) tcp: TcpListener,
+    pub(crate) scope: Scope,
+    pub(crate) counts: Arc<Counts>,
+}
+
 /// The sockets of one container.
 #[derive(Debug)]
 struct Endpoint {
+    id: u64,
     udp: UdpSocket,
     tcp: TcpListener,
-    scope: Scope,
+    scope: View,
+    /// Where other names are asked for.
+    route: Key,
+    counts: Arc<Counts>,
     /// Queries at an upstream.
     udp_flights: usize,
     tcp_flights: usize,
@@ -75,12 +100,16 @@ pub(crate) struct EventLoop {
     streams: Slab<Stream>,
     /// Connections so far.
     admitted: u64,
+    /// Of all scopes that have none of their own.
+    upstreams: Upstreams,
     forwarder: Forwarder,
     poll: Poll,
     wake: Arc<OwnedFd>,
     now: Instant,
     ticked: Instant,
-    /// What is being read.
+    /// Datagrams of a container and the replies to them.
+    batch: Batch,
+    /// What is being read from elsewhere.
     buffer: Vec<u8>,
     /// The query of a connection that is being answered.
     query: Vec<u8>,
@@ -88,12 +117,13 @@ pub(crate) struct EventLoop {
     out: Vec<u8>,
     /// Listeners that wait for room.
     resting: usize,
+    log: Log,
     commands: Receiver<Command>,
 }
 
 impl EventLoop {
     pub(crate) fn new(
-        upstreams: Vec<SocketAddr>,
+        config: Config,
         wake: Arc<OwnedFd>,
         commands: Receiver<Command>,
     ) -> rustix::io::Result<Self> {
@@ -104,15 +134,18 @@ impl EventLoop {
             endpoints: Slab::new(),
             streams: Slab::new(),
             admitted: 0,
-            forwarder: Forwarder::new(upstreams),
+            upstreams: config.upstreams,
+            forwarder: Forwarder::new(config.cache),
             poll,
             wake,
             now,
             ticked: now,
+            batch: Batch::new(),
             buffer: vec![0; usize::from(u16::MAX)],
             query: Vec::new(),
             out: Vec::new(),
             resting: 0,
+            log: config.log,
             commands,
         })
     }
@@ -139,7 +172,7 @@ impl EventLoop {
 
     fn timeout(&self) -> Option<Duration> {
         let busy = self.forwarder.is_busy() || !self.streams.is_empty() || self.resting > 0;
-        busy.then_some(TICK)
+        busy.then(|| TICK.saturating_sub(self.now - self.ticked))
     }
 
     fn dispatch(&mut self, ready: Ready) {
@@ -166,22 +199,15 @@ impl EventLoop {
         let _nothing_new = rustix::io::read(&self.wake, &mut count).is_err();
         loop {
             match self.commands.try_recv() {
-                Ok(Command::Serve {
-                    udp,
-                    tcp,
-                    scope,
-                    done,
-                }) => {
-                    let _caller_has_gone = done.send(self.serve(udp, tcp, scope)).is_err();
+                Ok(Command::Serve { served, done }) => {
+                    let _caller_has_gone = done.send(self.serve(served)).is_err();
                 }
                 Ok(Command::Scope {
                     endpoint,
                     scope,
                     done,
                 }) => {
-                    if let Some(endpoint) = self.endpoints.get_mut(endpoint) {
-                        endpoint.scope = scope;
-                    }
+                    self.set_scope(endpoint, scope);
                     let _caller_has_gone = done.send(()).is_err();
                 }
                 Ok(Command::Remove { endpoint, done }) => {
@@ -194,21 +220,43 @@ impl EventLoop {
         }
     }
 
-    fn serve(&mut self, udp: UdpSocket, tcp: TcpListener, scope: Scope) -> io::Result<Key> {
+    fn serve(&mut self, served: Served) -> io::Result<Key> {
         let key = self.endpoints.next_key();
+        let (udp, tcp) = (served.udp, served.tcp);
         self.poll.add(&udp, Token::Udp(key), Interest::Read)?;
         if let Err(errno) = self.poll.add(&tcp, Token::Listener(key), Interest::Read) {
             self.poll.delete(&udp);
             return Err(errno.into());
         }
+        let route = self.join(&served.scope);
         Ok(self.endpoints.insert(Endpoint {
+            id: served.id,
             udp,
             tcp,
-            scope,
+            route,
+            scope: served.scope.into_view(),
+            counts: served.counts,
             udp_flights: 0,
             tcp_flights: 0,
             rests_until: None,
         }))
+    }
+
+    fn join(&mut self, scope: &Scope) -> Key {
+        let upstreams = scope.own_upstreams().unwrap_or(&self.upstreams);
+        self.forwarder.join(upstreams, self.now, &self.poll)
+    }
+
+    fn set_scope(&mut self, key: Key, scope: Scope) {
+        let route = self.join(&scope);
+        let left = match self.endpoints.get_mut(key) {
+            Some(endpoint) => {
+                endpoint.scope = scope.into_view();
+                std::mem::replace(&mut endpoint.route, route)
+            }
+            None => route,
+        };
+        self.forwarder.leave(left, &self.poll);
     }
 
     /// Closes an endpoint's sockets and connections, and forgets its queries.
@@ -229,42 +277,38 @@ impl EventLoop {
         }
         let of_it = |origin| matches!(origin, Origin::Udp { endpoint, .. } if endpoint == key);
         self.forwarder.cancel(of_it, &self.poll);
+        self.forwarder.leave(endpoint.route, &self.poll);
     }
 
-    /// Answers what came on a container's UDP socket.
+    /// Answers what came on a container's UDP socket: one call takes it, one brings the replies. Where more waits, the
+    /// next event says so, and others have their turn first.
     fn datagrams(&mut self, key: Key) {
-        for _ in 0..AT_ONCE {
-            let Some(endpoint) = self.endpoints.get_mut(key) else {
-                return;
-            };
-            // One byte more tells a query that is too long from one that is cut. Whatever the error, the next event says
-            // whether there is more.
-            let Ok((size, peer)) = endpoint.udp.recv_from(&mut self.buffer[..=QUERY_MAX]) else {
-                return;
-            };
-            if size > QUERY_MAX {
-                continue;
-            }
-            let query = &self.buffer[..size];
-            match respond(endpoint.scope.zones(), query, Transport::Udp, &mut self.out) {
-                Outcome::Drop => continue,
-                Outcome::Answered => {}
-                Outcome::Forward(query) => {
-                    if endpoint.may_forward(&query, Transport::Udp, &mut self.out) {
-                        endpoint.udp_flights += 1;
-                        let origin = Origin::Udp {
-                            endpoint: key,
-                            peer,
-                        };
-                        self.forwarder
-                            .submit(&query, origin, Transport::Udp, self.now, &self.poll);
-                        continue;
-                    }
-                }
-            }
-            // A client whose socket is full asks again.
-            let _lost = endpoint.udp.send_to(&self.out, peer).is_err();
+        let Some(endpoint) = self.endpoints.get_mut(key) else {
+            return;
+        };
+        if self.batch.receive(&endpoint.udp).is_err() {
+            return;
         }
+        endpoint.scope.refresh();
+        for index in 0..self.batch.len() {
+            let peer = self.batch.peer(index);
+            let Some((query, reply)) = self.batch.query(index) else {
+                continue;
+            };
+            match (endpoint.take(query, Transport::Udp, &self.log, reply), peer) {
+                (Taken::Reply, _) => self.batch.answered(index),
+                (Taken::Forward(query), Some(peer)) => {
+                    endpoint.udp_flights += 1;
+                    let route = endpoint.route;
+                    let endpoint = key;
+                    let origin = Origin::Udp { endpoint, peer };
+                    let (forwarder, poll) = (&mut self.forwarder, &self.poll);
+                    forwarder.submit(&query, route, origin, Transport::Udp, self.now, poll);
+                }
+                (Taken::Drop, _) | (_, None) => {}
+            }
+        }
+        self.batch.send(&endpoint.udp);
     }
 
     fn accept(&mut self, key: Key) {
@@ -355,28 +399,21 @@ impl EventLoop {
             return Ok(true);
         };
         stream.flush()?;
+        endpoint.scope.refresh();
         while stream.next_query(&mut self.query, self.now)? {
-            match respond(
-                endpoint.scope.zones(),
-                &self.query,
-                Transport::Tcp,
-                &mut self.out,
-            ) {
-                Outcome::Drop => return Ok(true),
-                Outcome::Answered => stream.push(&self.out)?,
-                Outcome::Forward(query) => {
-                    if endpoint.may_forward(&query, Transport::Tcp, &mut self.out) {
-                        endpoint.tcp_flights += 1;
-                        stream.pending += 1;
-                        let origin = Origin::Tcp {
-                            endpoint: stream.endpoint,
-                            stream: key,
-                        };
-                        self.forwarder
-                            .submit(&query, origin, Transport::Tcp, self.now, &self.poll);
-                    } else {
-                        stream.push(&self.out)?;
-                    }
+            match endpoint.take(&self.query, Transport::Tcp, &self.log, &mut self.out) {
+                Taken::Drop => return Ok(true),
+                Taken::Reply => stream.push(&self.out)?,
+                Taken::Forward(query) => {
+                    endpoint.tcp_flights += 1;
+                    stream.pending += 1;
+                    let origin = Origin::Tcp {
+                        endpoint: stream.endpoint,
+                        stream: key,
+                    };
+                    let (route, poll) = (endpoint.route, &self.poll);
+                    self.forwarder
+                        .submit(&query, route, origin, Transport::Tcp, self.now, poll);
                 }
             }
             stream.flush()?;
@@ -409,6 +446,7 @@ impl EventLoop {
                 Origin::Udp { endpoint, peer } => {
                     if let Some(endpoint) = self.endpoints.get_mut(endpoint) {
                         endpoint.udp_flights -= 1;
+                        endpoint.count_failure(&reply);
                         let _lost = endpoint.udp.send_to(&reply, peer).is_err();
                     }
                 }
@@ -421,6 +459,7 @@ impl EventLoop {
                         let pushed = stream.push(&reply);
                         if let Some(endpoint) = self.endpoints.get_mut(endpoint) {
                             endpoint.tcp_flights -= 1;
+                            endpoint.count_failure(&reply);
                         }
                         match pushed {
                             Ok(()) => self.pump(key),
@@ -434,8 +473,9 @@ impl EventLoop {
     }
 
     fn tick(&mut self) {
-        self.ticked = self.now;
-        self.forwarder.tick(self.now, &self.poll);
+        if self.forwarder.tick(self.now, &self.poll) {
+            self.ticked = self.now;
+        }
         self.deliver();
         let streams = self.streams.iter();
         let idle = |stream: &Stream| stream.pending == 0 && self.now - stream.last_query >= IDLE;
@@ -477,18 +517,86 @@ enum Obeyed {
     Stop,
 }
 
+/// What an endpoint makes of a query.
+#[derive(Debug)]
+enum Taken<'q> {
+    /// The reply is in the buffer.
+    Reply,
+    Forward(Query<'q>),
+    Drop,
+}
+
 impl Endpoint {
-    /// Whether a query may go to an upstream; if not, why is in `out`.
-    fn may_forward(&self, query: &Query<'_>, transport: Transport, out: &mut Vec<u8>) -> bool {
-        let rcode = if self.scope.is_internal() {
-            Rcode::Refused
+    /// Answers a query into `out`, or says that it has to be forwarded.
+    fn take<'q>(
+        &self,
+        query: &'q [u8],
+        transport: Transport,
+        log: &Log,
+        out: &mut Vec<u8>,
+    ) -> Taken<'q> {
+        self.counts.queries.up();
+        match respond(self.scope.zones(), query, transport, out) {
+            Outcome::Answered(query) => {
+                self.counts.local.up();
+                log.tell(self.id, &query, transport, Fate::Local);
+                Taken::Reply
+            }
+            Outcome::Forward(query) => {
+                let fate = self.fate(transport);
+                log.tell(self.id, &query, transport, fate);
+                self.send_away(query, transport, fate, out)
+            }
+            Outcome::Malformed => {
+                self.counts.malformed.up();
+                Taken::Reply
+            }
+            Outcome::Drop => {
+                self.counts.malformed.up();
+                Taken::Drop
+            }
+        }
+    }
+
+    /// What becomes of a query for a name of no zone.
+    fn fate(&self, transport: Transport) -> Fate {
+        if self.scope.is_internal() {
+            Fate::Refused
         } else if self.is_full(transport) {
-            Rcode::ServFail
+            Fate::Failed
         } else {
-            return true;
+            Fate::Forwarded
+        }
+    }
+
+    fn send_away<'q>(
+        &self,
+        query: Query<'q>,
+        transport: Transport,
+        fate: Fate,
+        out: &mut Vec<u8>,
+    ) -> Taken<'q> {
+        let (count, rcode) = match fate {
+            Fate::Refused => (&self.counts.refused, Rcode::Refused),
+            Fate::Failed => (&self.counts.failed, Rcode::ServFail),
+            Fate::Local | Fate::Forwarded => {
+                self.counts.forwarded.up();
+                return Taken::Forward(query);
+            }
         };
+        count.up();
         Response::new(query.envelope, transport, out).finish(rcode);
-        false
+        Taken::Reply
+    }
+
+    /// Counts a reply to what was forwarded if it says that nobody knows.
+    fn count_failure(&self, reply: &[u8]) {
+        if reply
+            .get(3)
+            .is_some_and(|flags| flags & 15 == Rcode::ServFail as u8)
+        {
+            self.counts.failed.up();
+        }
     }
 
     fn is_full(&self, transport: Transport) -> bool {

@@ -10,10 +10,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use crate::cache::{Cache, Kept};
 use crate::poll::{Interest, Poll, Ready, Token};
 use crate::random::Random;
+use crate::resolv_conf::NAMESERVERS_MAX;
 use crate::slab::{Key, Slab};
 use crate::upstream::{Health, Link, Socket, Upstream};
+use crate::upstreams::Upstreams;
 use crate::wire::{Envelope, QUERY_MAX, Query, Rcode, Response, Transport, Verdict, judge};
 
 /// Silence after which the next upstream is tried.
@@ -23,7 +26,11 @@ const GIVE_UP: Duration = Duration::from_millis(2400);
 /// Queries sent for one flight.
 const TRIES: usize = 3;
 /// Flights at once.
-const FLIGHTS_MAX: usize = 2048;
+const FLIGHTS_MAX: usize = 32_768;
+/// Bytes of their queries.
+const BYTES_MAX: usize = 8 << 20;
+/// Flights looked after in one go, before others have their turn.
+const OVERDUE_AT_ONCE: usize = 256;
 /// UDP sockets per upstream that new queries may use.
 const SOCKETS_PER_UPSTREAM: usize = 8;
 /// UDP sockets at once, those that wait for last replies included.
@@ -38,6 +45,8 @@ const LINK_IDLE: Duration = Duration::from_secs(3);
 const SOCKET_QUERIES: u32 = 1024;
 /// Age after which it does: its port gets known and its source address stale.
 const SOCKET_AGE: Duration = Duration::from_secs(30);
+/// How often a file is looked at that may have changed.
+const LOOK: Duration = Duration::from_secs(1);
 /// Replies taken from a socket before others have their turn.
 const REPLIES_AT_ONCE: usize = 32;
 
@@ -58,10 +67,14 @@ pub(crate) enum Origin {
 
 #[derive(Debug)]
 pub(crate) struct Forwarder {
-    upstreams: Vec<Upstream>,
+    routes: Slab<Route>,
+    upstreams: Slab<Upstream>,
     sockets: Slab<Socket>,
     links: Slab<Link>,
     flights: Slab<Flight>,
+    cache: Option<Kept>,
+    /// Of all queries in flight.
+    bytes: usize,
     random: Random,
     /// Replies to deliver.
     pub(crate) done: Vec<(Origin, Vec<u8>)>,
@@ -72,9 +85,25 @@ pub(crate) struct Forwarder {
     message: Vec<u8>,
 }
 
+/// Where queries of some endpoints go.
+#[derive(Debug)]
+struct Route {
+    source: Upstreams,
+    version: u64,
+    looked_at: Instant,
+    endpoints: usize,
+    /// Best first.
+    choices: Choices,
+}
+
+/// Upstreams to choose from.
+type Choices = [Option<Key>; NAMESERVERS_MAX];
+
 #[derive(Debug)]
 struct Flight {
     origin: Origin,
+    /// Under which the answer is kept, if it is.
+    route: Option<Key>,
     transport: Transport,
     client_id: [u8; 2],
     /// The client's query; its id is that of the try sent last.
@@ -82,9 +111,9 @@ struct Flight {
     question_end: usize,
     tries: [Option<Try>; TRIES],
     sent: usize,
-    asked_last: usize,
-    /// Upstreams, as bits, that are of no use for this query.
-    useless: u8,
+    asked_last: Option<Key>,
+    /// Upstreams that may be of use for this query.
+    choices: Choices,
     /// What an upstream said that was of no use: better than nothing, where it is short enough to keep.
     unhelpful: Option<Vec<u8>>,
     sent_at: Instant,
@@ -94,7 +123,7 @@ struct Flight {
 
 #[derive(Clone, Copy, Debug)]
 struct Try {
-    upstream: usize,
+    upstream: Key,
     via: Via,
 }
 
@@ -110,18 +139,20 @@ impl Flight {
         bytes: Vec<u8>,
         origin: Origin,
         transport: Transport,
+        choices: Choices,
         now: Instant,
     ) -> Self {
         Flight {
             origin,
+            route: None,
             transport,
             client_id: [bytes[0], bytes[1]],
             query: bytes,
             question_end: query.envelope.question_end(),
             tries: [None; TRIES],
             sent: 0,
-            asked_last: 0,
-            useless: 0,
+            asked_last: None,
+            choices,
             unhelpful: None,
             sent_at: now,
             retry_at: now + RETRY,
@@ -129,45 +160,42 @@ impl Flight {
         }
     }
 
-    fn tried(&self, upstream: usize) -> Option<Try> {
+    fn tried(&self, upstream: Key) -> Option<Try> {
         let tries = self.tries.iter().flatten();
         tries.copied().find(|try_| try_.upstream == upstream)
     }
 
-    fn forget(&mut self, upstream: usize) -> Option<Try> {
+    fn forget(&mut self, upstream: Key) -> Option<Try> {
         let is_it = |try_: &Option<Try>| try_.is_some_and(|try_| try_.upstream == upstream);
         self.tries.iter_mut().find(|try_| is_it(try_))?.take()
     }
 
     /// The upstream to ask next: one not asked yet before one asked already, one that is up before one that is down,
     /// then in the order given.
-    fn next(&self, upstreams: &[Upstream]) -> Option<usize> {
+    fn next(&self, upstreams: &Slab<Upstream>) -> Option<Key> {
         if self.sent >= TRIES {
             return None;
         }
         let asks_once = self.transport == Transport::Tcp;
-        let may = |index: &usize| {
-            self.useless & (1 << index) == 0 && !(asks_once && self.tried(*index).is_some())
-        };
-        (0..upstreams.len()).filter(may).min_by_key(|&index| {
-            let asked = self.tried(index).is_some();
-            (asked, upstreams[index].health.is_down(), index)
-        })
+        let may = |key: &Key| !(asks_once && self.tried(*key).is_some());
+        let choices = self.choices.iter().flatten().copied().filter(may);
+        let there = choices.filter_map(|key| Some((key, upstreams.get(key)?)));
+        let best = there
+            .min_by_key(|(key, upstream)| (self.tried(*key).is_some(), upstream.health.is_down()));
+        best.map(|(key, _)| key)
     }
 }
 
 impl Forwarder {
-    pub(crate) fn new(upstreams: Vec<SocketAddr>) -> Self {
-        let upstreams = upstreams.into_iter().map(|address| Upstream {
-            address,
-            health: Health::new(),
-            sockets: Vec::new(),
-        });
+    pub(crate) fn new(cache: Option<Cache>) -> Self {
         Forwarder {
-            upstreams: upstreams.collect(),
+            routes: Slab::new(),
+            upstreams: Slab::new(),
             sockets: Slab::new(),
             links: Slab::new(),
             flights: Slab::new(),
+            cache: cache.map(Kept::new),
+            bytes: 0,
             random: Random::new(),
             done: Vec::new(),
             spare: Vec::new(),
@@ -181,24 +209,146 @@ impl Forwarder {
         !(self.flights.is_empty() && self.links.is_empty())
     }
 
+    /// The route to these upstreams, for one more endpoint.
+    pub(crate) fn join(&mut self, upstreams: &Upstreams, now: Instant, poll: &Poll) -> Key {
+        let is_it = |(_, route): &(Key, &Route)| route.source.is(upstreams);
+        let known = self.routes.iter().find(is_it).map(|(key, _)| key);
+        let key = known.unwrap_or_else(|| {
+            self.routes.insert(Route {
+                source: upstreams.clone(),
+                // None that a source has, so that it is read.
+                version: u64::MAX,
+                looked_at: now,
+                endpoints: 0,
+                choices: [None; NAMESERVERS_MAX],
+            })
+        });
+        if let Some(route) = self.routes.get_mut(key) {
+            route.endpoints += 1;
+        }
+        self.refresh(key, now, poll);
+        key
+    }
+
+    /// Forgets a route with the last of its endpoints.
+    pub(crate) fn leave(&mut self, key: Key, poll: &Poll) {
+        let Some(route) = self.routes.get_mut(key) else {
+            return;
+        };
+        route.endpoints -= 1;
+        if route.endpoints == 0 {
+            let choices = route.choices;
+            self.routes.remove(key);
+            for upstream in choices.into_iter().flatten() {
+                self.drop_upstream(upstream, poll);
+            }
+        }
+    }
+
+    /// Takes over what has changed of a route's upstreams.
+    fn refresh(&mut self, key: Key, now: Instant, poll: &Poll) -> Choices {
+        let Some(route) = self.routes.get_mut(key) else {
+            return [None; NAMESERVERS_MAX];
+        };
+        if now - route.looked_at >= LOOK {
+            route.looked_at = now;
+            route.source.look();
+        }
+        let version = route.source.version();
+        if route.version == version {
+            return route.choices;
+        }
+        route.version = version;
+        if let Some(cache) = &mut self.cache {
+            cache.forget(key);
+        }
+        let (source, old) = (route.source.clone(), route.choices);
+        let choices = self.choose(&source, old);
+        for gone in old
+            .into_iter()
+            .flatten()
+            .filter(|key| !choices.contains(&Some(*key)))
+        {
+            self.drop_upstream(gone, poll);
+        }
+        if let Some(route) = self.routes.get_mut(key) {
+            route.choices = choices;
+        }
+        choices
+    }
+
+    /// The upstreams of a source: those there already as they are, others new.
+    fn choose(&mut self, source: &Upstreams, old: Choices) -> Choices {
+        let mut choices = [None; NAMESERVERS_MAX];
+        for (choice, address) in choices.iter_mut().zip(source.addresses()) {
+            let is_it = |key: &Key| {
+                self.upstreams
+                    .get(*key)
+                    .is_some_and(|u| u.address == address)
+            };
+            let kept = old.into_iter().flatten().find(is_it);
+            *choice = kept.or_else(|| {
+                Some(
+                    self.upstreams
+                        .insert(Upstream::new(address, source.clone())),
+                )
+            });
+        }
+        choices
+    }
+
+    /// Closes all that leads to an upstream; queries there go elsewhere.
+    fn drop_upstream(&mut self, key: Key, poll: &Poll) {
+        self.upstreams.remove(key);
+        let sockets = self
+            .sockets
+            .iter()
+            .filter(|(_, socket)| socket.upstream == key);
+        for socket in sockets.map(|(key, _)| key).collect::<Vec<_>>() {
+            if let Some(socket) = self.sockets.remove(socket) {
+                poll.delete(&socket.udp);
+            }
+        }
+        let links = self.links.iter().filter(|(_, link)| link.upstream == key);
+        for link in links.map(|(key, _)| key).collect::<Vec<_>>() {
+            self.close_link(link, poll);
+        }
+        let at_it = |flight: &Flight| flight.tried(key).is_some();
+        let flights = self.flights.iter_mut().filter(|(_, flight)| at_it(flight));
+        for (_, flight) in flights {
+            flight.forget(key);
+            // The next tick looks after it.
+            flight.retry_at = flight.sent_at;
+        }
+    }
+
     /// Sends a query on its way. The reply, or SERVFAIL, comes out of `done` once.
     pub(crate) fn submit(
         &mut self,
         query: &Query<'_>,
+        route: Key,
         origin: Origin,
         transport: Transport,
         now: Instant,
         poll: &Poll,
     ) {
+        let choices = self.refresh(route, now, poll);
+        if let Some(reply) = self.cached(query, route, transport, now) {
+            self.done.push((origin, reply));
+            return;
+        }
         let bytes = self.copy(query.bytes());
-        let flight = Flight::new(query, bytes, origin, transport, now);
-        if self.flights.len() >= FLIGHTS_MAX || self.is_own(query, origin) {
+        let flight = Flight {
+            route: Some(route),
+            ..Flight::new(query, bytes, origin, transport, choices, now)
+        };
+        if self.is_full(&flight) || self.is_own(query, origin) {
             self.land(flight, None);
             return;
         }
-        let key = self.flights.insert(flight);
+        let key = self.begin(flight);
         self.advance(key, now, poll);
-        self.probe(query, now, poll);
+        self.probe(query, choices, now, poll);
     }
 
     /// Takes a buffer back after delivery.
@@ -221,15 +371,14 @@ impl Forwarder {
         }
     }
 
-    /// Tries again what has been silent for long, gives up what has been for too long.
-    pub(crate) fn tick(&mut self, now: Instant, poll: &Poll) {
+    /// Tries again what has been silent for long, gives up what has been for too long. Returns whether that is all: a
+    /// dead upstream makes thousands due at once.
+    pub(crate) fn tick(&mut self, now: Instant, poll: &Poll) -> bool {
         let mut due = std::mem::take(&mut self.due);
         let flights = self.flights.iter();
-        due.extend(
-            flights
-                .filter(|(_, f)| now >= f.retry_at)
-                .map(|(key, _)| key),
-        );
+        let overdue = flights.filter(|(_, flight)| now >= flight.retry_at);
+        due.extend(overdue.map(|(key, _)| key).take(OVERDUE_AT_ONCE));
+        let is_all = due.len() < OVERDUE_AT_ONCE;
         for key in due.drain(..) {
             self.overdue(key, now, poll);
         }
@@ -246,6 +395,7 @@ impl Forwarder {
             self.close_link(key, poll);
         }
         self.due = due;
+        is_all
     }
 
     /// Takes replies from an upstream's UDP socket.
@@ -288,6 +438,44 @@ impl Forwarder {
         }
     }
 
+    /// The reply as it was kept, in the form that suits this client.
+    fn cached(
+        &mut self,
+        query: &Query<'_>,
+        route: Key,
+        transport: Transport,
+        now: Instant,
+    ) -> Option<Vec<u8>> {
+        let mut reply = self.spare.pop().unwrap_or_default();
+        let found = self.cache.as_mut()?.find(route, query, now, &mut reply);
+        if !found {
+            self.recycle(reply);
+            return None;
+        }
+        if reply.len() > query.envelope.client_limit(transport) {
+            let response = Response::new(query.envelope, transport, &mut reply);
+            response.truncated().finish(Rcode::NoError);
+        }
+        Some(reply)
+    }
+
+    fn keep_answer(&mut self, flight: &Flight, message: &[u8], now: Instant) {
+        if let (Some(cache), Some(route)) = (&mut self.cache, flight.route) {
+            if let Ok(query) = Query::parse(&flight.query) {
+                cache.keep(route, &query, message, now);
+            }
+        }
+    }
+
+    fn is_full(&self, flight: &Flight) -> bool {
+        self.flights.len() >= FLIGHTS_MAX || self.bytes + flight.query.len() > BYTES_MAX
+    }
+
+    fn begin(&mut self, flight: Flight) -> Key {
+        self.bytes += flight.query.len();
+        self.flights.insert(flight)
+    }
+
     /// Whether the query is one of ours that came back: an upstream that leads here.
     fn is_own(&self, query: &Query<'_>, origin: Origin) -> bool {
         let Origin::Udp { peer, .. } = origin else {
@@ -305,24 +493,46 @@ impl Forwarder {
     }
 
     /// Asks the upstreams that were passed over whether they are back, with a copy of a query they would have got.
-    fn probe(&mut self, query: &Query<'_>, now: Instant, poll: &Poll) {
-        if self
-            .upstreams
-            .iter()
-            .all(|upstream| upstream.health.is_down())
-        {
+    fn probe(&mut self, query: &Query<'_>, choices: Choices, now: Instant, poll: &Poll) {
+        let is_up = |key: Key| self.upstreams.get(key).is_some_and(|u| !u.health.is_down());
+        if !choices.into_iter().flatten().any(is_up) {
             return;
         }
-        for upstream in 0..self.upstreams.len() {
-            if !self.upstreams[upstream].health.take_probe(now) {
+        for upstream in choices.into_iter().flatten() {
+            let health = self.health(upstream);
+            if !health.is_some_and(|health| health.take_probe(now)) {
                 continue;
             }
             let bytes = self.copy(query.bytes());
-            let mut flight = Flight::new(query, bytes, Origin::Probe, Transport::Udp, now);
-            flight.useless = !(1 << upstream);
+            let mut only = [None; NAMESERVERS_MAX];
+            only[0] = Some(upstream);
+            let mut flight = Flight::new(query, bytes, Origin::Probe, Transport::Udp, only, now);
             flight.give_up_at = flight.retry_at;
-            let key = self.flights.insert(flight);
+            let key = self.begin(flight);
             self.advance(key, now, poll);
+        }
+    }
+
+    fn health(&mut self, upstream: Key) -> Option<&mut Health> {
+        let upstream = self.upstreams.get_mut(upstream);
+        upstream.map(|upstream| &mut upstream.health)
+    }
+
+    fn failed(&mut self, upstream: Key, now: Instant) {
+        if let Some(health) = self.health(upstream) {
+            health.failed(now);
+        }
+    }
+
+    fn silent(&mut self, upstream: Key, since: Instant, now: Instant) {
+        if let Some(health) = self.health(upstream) {
+            health.silent(since, now);
+        }
+    }
+
+    fn replied(&mut self, upstream: Key, now: Instant) {
+        if let Some(health) = self.health(upstream) {
+            health.replied(now);
         }
     }
 
@@ -337,14 +547,14 @@ impl Forwarder {
                 return;
             };
             flight.sent += 1;
-            flight.asked_last = upstream;
+            flight.asked_last = Some(upstream);
             flight.sent_at = now;
             flight.retry_at = (now + RETRY).min(flight.give_up_at);
             match self.send(key, upstream, now, poll) {
                 Ok(()) => return,
                 Err(error) => {
                     if is_theirs(&error) {
-                        self.upstreams[upstream].health.failed(now);
+                        self.failed(upstream, now);
                     }
                     self.forget(key, upstream, poll);
                 }
@@ -352,7 +562,7 @@ impl Forwarder {
         }
     }
 
-    fn send(&mut self, key: Key, upstream: usize, now: Instant, poll: &Poll) -> io::Result<()> {
+    fn send(&mut self, key: Key, upstream: Key, now: Instant, poll: &Poll) -> io::Result<()> {
         let Some(flight) = self.flights.get(key) else {
             return Ok(());
         };
@@ -396,7 +606,7 @@ impl Forwarder {
         sent
     }
 
-    fn send_tcp(&mut self, key: Key, upstream: usize, now: Instant, poll: &Poll) -> io::Result<()> {
+    fn send_tcp(&mut self, key: Key, upstream: Key, now: Instant, poll: &Poll) -> io::Result<()> {
         let Some(flight) = self.flights.get(key) else {
             return Ok(());
         };
@@ -416,13 +626,7 @@ impl Forwarder {
 
     /// The connection to `upstream` with the fewest queries that takes one of `length` bytes; a new one while that has
     /// any and there are few.
-    fn link(
-        &mut self,
-        upstream: usize,
-        length: usize,
-        now: Instant,
-        poll: &Poll,
-    ) -> io::Result<Key> {
+    fn link(&mut self, upstream: Key, length: usize, now: Instant, poll: &Poll) -> io::Result<Key> {
         let its = || {
             self.links
                 .iter()
@@ -436,7 +640,8 @@ impl Forwarder {
             None if many => return Err(io::ErrorKind::ResourceBusy.into()),
             _ => {}
         }
-        let link = Link::open(upstream, self.upstreams[upstream].address, now)?;
+        let to = self.upstreams.get(upstream).ok_or_else(gone)?;
+        let link = Link::open(upstream, to, now)?;
         let token = Token::Link(self.links.next_key());
         poll.add(&link.tcp, token, link.interest)?;
         Ok(self.links.insert(link))
@@ -483,7 +688,7 @@ impl Forwarder {
             return;
         };
         if !link.proven {
-            self.upstreams[link.upstream].health.failed(now);
+            self.failed(link.upstream, now);
         }
         for &flight in link.ids.values() {
             if link.proven {
@@ -508,13 +713,13 @@ impl Forwarder {
             return;
         };
         let since = link.silent_since.unwrap_or(now);
-        self.upstreams[link.upstream].health.silent(since, now);
+        self.silent(link.upstream, since, now);
         for &flight in link.ids.values() {
             self.try_again(flight, link.upstream, now, poll);
         }
     }
 
-    fn try_again(&mut self, flight: Key, upstream: usize, now: Instant, poll: &Poll) {
+    fn try_again(&mut self, flight: Key, upstream: Key, now: Instant, poll: &Poll) {
         self.drop_try(flight, upstream, poll);
         self.uncount(flight);
         self.advance(flight, now, poll);
@@ -536,17 +741,17 @@ impl Forwarder {
     /// A socket to `upstream`, one of several at random, and a random id that is free on it.
     fn socket_and_id(
         &mut self,
-        upstream: usize,
+        upstream: Key,
         now: Instant,
         poll: &Poll,
     ) -> io::Result<(Key, u16)> {
         self.retire_old(upstream, now, poll);
-        let usable = self.upstreams[upstream].sockets.len();
+        let usable = self.upstreams.get(upstream).ok_or_else(gone)?.sockets.len();
         let key = if usable < SOCKETS_PER_UPSTREAM && self.sockets.len() < SOCKETS_MAX {
             self.open_socket(upstream, now, poll)?
         } else if usable > 0 {
             let index = usize::from(self.random.next_u16()?) % usable;
-            self.upstreams[upstream].sockets[index]
+            self.upstreams.get(upstream).ok_or_else(gone)?.sockets[index]
         } else {
             return Err(io::ErrorKind::ResourceBusy.into());
         };
@@ -557,19 +762,25 @@ impl Forwarder {
         Ok((key, id))
     }
 
-    fn open_socket(&mut self, upstream: usize, now: Instant, poll: &Poll) -> io::Result<Key> {
-        let socket = Socket::open(upstream, self.upstreams[upstream].address, now)?;
+    fn open_socket(&mut self, upstream: Key, now: Instant, poll: &Poll) -> io::Result<Key> {
+        let to = self.upstreams.get(upstream).ok_or_else(gone)?;
+        let socket = Socket::open(upstream, to, now)?;
         let token = Token::Socket(self.sockets.next_key());
         poll.add(&socket.udp, token, Interest::Read)?;
         let key = self.sockets.insert(socket);
-        self.upstreams[upstream].sockets.push(key);
+        if let Some(upstream) = self.upstreams.get_mut(upstream) {
+            upstream.sockets.push(key);
+        }
         Ok(key)
     }
 
     /// Takes sockets used much or long out of use, as far as there is room to wait for their last replies.
-    fn retire_old(&mut self, upstream: usize, now: Instant, poll: &Poll) {
+    fn retire_old(&mut self, upstream: Key, now: Instant, poll: &Poll) {
         let room = self.sockets.len() < SOCKETS_MAX;
-        let (sockets, list) = (&mut self.sockets, &mut self.upstreams[upstream].sockets);
+        let Some(upstream) = self.upstreams.get_mut(upstream) else {
+            return;
+        };
+        let (sockets, list) = (&mut self.sockets, &mut upstream.sockets);
         list.retain(|&key| {
             let Some(socket) = sockets.get_mut(key) else {
                 return false;
@@ -598,7 +809,7 @@ impl Forwarder {
         }
     }
 
-    fn judge(&mut self, key: Key, upstream: usize, message: &[u8], now: Instant, poll: &Poll) {
+    fn judge(&mut self, key: Key, upstream: Key, message: &[u8], now: Instant, poll: &Poll) {
         let Some(flight) = self.flights.get_mut(key) else {
             return;
         };
@@ -612,12 +823,13 @@ impl Forwarder {
                 if message.len() <= QUERY_MAX {
                     flight.unhelpful.get_or_insert_with(|| message.to_vec());
                 }
-                self.upstreams[upstream].health.replied(now);
+                self.replied(upstream, now);
                 self.useless(key, upstream, now, poll);
             }
             Verdict::Answer => {
-                self.upstreams[upstream].health.replied(now);
+                self.replied(upstream, now);
                 if let Some(flight) = self.take(key, poll) {
+                    self.keep_answer(&flight, message, now);
                     self.land(flight, Some(message));
                 }
             }
@@ -632,26 +844,28 @@ impl Forwarder {
         socket.sent = SOCKET_QUERIES;
         let upstream = socket.upstream;
         let waiting: Vec<_> = socket.ids.values().copied().collect();
-        self.upstreams[upstream].health.failed(now);
+        self.failed(upstream, now);
         for flight in waiting {
             self.useless(flight, upstream, now, poll);
         }
     }
 
-    fn useless(&mut self, key: Key, upstream: usize, now: Instant, poll: &Poll) {
+    fn useless(&mut self, key: Key, upstream: Key, now: Instant, poll: &Poll) {
         self.forget(key, upstream, poll);
         self.advance(key, now, poll);
     }
 
     /// Ends a flight's try of an upstream and all further ones.
-    fn forget(&mut self, key: Key, upstream: usize, poll: &Poll) {
+    fn forget(&mut self, key: Key, upstream: Key, poll: &Poll) {
         if let Some(flight) = self.flights.get_mut(key) {
-            flight.useless |= 1 << upstream;
+            for choice in &mut flight.choices {
+                choice.take_if(|choice| *choice == upstream);
+            }
         }
         self.drop_try(key, upstream, poll);
     }
 
-    fn drop_try(&mut self, key: Key, upstream: usize, poll: &Poll) {
+    fn drop_try(&mut self, key: Key, upstream: Key, poll: &Poll) {
         let flight = self.flights.get_mut(key);
         if let Some(try_) = flight.and_then(|flight| flight.forget(upstream)) {
             self.release(try_, poll);
@@ -662,10 +876,11 @@ impl Forwarder {
         let Some(flight) = self.flights.get(key) else {
             return;
         };
-        if let Some(Try { upstream, .. }) = flight.tried(flight.asked_last) {
-            self.upstreams[upstream].health.silent(flight.sent_at, now);
+        let (is_over, since) = (now >= flight.give_up_at, flight.sent_at);
+        if let Some(asked) = flight.asked_last.and_then(|asked| flight.tried(asked)) {
+            self.silent(asked.upstream, since, now);
         }
-        if now >= flight.give_up_at {
+        if is_over {
             self.give_up(key, poll);
         } else {
             self.advance(key, now, poll);
@@ -681,6 +896,7 @@ impl Forwarder {
 
     fn take(&mut self, key: Key, poll: &Poll) -> Option<Flight> {
         let flight = self.flights.remove(key)?;
+        self.bytes -= flight.query.len();
         for try_ in flight.tries.iter().flatten() {
             self.release(*try_, poll);
         }
@@ -727,6 +943,11 @@ impl Forwarder {
         self.recycle(flight.query);
         self.done.push((flight.origin, reply));
     }
+}
+
+/// An upstream was taken away meanwhile.
+fn gone() -> io::Error {
+    io::ErrorKind::NotFound.into()
 }
 
 /// Whether a failure to send is the upstream's, not ours for want of fds or ports.

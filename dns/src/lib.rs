@@ -5,7 +5,7 @@
 //! use cofferdam_dns::{LISTEN, ResolvConf, Server, SharedZone, bind_in};
 //!
 //! let host = std::fs::read_to_string("/etc/resolv.conf")?;
-//! let server = Server::builder().resolv_conf(&host).start()?;
+//! let server = Server::builder().resolv_conf("/etc/resolv.conf").start()?;
 //! let app = SharedZone::default();
 //!
 //! let netns = File::open("/proc/4711/ns/net")?; // of the container
@@ -33,7 +33,7 @@
 //! # Limits
 //!
 //! All of them are fixed:
-//! - 2048 forwarded queries at once, 256 of one container over UDP and 64 over TCP, then SERVFAIL;
+//! - 32768 forwarded queries at once and 8 MiB of them, 256 of one container over UDP and 64 over TCP, then SERVFAIL;
 //! - 16 TCP connections of one container and 512 in all, then the one idle longest is closed; each for 10 seconds after
 //!   its last query;
 //! - 4 TCP connections to an upstream, each with 256 queries and 64 KiB that the upstream has not read yet, then SERVFAIL;
@@ -66,31 +66,50 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod answer;
+mod batch;
+mod cache;
+mod counters;
 mod error;
 mod event_loop;
+mod extra_host;
 mod forward;
+#[cfg(test)]
+mod fuzz;
 mod hosts;
+mod log;
 mod name;
 mod poll;
 mod random;
+mod redirect;
 mod resolv_conf;
 mod scope;
 mod server;
+mod service;
 mod slab;
 mod stream;
+mod sys;
 mod upstream;
+mod upstreams;
 mod wire;
+mod worker;
 mod zone;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 pub use answer::{Reply, answer};
+pub use cache::Cache;
+pub use counters::Counters;
 pub use error::{Error, ErrorKind, Result};
+pub use extra_host::ExtraHost;
 pub use hosts::Hosts;
+pub use log::{Fate, Logged, LoggedName};
 pub use name::Name;
+pub use redirect::{Redirect, bind_beside};
 pub use resolv_conf::ResolvConf;
 pub use scope::{Scope, SharedZone};
 pub use server::{Endpoint, Server, ServerBuilder, bind_in};
+pub use service::Service;
+pub use upstreams::Upstreams;
 pub use wire::Transport;
 pub use zone::Zone;
 

@@ -50,6 +50,24 @@ impl Name {
         out.push(0);
     }
 
+    /// The same, followed by a domain if there is one that it does not end with; without it where both are too long
+    /// together.
+    pub(crate) fn write_in(&self, domain: Option<&Name>, out: &mut Vec<u8>) {
+        self.write(out);
+        let fits = |domain: &&Name| self.0.len() + 1 + domain.0.len() <= TEXT_MAX;
+        if let Some(domain) = domain.filter(fits).filter(|domain| !self.is_in(domain)) {
+            out.pop();
+            domain.write(out);
+        }
+    }
+
+    fn is_in(&self, domain: &Name) -> bool {
+        let split = self.0.len().checked_sub(domain.0.len() + 1);
+        let tail = split.and_then(|split| self.0.get(split..));
+        let tail = tail.and_then(|tail| tail.strip_prefix('.'));
+        tail.is_some_and(|tail| tail.eq_ignore_ascii_case(&domain.0))
+    }
+
     pub(crate) fn key(&self) -> Key {
         let mut wire = Vec::with_capacity(self.0.len() + 2);
         self.write(&mut wire);

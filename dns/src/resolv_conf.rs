@@ -9,6 +9,8 @@ use crate::{Error, LISTEN, Name, Result};
 pub(crate) const NAMESERVERS_MAX: usize = 3;
 /// As many search domains and options as are kept of a file.
 const WORDS_MAX: usize = 32;
+/// The longest option that is kept of a file, in bytes.
+const OPTION_MAX: usize = 64;
 
 /// The contents of a resolv.conf(5): nameservers, search domains, options. Its `Display` is the file.
 ///
@@ -118,7 +120,9 @@ impl ResolvConf {
 
     fn read_options<'t>(&mut self, words: impl Iterator<Item = &'t str>) {
         let room = WORDS_MAX.saturating_sub(self.options.len());
-        let fit = |word: &&str| word.bytes().all(|byte| byte.is_ascii_graphic());
+        let fit = |word: &&str| {
+            word.len() <= OPTION_MAX && word.bytes().all(|byte| byte.is_ascii_graphic())
+        };
         self.options
             .extend(words.filter(fit).take(room).map(str::to_owned));
     }

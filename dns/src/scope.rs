@@ -1,8 +1,9 @@
 //! A zone that several resolvers read while it changes, and what one container may ask.
 
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::Zone;
+use crate::{Upstreams, Zone};
 
 /// The zone of a network, shared by its containers' resolvers and whoever changes it. Clones are the same zone.
 #[derive(Clone, Debug, Default)]
@@ -12,8 +13,10 @@ pub struct SharedZone(Arc<Shared>);
 struct Shared {
     /// Held for as long as a change takes.
     change: Mutex<()>,
-    /// Held to read an answer off, or to put the changed zone in place.
-    current: RwLock<Zone>,
+    /// Held to put the changed zone in place, or to take a clone of it.
+    current: Mutex<Zone>,
+    /// Goes up with each change, after it: who has seen it has no reason to look at `current`.
+    version: AtomicU64,
 }
 
 impl SharedZone {
@@ -22,7 +25,8 @@ impl SharedZone {
     pub fn new(zone: Zone) -> Self {
         SharedZone(Arc::new(Shared {
             change: Mutex::new(()),
-            current: RwLock::new(zone),
+            current: Mutex::new(zone),
+            version: AtomicU64::new(0),
         }))
     }
 
@@ -32,10 +36,8 @@ impl SharedZone {
         let _one_at_a_time = self.0.change.lock().unwrap_or_else(PoisonError::into_inner);
         let mut zone = self.load();
         let result = change(&mut zone);
-        let old = {
-            let mut current = self.write();
-            std::mem::replace(&mut *current, zone)
-        };
+        let old = std::mem::replace(&mut *self.current(), zone);
+        self.0.version.fetch_add(1, Ordering::Release);
         drop(old);
         result
     }
@@ -43,22 +45,21 @@ impl SharedZone {
     /// The zone as it is now.
     #[must_use]
     pub fn load(&self) -> Zone {
-        self.read().clone()
+        self.current().clone()
     }
 
-    pub(crate) fn read(&self) -> RwLockReadGuard<'_, Zone> {
+    fn current(&self) -> MutexGuard<'_, Zone> {
         // A zone is replaced whole: a panic elsewhere leaves no half of one.
-        self.0
-            .current
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
+        let current = self.0.current.lock();
+        current.unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn write(&self) -> std::sync::RwLockWriteGuard<'_, Zone> {
-        self.0
-            .current
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
+    /// Makes all who read the zone wait, until the guard is dropped.
+    #[cfg(test)]
+    pub(crate) fn stand_still(&self) -> MutexGuard<'_, Zone> {
+        let current = self.current();
+        self.0.version.fetch_add(1, Ordering::Release);
+        current
     }
 }
 
@@ -81,6 +82,7 @@ impl From<Zone> for SharedZone {
 #[derive(Clone, Debug, Default)]
 pub struct Scope {
     zones: Vec<SharedZone>,
+    upstreams: Option<Upstreams>,
     internal: bool,
 }
 
@@ -98,6 +100,13 @@ impl Scope {
         self
     }
 
+    /// Asks these servers for other names, instead of the [`Server`](crate::Server)'s own.
+    #[must_use]
+    pub fn upstreams(mut self, upstreams: &Upstreams) -> Self {
+        self.upstreams = Some(upstreams.clone());
+        self
+    }
+
     /// Forwards nothing, for containers on internal networks: a resolver in the host's namespace would be their way
     /// out. Names of no zone are answered with REFUSED, which tells a policy from a failure (SERVFAIL) and does not
     /// deny a name that may exist (NXDOMAIN).
@@ -110,12 +119,53 @@ impl Scope {
         self
     }
 
+    pub(crate) fn own_upstreams(&self) -> Option<&Upstreams> {
+        self.upstreams.as_ref()
+    }
+
+    pub(crate) fn into_view(self) -> View {
+        View::new(self)
+    }
+}
+
+/// A scope as the thread reads it: zones at hand, without a lock for as long as nobody changes them.
+#[derive(Debug)]
+pub(crate) struct View {
+    zones: Vec<(SharedZone, u64, Zone)>,
+    internal: bool,
+}
+
+impl View {
+    fn new(scope: Scope) -> Self {
+        let zones = scope.zones.into_iter().map(|shared| {
+            let version = shared.0.version.load(Ordering::Acquire);
+            let zone = shared.load();
+            (shared, version, zone)
+        });
+        View {
+            zones: zones.collect(),
+            internal: scope.internal,
+        }
+    }
+
+    /// Takes over what has changed: all of a change that had returned before this is called.
+    pub(crate) fn refresh(&mut self) {
+        for (shared, seen, zone) in &mut self.zones {
+            let version = shared.0.version.load(Ordering::Acquire);
+            if version != *seen {
+                // What is loaded may be newer than the version, never older.
+                *zone = shared.load();
+                *seen = version;
+            }
+        }
+    }
+
     pub(crate) fn is_internal(&self) -> bool {
         self.internal
     }
 
-    pub(crate) fn zones(&self) -> impl Iterator<Item = RwLockReadGuard<'_, Zone>> {
-        self.zones.iter().map(SharedZone::read)
+    pub(crate) fn zones(&self) -> impl Iterator<Item = &Zone> {
+        self.zones.iter().map(|(_, _, zone)| zone)
     }
 }
 
@@ -138,6 +188,20 @@ mod tests {
         });
         assert!(seen);
         assert!(!shared.clone().load().is_empty());
+    }
+
+    #[test]
+    fn a_view_takes_over_what_has_changed() {
+        let (front, back) = (SharedZone::default(), SharedZone::default());
+        let mut view = Scope::new().zone(&front).zone(&back).into_view();
+        let empty = |view: &View| -> Vec<bool> { view.zones().map(Zone::is_empty).collect() };
+        back.update(|zone| zone.insert("db".parse().unwrap(), "10.0.0.2".parse().unwrap()));
+        assert_eq!(empty(&view), [true, true]);
+        view.refresh();
+        assert_eq!(empty(&view), [true, false]);
+        back.update(|zone| zone.remove_name(&"db".parse().unwrap()));
+        view.refresh();
+        assert_eq!(empty(&view), [true, true]);
     }
 
     #[test]

@@ -1,45 +1,47 @@
-//! The server: its thread, and the containers it serves.
+//! The server: its threads, and the containers it serves.
 
-use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
-use std::os::fd::{AsFd, OwnedFd};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, sync_channel};
-use std::sync::{Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError, sync_channel};
+use std::thread;
 
-use rustix::event::{EventfdFlags, eventfd};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use crate::event_loop::{Command, EventLoop};
-use crate::resolv_conf::NAMESERVERS_MAX;
+use crate::counters::Counts;
+use crate::event_loop::{Command, Config, Served};
+use crate::log::Log;
 use crate::scope::Scope;
 use crate::slab::Key;
-use crate::{Error, LISTEN, ResolvConf, Result};
+use crate::worker::{Control, PATIENCE, THREAD, Worker};
+use crate::{Cache, Counters, Error, Logged, Result, Upstreams};
 
-/// The thread's name, as in `/proc/<pid>/task/<tid>/comm`.
-const THREAD: &str = "cofferdam-dns";
-/// For how long Drop waits for the thread. It never blocks, so this is for a machine that stands still.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Threads of a server: more than there are reasons for.
+const WORKERS_MAX: usize = 64;
 
-/// A DNS server for any number of containers, on one thread of its own.
+/// A DNS server for any number of containers, on a thread of its own or several.
 ///
-/// Dropping it ends the thread and closes every socket, within 2 seconds; [`Server::stop`] tells how that went. It
+/// Dropping it ends the threads and closes every socket, within 2 seconds; [`Server::stop`] tells how that went. It
 /// cannot outlive the process: names have to be answered by someone.
 #[derive(Debug)]
 #[must_use = "dropping a Server ends its thread"]
 pub struct Server {
-    control: Control,
-    thread: Option<JoinHandle<()>>,
-    /// Disconnects when the thread has ended. Behind a lock only because a receiver is not `Sync`.
-    alive: Mutex<Option<Receiver<()>>>,
+    workers: Vec<Worker>,
+    /// Endpoints so far: the workers take turns.
+    served: AtomicU64,
 }
 
 /// How a [`Server`] is to be. It does nothing before [`start`](ServerBuilder::start).
 #[derive(Clone, Debug, Default)]
 #[must_use = "a builder does nothing before start()"]
 pub struct ServerBuilder {
-    upstreams: Vec<SocketAddr>,
+    upstreams: Option<Upstreams>,
+    cache: Option<Cache>,
+    more_workers: usize,
+    log: Log,
 }
 
 /// One container that a [`Server`] serves.
@@ -50,56 +52,62 @@ pub struct ServerBuilder {
 pub struct Endpoint {
     control: Control,
     key: Option<Key>,
-}
-
-/// The way to the thread.
-#[derive(Clone, Debug)]
-struct Control {
-    commands: Sender<Command>,
-    wake: Arc<OwnedFd>,
+    id: u64,
+    counts: Arc<Counts>,
 }
 
 impl ServerBuilder {
-    /// Where queries go that no zone answers, best first, at most three. Without any, they fail.
-    pub fn upstreams(mut self, upstreams: Vec<SocketAddr>) -> Self {
-        self.upstreams = upstreams;
+    /// Where queries go that no zone answers. Without any, they fail. A [`Scope`] may have [others](Scope::upstreams).
+    pub fn upstreams(mut self, upstreams: &Upstreams) -> Self {
+        self.upstreams = Some(upstreams.clone());
         self
     }
 
-    /// Takes the nameservers of a resolv.conf(5) as upstreams, such as the host's, without 127.0.0.11: that would be
-    /// this server itself. Where it is another's (a host that is a container), name it in
-    /// [`upstreams`](Self::upstreams).
-    pub fn resolv_conf(self, text: &str) -> Self {
-        let conf = ResolvConf::parse(text);
-        let others = conf.nameservers().iter().filter(|&&ip| ip != LISTEN.ip());
-        self.upstreams(others.map(|&ip| SocketAddr::new(ip, 53)).collect())
+    /// Sends them to the nameservers of a resolv.conf(5), and to others when the file changes: [`Upstreams::follow`].
+    pub fn resolv_conf(self, path: impl Into<PathBuf>) -> Self {
+        self.upstreams(&Upstreams::follow(path))
     }
 
-    /// Starts the thread. Its sockets to upstreams are of the network namespace that the calling thread is in.
+    /// Keeps answers of upstreams. Unless asked for, none are.
+    pub fn cache(mut self, cache: Cache) -> Self {
+        self.cache = Some(cache);
+        self
+    }
+
+    /// Serves from so many threads, one unless told otherwise, among which the containers are shared out. One answers
+    /// about as many queries as a CPU can receive; a second is for hosts where that is too few, and has
+    /// [limits](crate#limits) and sockets to upstreams of its own.
+    pub fn workers(mut self, threads: NonZeroUsize) -> Self {
+        self.more_workers = threads.get() - 1;
+        self
+    }
+
+    /// Has `tell` told of each query that could be read, before it is answered or forwarded.
+    ///
+    /// It is called on the server's threads, so nobody is answered while it runs: it should count, or hand on by a
+    /// channel that does not block. Where it panics, the thread ends, and with it the service of its containers.
+    pub fn query_log(mut self, tell: impl Fn(&Logged<'_>) + Send + Sync + 'static) -> Self {
+        self.log = Log::new(tell);
+        self
+    }
+
+    /// Starts the threads. Their sockets to upstreams are of the network namespace that the calling thread is in.
     ///
     /// # Errors
-    /// `InvalidInput` for more than three upstreams, or one without address or port; `Busy` or `Os` if epoll, an
-    /// eventfd or the thread cannot be had.
+    /// `InvalidInput` for more than 64 threads; `Busy` or `Os` if epoll, an eventfd or a thread cannot be had.
     pub fn start(self) -> Result<Server> {
-        check(&self.upstreams)?;
-        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
-        let wake = Arc::new(eventfd(0, flags).map_err(Error::sys("eventfd", THREAD))?);
-        let (commands, receiver) = mpsc::channel();
-        let event_loop = EventLoop::new(self.upstreams, Arc::clone(&wake), receiver)
-            .map_err(Error::sys("epoll", THREAD))?;
-        let (end, alive) = sync_channel(0);
-        let work = move || {
-            let _end = end;
-            event_loop.run();
+        if self.more_workers >= WORKERS_MAX {
+            return Err(Error::workers(self.more_workers + 1));
+        }
+        let config = Config {
+            upstreams: self.upstreams.unwrap_or_else(Upstreams::none),
+            cache: self.cache,
+            log: self.log,
         };
-        let thread = thread::Builder::new()
-            .name(THREAD.to_owned())
-            .spawn(work)
-            .map_err(Error::sys("start thread", THREAD))?;
+        let start = |_| Worker::start(config.clone());
         Ok(Server {
-            control: Control { commands, wake },
-            thread: Some(thread),
-            alive: Mutex::new(Some(alive)),
+            workers: (0..=self.more_workers).map(start).collect::<Result<_>>()?,
+            served: AtomicU64::new(0),
         })
     }
 }
@@ -123,72 +131,60 @@ impl Server {
         tcp: TcpListener,
         scope: impl Into<Scope>,
     ) -> Result<Endpoint> {
-        let addresses = [
-            udp.local_addr().map_err(Error::sys("getsockname", "udp"))?,
-            tcp.local_addr().map_err(Error::sys("getsockname", "tcp"))?,
-        ];
-        for address in addresses {
-            if address.ip().is_unspecified() {
-                return Err(Error::socket(address, "is not bound to one address"));
-            }
-        }
-        udp.set_nonblocking(true)
-            .and_then(|()| tcp.set_nonblocking(true))
-            .map_err(Error::sys("set O_NONBLOCK on", addresses[0]))?;
+        let address = prepare(&udp, &tcp)?;
+        let id = self.served.fetch_add(1, Ordering::Relaxed);
+        let worker = id as usize % self.workers.len();
+        let control = &self.workers[worker].control;
+        let counts = Arc::new(Counts::default());
         let (done, result) = sync_channel(1);
-        let scope = scope.into();
-        let command = Command::Serve {
+        let served = Served {
+            id,
             udp,
             tcp,
-            scope,
-            done,
+            scope: scope.into(),
+            counts: Arc::clone(&counts),
         };
-        self.control.send(command, "serve")?;
+        control.send(Command::Serve { served, done }, "serve")?;
         let key = result
             .recv()
             .map_err(|mpsc::RecvError| Error::ended("serve"))?
-            .map_err(Error::sys("epoll_ctl", addresses[0]))?;
+            .map_err(Error::sys("epoll_ctl", address))?;
         Ok(Endpoint {
-            control: self.control.clone(),
+            control: control.clone(),
             key: Some(key),
+            id,
+            counts,
         })
     }
 
-    /// Ends the thread and closes every socket.
+    /// Ends the threads and closes every socket.
     ///
     /// # Errors
-    /// `NotFound` if the thread had ended by itself, which it does only by a panic; `Busy` if it does not end.
+    /// `NotFound` if a thread had ended by itself, which it does only by a panic; `Busy` if it does not end. The others
+    /// have ended all the same.
     pub fn stop(mut self) -> Result<()> {
         self.end()
     }
 
     fn end(&mut self) -> Result<()> {
-        let alive = self
-            .alive
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        let (Some(thread), Some(alive)) = (self.thread.take(), alive) else {
-            return Ok(());
-        };
-        let told = self.control.send(Command::Stop, "stop");
-        if alive.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
-            return Err(Error::sys("join", THREAD)(rustix::io::Errno::BUSY));
-        }
-        match thread.join() {
-            Ok(()) => told,
-            Err(_panic) => Err(Error::ended("stop")),
-        }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _unheard = self.end().is_err();
+        let ends: Vec<_> = self.workers.iter_mut().map(Worker::end).collect();
+        ends.into_iter().collect()
     }
 }
 
 impl Endpoint {
+    /// Its number among those of its [`Server`], by which a [query log](ServerBuilder::query_log) names it.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// What became of the container's queries so far, without asking the server's thread.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.counts.now()
+    }
+
     /// Changes what the container may ask: it joined or left a network. Queries sent after this has returned are
     /// answered by the new scope.
     ///
@@ -248,15 +244,21 @@ impl Drop for Endpoint {
     }
 }
 
-impl Control {
-    fn send(&self, command: Command, op: &'static str) -> Result<()> {
-        if self.commands.send(command).is_err() {
-            return Err(Error::ended(op));
+/// Checks that the sockets can be served, and makes them wait for nothing.
+fn prepare(udp: &UdpSocket, tcp: &TcpListener) -> Result<SocketAddr> {
+    let addresses = [
+        udp.local_addr().map_err(Error::sys("getsockname", "udp"))?,
+        tcp.local_addr().map_err(Error::sys("getsockname", "tcp"))?,
+    ];
+    for address in addresses {
+        if address.ip().is_unspecified() {
+            return Err(Error::socket(address, "is not bound to one address"));
         }
-        // It fails only with the counter full, and then the thread is being woken already.
-        let _woken_already = rustix::io::write(&self.wake, &1_u64.to_ne_bytes()).is_err();
-        Ok(())
     }
+    udp.set_nonblocking(true)
+        .and_then(|()| tcp.set_nonblocking(true))
+        .map_err(Error::sys("set O_NONBLOCK on", addresses[0]))?;
+    Ok(addresses[0])
 }
 
 /// Opens a UDP socket and a TCP listener on `address` inside the network namespace `netns`, on a thread that enters it
@@ -267,18 +269,25 @@ impl Control {
 /// `CAP_NET_BIND_SERVICE`; `AlreadyExists` if something listens there; `InvalidInput` if `netns` is no network
 /// namespace; `Os` otherwise.
 pub fn bind_in(netns: impl AsFd, address: SocketAddr) -> Result<(UdpSocket, TcpListener)> {
-    let netns = netns.as_fd();
     let open = || {
-        move_into_link_name_space(netns, Some(LinkNameSpaceType::Network))
-            .map_err(Error::sys("setns", "network namespace"))?;
         let udp = UdpSocket::bind(address).map_err(Error::sys("bind udp", address))?;
         let tcp = TcpListener::bind(address).map_err(Error::sys("bind tcp", address))?;
         Ok((udp, tcp))
     };
+    run_in(netns.as_fd(), open)?
+}
+
+/// Does something in a network namespace, on a thread that enters it by setns(2) and ends here.
+pub(crate) fn run_in<T: Send>(netns: BorrowedFd<'_>, work: impl FnOnce() -> T + Send) -> Result<T> {
+    let enter_and_work = || {
+        move_into_link_name_space(netns, Some(LinkNameSpaceType::Network))
+            .map_err(Error::sys("setns", "network namespace"))?;
+        Ok(work())
+    };
     thread::scope(|scope| {
         let thread = thread::Builder::new()
             .name(THREAD.to_owned())
-            .spawn_scoped(scope, open)
+            .spawn_scoped(scope, enter_and_work)
             .map_err(Error::sys("start thread", THREAD))?;
         match thread.join() {
             Ok(result) => result,
@@ -287,55 +296,16 @@ pub fn bind_in(netns: impl AsFd, address: SocketAddr) -> Result<(UdpSocket, TcpL
     })
 }
 
-fn check(upstreams: &[SocketAddr]) -> Result<()> {
-    for (index, &address) in upstreams.iter().enumerate() {
-        if index >= NAMESERVERS_MAX {
-            return Err(Error::upstream(address, "is one more than three"));
-        }
-        if address.port() == 0 || is_nowhere(address.ip()) {
-            return Err(Error::upstream(address, "is no address of a server"));
-        }
-    }
-    Ok(())
-}
-
-fn is_nowhere(address: IpAddr) -> bool {
-    address.is_unspecified() || address.is_multicast()
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::{self, Read, Write};
     use std::net::TcpStream;
+    use std::time::Duration;
 
     use cofferdam_testkit::{Need, NetNs, have};
 
     use super::*;
-    use crate::ErrorKind;
-
-    #[test]
-    fn upstreams_are_checked_before_anything_starts() {
-        for bad in ["0.0.0.0:53", "[::]:53", "192.0.2.1:0", "224.0.0.251:5353"] {
-            let error = Server::builder()
-                .upstreams(vec![bad.parse().unwrap()])
-                .start()
-                .unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{bad}");
-        }
-        let four = vec!["192.0.2.1:53".parse().unwrap(); 4];
-        assert!(Server::builder().upstreams(four).start().is_err());
-    }
-
-    #[test]
-    fn a_resolv_conf_gives_upstreams_but_not_ourselves() {
-        let text = "nameserver 127.0.0.11\nnameserver 192.0.2.1\nnameserver 2001:db8::1\n";
-        let builder = Server::builder().resolv_conf(text);
-        let expected: Vec<SocketAddr> = vec![
-            "192.0.2.1:53".parse().unwrap(),
-            "[2001:db8::1]:53".parse().unwrap(),
-        ];
-        assert_eq!(builder.upstreams, expected);
-    }
+    use crate::{ErrorKind, LISTEN};
 
     #[test]
     fn sockets_on_the_wildcard_address_are_refused() {
@@ -373,7 +343,7 @@ mod tests {
         let endpoint = server.serve(udp, tcp, &old).unwrap();
         let mut query = *b"\0\x01\x01\0\0\x01\0\0\0\0\0\0\x02db\0\0\x01\0\x01";
         // The thread stands still in a query, once one has reached it, for as long as the lock is held.
-        let stand_still = old.write();
+        let stand_still = old.stand_still();
         let refused = (0..1000).find_map(|_| {
             client.send(&query).unwrap();
             thread::sleep(Duration::from_millis(1));
@@ -408,7 +378,7 @@ mod tests {
         let _endpoint = server.serve(udp, tcp, &zone).unwrap();
         let query = b"\0\x01\x01\0\0\x01\0\0\0\0\0\0\x02db\0\0\x01\0\x01";
         // The thread stands still in a query for as long as the lock is held, and then finds all connections at once.
-        let stand_still = zone.write();
+        let stand_still = zone.stand_still();
         let client = netns.run(|| UdpSocket::bind("127.0.0.1:0").unwrap());
         client.send_to(query, LISTEN).unwrap();
         let mut streams: Vec<_> = (0..18)

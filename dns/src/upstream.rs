@@ -9,6 +9,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, ipproto, sock
 
 use crate::poll::Interest;
 use crate::slab::Key;
+use crate::upstreams::Upstreams;
 
 /// Between two tries of an upstream that is down: at first, and at most.
 const PAUSE_FIRST: Duration = Duration::from_secs(1);
@@ -19,9 +20,30 @@ const OUTBOX_MAX: usize = 64 * 1024;
 #[derive(Debug)]
 pub(crate) struct Upstream {
     pub(crate) address: SocketAddr,
+    /// Whose it is, and so from where it is asked.
+    source: Upstreams,
     pub(crate) health: Health,
     /// The sockets that new queries may use.
     pub(crate) sockets: Vec<Key>,
+}
+
+impl Upstream {
+    pub(crate) fn new(address: SocketAddr, source: Upstreams) -> Self {
+        Upstream {
+            address,
+            source,
+            health: Health::new(),
+            sockets: Vec::new(),
+        }
+    }
+
+    /// Opens a socket in the namespace it is asked from.
+    fn open<T: Send>(&self, open: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+        match self.source.netns() {
+            Some(netns) => crate::server::run_in(netns, open)?,
+            None => open(),
+        }
+    }
 }
 
 /// Whether an upstream answered lately.
@@ -86,7 +108,7 @@ impl Health {
 /// A UDP socket connected to an upstream from a port the kernel picked at random. Several queries share it.
 #[derive(Debug)]
 pub(crate) struct Socket {
-    pub(crate) upstream: usize,
+    pub(crate) upstream: Key,
     pub(crate) udp: UdpSocket,
     pub(crate) local: SocketAddr,
     /// Queries without a reply: their random ids and flights.
@@ -98,12 +120,13 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
-    pub(crate) fn open(upstream: usize, address: SocketAddr, now: Instant) -> io::Result<Self> {
+    pub(crate) fn open(upstream: Key, to: &Upstream, now: Instant) -> io::Result<Self> {
+        let address = to.address;
         let any: SocketAddr = match address {
             SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
             SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
         };
-        let udp = UdpSocket::bind(any)?;
+        let udp = to.open(|| UdpSocket::bind(any))?;
         udp.set_nonblocking(true)?;
         udp.connect(address)?;
         Ok(Socket {
@@ -136,7 +159,7 @@ impl Socket {
 /// A TCP connection to an upstream. Several queries share it, as RFC 7766 asks of a client.
 #[derive(Debug)]
 pub(crate) struct Link {
-    pub(crate) upstream: usize,
+    pub(crate) upstream: Key,
     pub(crate) tcp: TcpStream,
     /// Queries without a reply: their random ids and flights.
     pub(crate) ids: HashMap<u16, Key>,
@@ -153,13 +176,22 @@ pub(crate) struct Link {
 
 impl Link {
     /// Starts to connect; queries go out when that is done.
-    pub(crate) fn open(upstream: usize, address: SocketAddr, now: Instant) -> io::Result<Self> {
+    pub(crate) fn open(upstream: Key, to: &Upstream, now: Instant) -> io::Result<Self> {
+        let address = to.address;
         let family = match address {
             SocketAddr::V4(_) => AddressFamily::INET,
             SocketAddr::V6(_) => AddressFamily::INET6,
         };
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let fd = socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
+        let open = || {
+            Ok(socket_with(
+                family,
+                SocketType::STREAM,
+                flags,
+                Some(ipproto::TCP),
+            )?)
+        };
+        let fd = to.open(open)?;
         match connect(&fd, &address) {
             Ok(()) | Err(rustix::io::Errno::INPROGRESS) => {}
             Err(errno) => return Err(errno.into()),

@@ -3,6 +3,8 @@
 //! Nothing here follows a compression pointer and every step goes forward, so no message can make it loop; every read
 //! is checked, so none can make it panic.
 
+use crate::Name;
+
 /// The bytes before the question.
 pub(crate) const HEADER: usize = 12;
 /// The longest name on the wire.
@@ -34,6 +36,7 @@ pub(crate) enum Rcode {
     NoError = 0,
     FormErr = 1,
     ServFail = 2,
+    NxDomain = 3,
     NotImp = 4,
     Refused = 5,
     BadVers = 16,
@@ -42,8 +45,10 @@ pub(crate) enum Rcode {
 /// Record types this crate knows.
 pub(crate) mod rtype {
     pub(crate) const A: u16 = 1;
+    pub(crate) const SOA: u16 = 6;
     pub(crate) const PTR: u16 = 12;
     pub(crate) const AAAA: u16 = 28;
+    pub(crate) const SRV: u16 = 33;
     pub(crate) const OPT: u16 = 41;
     /// TKEY, TSIG, IXFR, AXFR, MAILB, MAILA: not about data, or more than one message.
     pub(crate) const META: std::ops::RangeInclusive<u16> = 249..=254;
@@ -114,12 +119,17 @@ impl<'a> Query<'a> {
 
     /// The name asked for as a zone looks it up, written into `buffer`.
     pub(crate) fn key<'b>(&self, buffer: &'b mut [u8; NAME_MAX]) -> &'b [u8] {
-        let name = &self.envelope.bytes[HEADER..self.envelope.question_end - 4];
+        let name = self.name();
         let key = &mut buffer[..name.len()];
         key.copy_from_slice(name);
         // Length bytes are at most 63, below every letter.
         key.make_ascii_lowercase();
         key
+    }
+
+    /// The name asked for as it came.
+    pub(crate) fn name(&self) -> &'a [u8] {
+        &self.envelope.bytes[HEADER..self.envelope.question_end - 4]
     }
 
     /// The whole message.
@@ -218,6 +228,7 @@ struct Record {
     rtype: u16,
     class: u16,
     ttl: u32,
+    ttl_at: usize,
     end: usize,
 }
 
@@ -233,9 +244,62 @@ impl Record {
             rtype: read_u16(bytes, at)?,
             class: read_u16(bytes, at + 2)?,
             ttl: high << 16 | low,
+            ttl_at: at + 4,
             end,
         })
     }
+}
+
+/// For how many seconds a reply from an upstream may be kept, if it may: as long as the shortest-lived record of an
+/// answer, or as the SOA record of a denial says.
+pub(crate) fn lifetime(message: &[u8], question_end: usize) -> Option<u32> {
+    let (flags, rcode) = (*message.get(2)?, *message.get(3)? & 15);
+    if flags & TRUNCATED != 0 || !matches!(rcode, 0 | 3) {
+        return None;
+    }
+    let answers = read_u16(message, 6)?;
+    let mut shortest = None;
+    let mut denied_for = None;
+    for (number, record) in records(message, question_end).enumerate() {
+        let record = record?;
+        if record.rtype == rtype::OPT {
+            continue;
+        }
+        shortest = Some(shortest.map_or(record.ttl, |ttl: u32| ttl.min(record.ttl)));
+        let is_authority = number >= usize::from(answers);
+        if is_authority && record.rtype == rtype::SOA {
+            let minimum = message.get(..record.end)?.last_chunk::<4>()?;
+            denied_for = Some(u32::from_be_bytes(*minimum).min(record.ttl));
+        }
+    }
+    if answers > 0 && rcode == 0 {
+        shortest
+    } else {
+        denied_for
+    }
+}
+
+/// Where the TTLs of a message's records are, but for OPT, which has none.
+pub(crate) fn ttl_offsets(message: &[u8], question_end: usize) -> Vec<usize> {
+    let records = records(message, question_end).map_while(|record| record);
+    let with_ttl = records.filter(|record| record.rtype != rtype::OPT);
+    with_ttl.map(|record| record.ttl_at).collect()
+}
+
+/// The records behind the question; `None` where the message is broken, and then no more.
+fn records(message: &[u8], question_end: usize) -> impl Iterator<Item = Option<Record>> {
+    let counts = [6, 8, 10].map(|at| read_u16(message, at).unwrap_or(0));
+    let mut left: u32 = counts.into_iter().map(u32::from).sum();
+    let mut at = question_end;
+    std::iter::from_fn(move || {
+        left = left.checked_sub(1)?;
+        let record = Record::read(message, at);
+        match &record {
+            Some(record) => at = record.end,
+            None => left = 0,
+        }
+        Some(record)
+    })
 }
 
 /// The end of a name, which a pointer ends too; where it points to does not matter here.
@@ -276,6 +340,7 @@ pub(crate) struct Response<'a, 'o> {
     out: &'o mut Vec<u8>,
     limit: usize,
     answers: u16,
+    additional: u16,
     flags: u8,
 }
 
@@ -297,6 +362,7 @@ impl<'a, 'o> Response<'a, 'o> {
             out,
             limit: limit - opt,
             answers: 0,
+            additional: 0,
             flags: 0,
         }
     }
@@ -339,17 +405,39 @@ impl<'a, 'o> Response<'a, 'o> {
         self.answers += 1;
     }
 
+    /// Appends a record of another name behind the answers, if it fits.
+    pub(crate) fn additional(&mut self, name: &Name, rtype: u16, ttl: u32, data: &[u8]) {
+        let start = self.out.len();
+        name.write(self.out);
+        self.out.extend_from_slice(&rtype.to_be_bytes());
+        self.out.extend_from_slice(&CLASS_IN.to_be_bytes());
+        self.out.extend_from_slice(&ttl.to_be_bytes());
+        // An address.
+        self.out
+            .extend_from_slice(&(data.len() as u16).to_be_bytes());
+        self.out.extend_from_slice(data);
+        // One is kept for the OPT record.
+        let is_cut = self.flags & TRUNCATED != 0;
+        if is_cut || self.out.len() > self.limit || self.additional >= u16::MAX - 1 {
+            self.out.truncate(start);
+        } else {
+            self.additional += 1;
+        }
+    }
+
     /// Writes the header and, to who asked with EDNS, the OPT record.
     pub(crate) fn finish(self, rcode: Rcode) {
         let code = rcode as u16;
         let questions = u8::from(self.envelope.question_end > HEADER);
-        let additional = u8::from(self.envelope.edns.is_some());
-        let answers = self.answers.to_be_bytes();
+        let additional = self.additional + u16::from(self.envelope.edns.is_some());
+        let (answers, additional) = (self.answers.to_be_bytes(), additional.to_be_bytes());
         let (opcode_rd, cd) = (self.out[2] & 0x79, self.out[3] & 0x10);
         self.out[2] = 0x80 | opcode_rd | self.flags;
         self.out[3] = 0x80 | cd | (code & 15) as u8;
-        self.out[4..HEADER]
-            .copy_from_slice(&[0, questions, answers[0], answers[1], 0, 0, 0, additional]);
+        self.out[4..6].copy_from_slice(&[0, questions]);
+        self.out[6..8].copy_from_slice(&answers);
+        self.out[8..10].copy_from_slice(&[0, 0]);
+        self.out[10..HEADER].copy_from_slice(&additional);
         let Some(edns) = self.envelope.edns else {
             return;
         };

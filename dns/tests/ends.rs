@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cofferdam_dns::{LISTEN, Scope, Server, bind_in};
+use cofferdam_dns::{LISTEN, Scope, Server, Upstreams, bind_in};
 use cofferdam_testkit::{Need, NetNs, Snapshot, have};
 
 fn threads() -> usize {
@@ -75,11 +75,12 @@ fn nothing_is_left_of_a_server() {
     assert!(threads_become(2));
     let before = Snapshot::take();
     for stop in [true, false] {
-        let upstreams = vec![
+        let upstreams = Upstreams::new(vec![
             "127.0.0.1:5300".parse().unwrap(),
             "127.0.0.2:5300".parse().unwrap(),
-        ];
-        let builder = Server::builder().upstreams(upstreams);
+        ])
+        .unwrap();
+        let builder = Server::builder().upstreams(&upstreams);
         let server = host.run(|| builder.start().unwrap());
         assert!(threads_become(3));
         // Queries and connections under way, to an upstream that is silent and one that is not there.

@@ -8,7 +8,7 @@ use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-use cofferdam_dns::{LISTEN, Scope, Server, bind_in};
+use cofferdam_dns::{LISTEN, Scope, Server, Upstreams, bind_in};
 use cofferdam_testkit::{Need, NetNs, have};
 
 /// Bytes of memory that this process has in use.
@@ -53,7 +53,12 @@ fn replies_that_are_not_read_do_not_pile_up() {
             thread::spawn(move || long_replies(stream.unwrap(), REPLY));
         }
     });
-    let server = host.run(|| Server::builder().upstreams(vec![address]).start().unwrap());
+    let server = host.run(|| {
+        Server::builder()
+            .upstreams(&Upstreams::new(vec![address]).unwrap())
+            .start()
+            .unwrap()
+    });
     let (udp, tcp) = bind_in(&web, LISTEN).unwrap();
     // What the kernel keeps for a connection is nearly nothing.
     rustix::net::sockopt::set_socket_send_buffer_size(&tcp, 4096).unwrap();
@@ -98,7 +103,12 @@ fn queries_of_clients_that_leave_do_not_pile_up() {
         (listener, first)
     });
     let address = full.0.local_addr().unwrap();
-    let server = host.run(|| Server::builder().upstreams(vec![address]).start().unwrap());
+    let server = host.run(|| {
+        Server::builder()
+            .upstreams(&Upstreams::new(vec![address]).unwrap())
+            .start()
+            .unwrap()
+    });
     let (udp, tcp) = bind_in(&web, LISTEN).unwrap();
     let _endpoint = server.serve(udp, tcp, Scope::new()).unwrap();
     let mut frame = 4000_u16.to_be_bytes().to_vec();

@@ -3,6 +3,7 @@
     clippy::unwrap_used,
     reason = "a fixture that cannot do its work has failed the test"
 )]
+#![allow(dead_code, reason = "no test binary needs all of it")]
 
 use std::collections::HashSet;
 use std::io::{Read, Write};
@@ -13,7 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use cofferdam_dns::{Endpoint, LISTEN, Scope, Server, SharedZone, Zone, bind_in};
+use cofferdam_dns::{Endpoint, LISTEN, Scope, Server, SharedZone, Upstreams, Zone, bind_in};
 use cofferdam_testkit::NetNs;
 use simple_dns::rdata::RData;
 use simple_dns::{Packet, PacketFlag, RCODE};
@@ -275,9 +276,13 @@ impl Drop for Upstream {
     }
 }
 
+pub(crate) fn upstreams_of(texts: &[&str]) -> Upstreams {
+    let addresses = texts.iter().map(|text| text.parse().unwrap());
+    Upstreams::new(addresses.collect()).unwrap()
+}
+
 /// A server whose upstreams are reached from `host`.
 pub(crate) fn start(host: &NetNs, upstreams: &[&str]) -> Server {
-    let upstreams = upstreams.iter().map(|text| text.parse().unwrap());
-    let builder = Server::builder().upstreams(upstreams.collect());
+    let builder = Server::builder().upstreams(&upstreams_of(upstreams));
     host.run(|| builder.start().unwrap())
 }
