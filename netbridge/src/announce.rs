@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
+use rustix::net::netdevice::name_to_index;
 use rustix::net::sockopt::ipv6_mtu;
 
 use crate::error::{Error, Result};
@@ -128,21 +129,27 @@ pub struct Announcer {
 }
 
 impl Announcer {
-    /// Opens a packet socket in `netns`, on a thread that is thrown away, for the interface at `index` there.
+    /// Opens a packet socket in `netns`, on a thread that is thrown away, for the interface of this name there, as
+    /// [`Port::ifname`](crate::Port::ifname) and [`Sublink::ifname`](crate::Sublink::ifname) tell it.
     ///
     /// # Errors
-    /// `PermissionDenied` without `CAP_NET_RAW` over the namespace or `CAP_SYS_ADMIN` to enter it; `Unsupported` where
+    /// `NotFound` without the interface; `PermissionDenied` without `CAP_NET_RAW` over the namespace or `CAP_SYS_ADMIN` to enter it; `Unsupported` where
     /// the kernel has no packet sockets.
     #[doc(alias = "AF_PACKET")]
     pub fn open(
         netns: impl AsFd,
-        index: u32,
+        ifname: &IfName,
         mac: [u8; 6],
         addresses: &[IpAddr],
         announce: Announce,
     ) -> Result<Self> {
-        let socket = run_in(netns.as_fd(), sys::packet_socket)?
-            .map_err(|errno| Error::sys("open a packet socket", errno))?;
+        let (socket, index) = run_in(netns.as_fd(), || {
+            let socket =
+                sys::packet_socket().map_err(|errno| Error::sys("open a packet socket", errno))?;
+            let index = name_to_index(&socket, ifname.as_str())
+                .map_err(|errno| Error::sys(format!("find link {ifname}"), errno))?;
+            Ok((socket, index))
+        })??;
         Ok(Announcer {
             socket,
             index,

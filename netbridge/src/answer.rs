@@ -12,6 +12,10 @@ use crate::error::{Error, ErrorKind, Result};
 
 pub(crate) const NLMSG_ERROR: u16 = 2;
 pub(crate) const NLMSG_DONE: u16 = 3;
+pub(crate) const IFLA_LINKINFO: u16 = 18;
+pub(crate) const IFLA_INFO_DATA: u16 = 2;
+/// Without the flag that says that an attribute has attributes.
+pub(crate) const NLA_TYPE_MASK: u16 = 0x3fff;
 const HEADER: usize = 16;
 
 /// One netlink message: the fields of its header that matter, and its payload.
@@ -54,14 +58,15 @@ pub(crate) struct Ack {
 impl Ack {
     /// Reads an `NLMSG_ERROR`.
     pub(crate) fn of_error(message: &Message<'_>) -> Result<Self> {
-        let errno = -i32_at(message.payload, 0)?;
+        let errno = i32_at(message.payload, 0)?.wrapping_neg();
         // The request follows: only its header where the answer is capped, else all of it.
         let echoed = if message.flags & NLM_F_CAPPED != 0 {
             HEADER
         } else {
-            (u32_at(message.payload, 4)? as usize).next_multiple_of(4)
+            let length = u32_at(message.payload, 4)? as usize;
+            length.checked_next_multiple_of(4).unwrap_or(usize::MAX)
         };
-        let text = match message.payload.get(4 + echoed..) {
+        let text = match message.payload.get(echoed.saturating_add(4)..) {
             Some(attributes) if message.flags & NLM_F_ACK_TLVS != 0 => extended_text(attributes),
             _ => None,
         };
@@ -99,6 +104,8 @@ pub(crate) struct LinkAnswer {
     /// `IFLA_LINK`: of a veth, the index of its peer, in the peer's namespace.
     pub(crate) link: Option<u32>,
     pub(crate) group: u32,
+    /// `IFLA_MASTER`: the index of the bridge it is a port of.
+    pub(crate) controller: Option<u32>,
     /// `IFLA_OPERSTATE`: unlike the carrier, it changes only once the kernel sends on the link.
     pub(crate) operstate: u8,
     /// `IFLA_BRPORT_STATE`, of a port of a bridge.
@@ -115,8 +122,8 @@ impl LinkAnswer {
         const IFLA_IFNAME: u16 = 3;
         const IFLA_MTU: u16 = 4;
         const IFLA_LINK: u16 = 5;
+        const IFLA_MASTER: u16 = 10;
         const IFLA_OPERSTATE: u16 = 16;
-        const IFLA_LINKINFO: u16 = 18;
         const IFLA_GROUP: u16 = 27;
         let mut link = LinkAnswer {
             index: u32_at(payload, 4)?,
@@ -129,6 +136,7 @@ impl LinkAnswer {
                 IFLA_IFNAME => link.name = text(attribute.value()),
                 IFLA_MTU => link.mtu = u32_at(attribute.value(), 0)?,
                 IFLA_LINK => link.link = Some(u32_at(attribute.value(), 0)?),
+                IFLA_MASTER => link.controller = Some(u32_at(attribute.value(), 0)?),
                 IFLA_OPERSTATE => link.operstate = byte_at(attribute.value(), 0)?,
                 IFLA_GROUP => link.group = u32_at(attribute.value(), 0)?,
                 IFLA_LINKINFO => link.parse_info(attribute.value())?,
@@ -335,6 +343,18 @@ pub(crate) fn attributes(payload: &[u8], after: usize) -> Result<Attributes<'_>>
     })))
 }
 
+/// The value of the first attribute of this kind, among those that follow after so many bytes.
+pub(crate) fn attribute(payload: &[u8], after: usize, kind: u16) -> Result<Option<&[u8]>> {
+    for attribute in attributes(payload, after)? {
+        let attribute = attribute?;
+        if attribute.kind() & NLA_TYPE_MASK == kind {
+            let end = 4 + attribute.value_length();
+            return Ok(attribute.into_inner().get(4..end));
+        }
+    }
+    Ok(None)
+}
+
 /// The unspecified address of a family.
 fn any_address(family: u8) -> Option<IpAddr> {
     match i32::from(family) {
@@ -397,6 +417,9 @@ pub(crate) fn malformed(why: &str) -> Error {
         why,
     )
 }
+
+#[cfg(test)]
+mod hostile;
 
 #[cfg(test)]
 mod tests {
@@ -517,5 +540,16 @@ mod tests {
         assert_eq!(LinkAnswer::parse(&link).unwrap().mtu, 1500);
         assert!(messages(&[255; 16]).is_err());
         assert!(messages(&[0; 16]).is_err());
+    }
+
+    #[test]
+    fn an_attribute_is_found_or_not_or_broken() {
+        let bytes = [5, 0, 1, 0, 9, 0, 0, 0, 5, 0, 2, 0x80, 8, 0, 0, 0];
+        if cfg!(target_endian = "little") {
+            assert_eq!(super::attribute(&bytes, 0, 2).unwrap(), Some(&[8][..]));
+            assert_eq!(super::attribute(&bytes, 0, 3).unwrap(), None);
+            assert!(super::attribute(&bytes[..11], 0, 3).is_err());
+        }
+        assert_eq!(super::attribute(&[], 0, 1).unwrap(), None);
     }
 }

@@ -89,8 +89,8 @@ impl Bridge {
     /// As [`detach_all`](Self::detach_all).
     #[cfg_attr(docsrs, doc(cfg(feature = "tokio")))]
     pub async fn detach_all_async(&self, ports: impl IntoIterator<Item = Port>) -> Result<()> {
-        let (socket, ports) = (self.socket().clone(), ports.into_iter().collect());
-        blocking(move || detach(&socket, ports)).await
+        let ports: Vec<Port> = ports.into_iter().collect();
+        blocking(move || detach(ports)).await
     }
 
     /// As [`remove`](Self::remove), on a thread for work that blocks, as the kernel does for 20 to 40 ms: feature

@@ -7,11 +7,15 @@ use ipnetwork::IpNetwork;
 use crate::error::{Error, Result};
 use crate::ifname::IfName;
 use crate::interface_sysctl::InterfaceSysctl;
-use crate::message::{Mac, mac_of, mac_of_bytes};
+use crate::mac::{Mac, is_unicast};
+use crate::message::{mac_of, mac_of_bytes};
 use crate::port_flags::PortFlags;
 use crate::port_settings::{Guard, PortSettings};
+use crate::port_vlans::PortVlans;
 use crate::route::Route;
-use crate::vlan::PortVlans;
+
+/// The smallest MTU with which the kernel does IPv6.
+pub(crate) const IPV6_MTU: u32 = 1280;
 
 /// What a container gets of a network: [`Bridge::attach`](crate::Bridge::attach) does it.
 ///
@@ -153,9 +157,14 @@ impl Attachment {
         })
     }
 
-    /// What the kernel would refuse, or worse, not refuse. `what` says what it is for.
-    pub(crate) fn check(&self, what: &str) -> Result<()> {
-        if self.mac.is_some_and(|mac| !is_host(mac)) {
+    /// What the kernel would refuse, or worse, not refuse. `what` says what it is for, `mtu` is that of the network.
+    pub(crate) fn check(&self, what: &str, mtu: u32) -> Result<()> {
+        let mtu = self.mtu.unwrap_or(mtu);
+        if mtu < IPV6_MTU && self.addresses.iter().any(IpNetwork::is_ipv6) {
+            let why = format!("IPv6 needs an MTU of {IPV6_MTU}, and it is {mtu}");
+            return Err(Error::invalid(what, why));
+        }
+        if self.mac.is_some_and(|mac| !is_unicast(mac)) {
             return Err(Error::invalid(what, "the hardware address is no host's"));
         }
         let faulty = |route: &Route| Some(format!("{route}: {}", route.fault()?));
@@ -208,9 +217,20 @@ impl Attachment {
     }
 }
 
-/// Neither a group's nor nobody's.
-fn is_host(mac: Mac) -> bool {
-    mac[0] & 1 == 0 && mac != [0; 6]
+/// Why no container can have it.
+pub(crate) fn address_fault(address: IpNetwork) -> Option<&'static str> {
+    let ip = address.ip();
+    if ip.is_unspecified() || ip.is_multicast() || ip.is_loopback() {
+        return Some("it is no host's address");
+    }
+    match address {
+        IpNetwork::V4(v4)
+            if v4.prefix() < 31 && (v4.ip() == v4.network() || v4.ip() == v4.broadcast()) =>
+        {
+            Some("it is the network or the broadcast address")
+        }
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -273,8 +293,9 @@ mod tests {
             one.clone().mac([0; 6]),
             one.clone().address(net("10.0.0.2/16")),
             one.clone().route(route),
+            one.clone().address(net("fd00::2/64")).mtu(1279),
         ] {
-            let error = bad.check("attach").unwrap_err();
+            let error = bad.check("attach", 1500).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
         }
         let gateway = Gateway::Address("fd00::1".parse().unwrap());
@@ -284,6 +305,23 @@ mod tests {
                 .all_routes("attach", bridge)
                 .is_err()
         );
-        assert!(one.check("attach").is_ok());
+        assert!(one.check("attach", 1279).is_ok());
+    }
+
+    #[test]
+    fn addresses_no_container_can_have_are_refused() {
+        for bad in [
+            "10.0.0.0/24",
+            "10.0.0.255/24",
+            "0.0.0.0/0",
+            "127.0.0.1/8",
+            "ff02::1/64",
+            "::1/128",
+        ] {
+            assert!(address_fault(bad.parse().unwrap()).is_some(), "{bad}");
+        }
+        for good in ["10.0.0.1/24", "10.0.0.0/31", "10.0.0.255/32", "fd00::/64"] {
+            assert_eq!(address_fault(good.parse().unwrap()), None, "{good}");
+        }
     }
 }

@@ -52,6 +52,20 @@ impl Rate {
     }
 }
 
+impl Rate {
+    /// `least` is the size of a packet, which must get through.
+    fn check(self, name: &IfName, least: u32) -> Result<()> {
+        let why = if self.bits < 8 {
+            "it is less than a byte a second".to_owned()
+        } else if self.burst.is_some_and(|burst| burst < least) {
+            format!("the burst is smaller than a packet, of up to {least} bytes")
+        } else {
+            return Ok(());
+        };
+        Err(Error::invalid(format_args!("limit {name} to {self}"), why))
+    }
+}
+
 impl fmt::Display for Rate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} bit/s", self.bits)?;
@@ -66,7 +80,8 @@ impl fmt::Display for Rate {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Egress {
-    /// By [`Ifb`](Egress::Ifb), or where the kernel has none, by [`Police`](Egress::Police).
+    /// By [`Ifb`](Egress::Ifb), or where the kernel has none, by [`Police`](Egress::Police): then a burst that is given
+    /// must be large enough for that.
     #[default]
     Best,
     /// By a queue: what is too much waits, up to 25 ms. This takes another link for each container, of the kind `ifb`,
@@ -206,18 +221,11 @@ impl Bandwidth {
             Egress::Police => LARGEST_PIECE,
             Egress::Best | Egress::Ifb => frame(mtu),
         };
-        for (rate, least) in [(self.ingress, frame(mtu)), (self.egress, piece)] {
-            let Some(rate) = rate else { continue };
-            let why = if rate.bits < 8 {
-                "it is less than a byte a second".to_owned()
-            } else if rate.burst.is_some_and(|burst| burst < least) {
-                format!("the burst is smaller than a packet, of up to {least} bytes")
-            } else {
-                continue;
-            };
-            return Err(Error::invalid(format_args!("limit {name} to {rate}"), why));
-        }
-        Ok(())
+        let rates = [(self.ingress, frame(mtu)), (self.egress, piece)];
+        rates
+            .into_iter()
+            .filter_map(|(rate, least)| Some((rate?, least)))
+            .try_for_each(|(rate, least)| rate.check(name, least))
     }
 }
 
@@ -312,6 +320,11 @@ impl Shaper {
     /// none.
     pub fn change(&mut self, bandwidth: &Bandwidth) -> Result<()> {
         bandwidth.check(&self.name, self.mtu)?;
+        let stays_policed =
+            bandwidth.by == Egress::Best && matches!(self.egress, Some(By::Police(_)));
+        if let Some(rate) = bandwidth.egress.filter(|_| stays_policed) {
+            rate.check(&self.name, LARGEST_PIECE)?;
+        }
         self.set_ingress(bandwidth.ingress)?;
         self.set_egress(bandwidth.egress, bandwidth.by)
     }
@@ -389,7 +402,10 @@ impl Shaper {
             (None, Egress::Ifb) => self.create_ifb(rate),
             (None, Egress::Police) => self.create_police(rate),
             (None, Egress::Best) => match self.create_ifb(rate) {
-                Err(error) if error.kind() == ErrorKind::Unsupported => self.create_police(rate),
+                Err(error) if error.kind() == ErrorKind::Unsupported => {
+                    rate.check(&self.name, LARGEST_PIECE)?;
+                    self.create_police(rate)
+                }
                 done => done,
             },
         }

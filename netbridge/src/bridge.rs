@@ -1,17 +1,20 @@
 //! The bridge of a container network.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
 
-use ipnetwork::{IpNetwork, Ipv4Network};
+use ipnetwork::IpNetwork;
 
 use crate::answer::{AddressAnswer, LinkAnswer, RouteAnswer, parse_all};
-use crate::attachment::Attachment;
+use crate::attachment::{Attachment, IPV6_MTU};
 use crate::bridge_options::BridgeOptions;
 use crate::claims::{Claim, Claims};
 use crate::error::{Error, ErrorKind, Result};
+use crate::gateway::NetworkGateway;
 use crate::ifname::IfName;
+use crate::ipam::Family;
 use crate::link::{LinkGuard, SharedSocket};
+use crate::mac::is_unicast;
 use crate::message::{self, Mac, Up, mac_of, mac_of_bytes};
 use crate::netns::NetNs;
 use crate::port::{self, Port};
@@ -26,9 +29,6 @@ const PICKS: u8 = 16;
 
 /// The MTU where there is no default route to infer it from.
 const ETHERNET_MTU: u32 = 1500;
-
-/// The smallest MTU with which the kernel does IPv6.
-const IPV6_MTU: u32 = 1280;
 
 /// What a [`Bridge`] will be. [`Bridge::builder`] makes it.
 #[derive(Clone, Debug)]
@@ -57,7 +57,7 @@ pub(crate) enum Scope {
 enum Pick {
     /// The default pools, where no address is given at all.
     Default,
-    /// These, where no IPv4 address is given.
+    /// These, of the families that no address is given of.
     Of(Pools),
     Nothing,
 }
@@ -70,7 +70,16 @@ impl BridgeBuilder {
         self
     }
 
-    /// Pools to pick the IPv4 subnet of, where no IPv4 address is given; the bridge gets its first host address.
+    /// Pools to pick subnets of: one of each family that they have and no address is given of; the bridge gets its first host
+    /// address. With [`Pool::ula`](crate::Pool::ula) among them the network has IPv6.
+    ///
+    /// ```no_run
+    /// use cofferdam_netbridge::{Bridge, Pool, Pools};
+    ///
+    /// let pools = Pools::default().pool(Pool::ula_of_machine()?);
+    /// let bridge = Bridge::builder("app0".parse()?).pools(pools).create()?;   // 172.x.y.1/24 and fdxx:...::1/64
+    /// # Ok::<(), cofferdam_netbridge::Error>(())
+    /// ```
     ///
     /// The pick is as [`Pools::pick`] does it. After the address is set, the bridge looks again: where another process
     /// took an overlapping subnet at the same time, it moves on to another.
@@ -161,12 +170,9 @@ impl BridgeBuilder {
         socket: SharedSocket,
         netns: NetNs,
     ) -> Result<Bridge> {
-        let mtu = match self.mtu {
-            Some(mtu) => mtu,
-            None => inferred_mtu(&host).await?,
-        };
+        let (mtu, picks) = (self.fitting_mtu(&host).await?, self.picks());
         let link = create_link(&host, socket, &self.name, &self.options).await?;
-        let (name, pools) = (self.name.clone(), self.pools_to_pick());
+        let name = self.name.clone();
         let mut addresses = self.addresses.clone();
         let (given, scope) = (self.mac, self.scope);
         host.at_home(move || self.set_sysctls()).await?;
@@ -175,8 +181,8 @@ impl BridgeBuilder {
             .filter(|_| scope == Scope::Shared)
             .map(|address| message::add_address(link.index(), &name, *address));
         ask_all(&host, &add.collect::<Vec<_>>()).await?;
-        if let Some(pools) = pools {
-            addresses.push(pick_address(&host, &link, &pools).await?);
+        for (family, pools) in picks {
+            addresses.push(pick_address(&host, &link, &pools, family).await?);
         }
         let derived = match addresses.first() {
             Some(address) => mac_of(address.ip()),
@@ -202,33 +208,70 @@ impl BridgeBuilder {
         for address in &self.addresses {
             check_gateway(&self.name, *address)?;
         }
-        let ipv6 = self.addresses.iter().any(IpNetwork::is_ipv6);
-        if self.scope == Scope::Internal && (self.forwarding || self.route_localnet) {
-            let what = format!("create bridge {}", self.name);
+        if self.mac.is_some_and(|mac| !is_unicast(mac)) {
             return Err(Error::invalid(
-                what,
+                self.what(),
+                "the hardware address is no host's",
+            ));
+        }
+        if let Pick::Of(pools) = &self.pick {
+            if pools.families().next().is_none() && self.addresses.is_empty() {
+                return Err(Error::invalid(self.what(), "there is no pool"));
+            }
+        }
+        if self.scope == Scope::Internal && (self.forwarding || self.route_localnet) {
+            return Err(Error::invalid(
+                self.what(),
                 "the host has no part in an internal network",
             ));
         }
-        if ipv6 && self.mtu.is_some_and(|mtu| mtu < IPV6_MTU) {
-            let what = format!("create bridge {}", self.name);
-            return Err(Error::invalid(what, "IPv6 needs an MTU of 1280"));
+        match self.mtu {
+            Some(mtu) => self.check_mtu(mtu),
+            None => Ok(()),
+        }
+    }
+
+    fn what(&self) -> String {
+        format!("create bridge {}", self.name)
+    }
+
+    /// The kernel takes a link's IPv6 addresses away without a word where the MTU is too small for them.
+    fn check_mtu(&self, mtu: u32) -> Result<()> {
+        if mtu < IPV6_MTU && self.has_ipv6() {
+            let why = format!("IPv6 needs an MTU of {IPV6_MTU}, and it is {mtu}");
+            return Err(Error::invalid(self.what(), why));
         }
         Ok(())
     }
 
-    fn pools_to_pick(&self) -> Option<Pools> {
-        match &self.pick {
-            Pick::Default if self.addresses.is_empty() => Some(Pools::default()),
-            Pick::Of(pools) if !self.addresses.iter().any(IpNetwork::is_ipv4) => {
-                Some(pools.clone())
-            }
-            _ => None,
-        }
+    async fn fitting_mtu<T: Transport>(&self, host: &T) -> Result<u32> {
+        let Some(given) = self.mtu else {
+            let inferred = inferred_mtu(host).await?;
+            return self.check_mtu(inferred).map(|()| inferred);
+        };
+        Ok(given)
+    }
+
+    /// Whether an address is of IPv6, or one will be.
+    fn has_ipv6(&self) -> bool {
+        let picked = || self.picks().iter().any(|(family, _)| *family == Family::V6);
+        self.addresses.iter().any(IpNetwork::is_ipv6) || picked()
+    }
+
+    /// The families that an address is picked of, and the pools to pick it of.
+    fn picks(&self) -> Vec<(Family, Pools)> {
+        let pools = match &self.pick {
+            Pick::Default if self.addresses.is_empty() => Pools::default(),
+            Pick::Of(pools) => pools.clone(),
+            Pick::Default | Pick::Nothing => return Vec::new(),
+        };
+        let given = |family| self.addresses.iter().any(|a| Family::of(a.ip()) == family);
+        let missing = pools.families().filter(|family| !given(*family));
+        missing.map(|family| (family, pools.clone())).collect()
     }
 
     fn set_sysctls(&self) -> Result<()> {
-        let ipv6 = match self.addresses.iter().any(IpNetwork::is_ipv6) {
+        let ipv6 = match self.has_ipv6() {
             true if self.scope == Scope::Shared => Ipv6::On,
             _ => Ipv6::Off,
         };
@@ -251,7 +294,8 @@ impl BridgeBuilder {
 
 /// A bridge. Dropping one this value made deletes it, as by `RTM_DELLINK`, which takes the kernel 20 to 40 ms
 /// ([`Bridge::remove`] tells how that went). One that was [adopted](Bridge::adopt) is never deleted. Links attached to it
-/// are not deleted with it, only let go of: they belong to their [`Port`]s.
+/// are not deleted with it, only let go of: they belong to their [`Port`]s. The host takes nothing from the ends that are
+/// left with it so (`rp_filter` 1, `arp_ignore` 8, and an MTU without IPv6).
 ///
 /// It may be used from any thread: all it does goes to the network namespace it was made in.
 #[derive(Debug)]
@@ -377,12 +421,20 @@ impl Bridge {
     /// Detaches many containers at once: gives all their links one group, and deletes that group by one `RTM_DELLINK`. The
     /// kernel waits for its readers once, not once for each. Links that are gone already are a success.
     ///
-    /// The ports may be of other bridges of the same network namespace.
+    /// Ports of other bridges, which may be in other network namespaces, are deleted by a message more for each bridge.
     ///
     /// # Errors
     /// `PermissionDenied` where `CAP_NET_ADMIN` was lost. Links it could not delete so are deleted one by one.
     pub fn detach_all(&self, ports: impl IntoIterator<Item = Port>) -> Result<()> {
-        detach(self.socket(), ports.into_iter().collect())
+        detach(ports)
+    }
+
+    /// What this network offers a container on the way out, for [`Gateways::join`](crate::Gateways::join): the addresses of
+    /// the bridge, of the families that the port has addresses of. An [internal](BridgeBuilder::internal) network, and one
+    /// that the port is not of, offer nothing.
+    pub fn gateway_of(&self, port: &Port) -> NetworkGateway {
+        let gateway = |ip| self.uplink.gateway_for(ip);
+        NetworkGateway::of_network(port.ifname(), port.addresses(), gateway)
     }
 
     /// Frees the address of a [`Port`] that was persisted, when its link is gone: it may be attached again.
@@ -491,17 +543,37 @@ pub fn enable_forwarding_on(name: &IfName) -> Result<()> {
     sysctl::forwarding(name)
 }
 
-/// Deletes the links of all `ports`, by one group of theirs.
-pub(crate) fn detach(socket: &SharedSocket, mut ports: Vec<Port>) -> Result<()> {
+/// Deletes the links of all `ports`. An index says nothing in another network namespace than its own: so each goes by the
+/// socket it was made with.
+pub(crate) fn detach(ports: impl IntoIterator<Item = Port>) -> Result<()> {
+    let mut bridges: Vec<Vec<Port>> = Vec::new();
+    for port in ports {
+        let same = |others: &&mut Vec<Port>| {
+            let other = others.first();
+            other.is_some_and(|other| other.socket().is(port.socket()))
+        };
+        match bridges.iter_mut().find(same) {
+            Some(others) => others.push(port),
+            None => bridges.push(vec![port]),
+        }
+    }
+    let done: Vec<Result<()>> = bridges.into_iter().map(detach_of_one).collect();
+    done.into_iter().collect()
+}
+
+/// Deletes the links of ports that were made with one socket, by a group of theirs.
+fn detach_of_one(mut ports: Vec<Port>) -> Result<()> {
     let Some(first) = ports.first() else {
         return Ok(());
     };
-    let mut socket = socket.lock();
+    let shared = first.socket().clone();
+    let mut socket = shared.lock();
     let group = free_group(&mut socket, first.index())?;
     let into_group = |port: &Port| message::set_group(port.index(), port.name(), group);
     let requests: Vec<_> = ports.iter().map(into_group).collect();
     tolerate_gone(socket.ask_each(&requests)?)?;
     tolerate_gone([socket.ask_one(message::delete_group(group))])?;
+    drop(socket);
     ports.iter_mut().for_each(|port| port.link_mut().disarm());
     Ok(())
 }
@@ -562,7 +634,7 @@ async fn create_link<T: Transport>(
     let requests = [create, message::link_named(name)];
     let mut outcomes = host.ask_each(&requests).await?.into_iter();
     outcomes.next().transpose()?;
-    let mut link = LinkGuard::new(socket, name.clone());
+    let mut link = LinkGuard::of_bridge(socket, name.clone());
     link.found(&outcomes.next().transpose()?.unwrap_or_default())?;
     check_options(host, link.index(), name.as_str(), options).await?;
     Ok(link)
@@ -573,13 +645,12 @@ async fn pick_address<T: Transport>(
     host: &T,
     link: &LinkGuard,
     pools: &Pools,
+    family: Family,
 ) -> Result<IpNetwork> {
     for attempt in 0..PICKS {
         let occupied = Occupied::of(&routes(host).await?, &addresses(host).await?);
-        let subnet = pools.free(&occupied, start_of(link.name().as_str(), attempt))?;
-        let first_host = (u32::from(subnet.network()) + 1).into();
-        let address = Ipv4Network::new(first_host, subnet.prefix()).unwrap_or(subnet);
-        let address = IpNetwork::V4(address);
+        let start = start_of(link.name().as_str(), attempt);
+        let address = first_host(pools.free_of(family, &occupied, start)?);
         let add = message::add_address(link.index(), link.name(), address);
         ask_one(host, add).await?;
         if !overlapped(&addresses(host).await?, link.index(), address) {
@@ -591,6 +662,15 @@ async fn pick_address<T: Transport>(
     let what = format!("pick a subnet for {}", link.name());
     let why = "others kept taking the same ones";
     Err(Error::plain(ErrorKind::Busy, what, why))
+}
+
+/// The first address of a subnet that has room for hosts.
+fn first_host(subnet: IpNetwork) -> IpNetwork {
+    let first: IpAddr = match subnet.network() {
+        IpAddr::V4(network) => Ipv4Addr::from(u32::from(network).saturating_add(1)).into(),
+        IpAddr::V6(network) => Ipv6Addr::from(u128::from(network).saturating_add(1)).into(),
+    };
+    IpNetwork::new(first, subnet.prefix()).unwrap_or(subnet)
 }
 
 /// Whether another link has an address of the same subnet.
@@ -637,7 +717,6 @@ fn default_link(routes: &[RouteAnswer]) -> Option<u32> {
 mod tests {
     use super::*;
     use crate::answer::Reach;
-    use std::net::Ipv4Addr;
 
     #[test]
     fn the_mtu_is_of_the_default_route_of_the_lowest_metric_in_the_main_table() {
@@ -658,6 +737,36 @@ mod tests {
             route(0, 0, false, 5),
         ];
         assert_eq!(default_link(&routes), Some(4));
+    }
+
+    #[test]
+    fn a_subnet_is_picked_of_each_family_that_the_pools_have_and_none_is_given_of() {
+        use crate::Pool;
+        let families = |builder: &BridgeBuilder| {
+            let picks = builder.picks();
+            picks.iter().map(|(family, _)| *family).collect::<Vec<_>>()
+        };
+        let builder = || Bridge::builder(IfName::derived("br0".to_owned()));
+        let both = || builder().pools(Pools::default().pool(Pool::ula("host")));
+        assert_eq!(families(&builder()), [Family::V4]);
+        assert_eq!(families(&both()), [Family::V4, Family::V6]);
+        assert!(both().has_ipv6());
+        let given = |address: &str| both().address(address.parse().unwrap());
+        assert_eq!(families(&given("10.0.0.1/24")), [Family::V6]);
+        assert_eq!(families(&given("fd00::1/64")), [Family::V4]);
+        let ula = builder().pools(Pools::new([Pool::ula("host")]));
+        assert_eq!(families(&ula), [Family::V6]);
+        assert!(families(&both().unaddressed()).is_empty());
+        for bad in [
+            ula.mtu(1279),
+            builder().pools(Pools::new([])),
+            builder().mac([1; 6]),
+        ] {
+            assert_eq!(bad.check().unwrap_err().kind(), ErrorKind::InvalidInput);
+        }
+        let first = |subnet: &str| first_host(subnet.parse().unwrap()).to_string();
+        assert_eq!(first("10.0.0.0/24"), "10.0.0.1/24");
+        assert_eq!(first("fd00:1::/64"), "fd00:1::1/64");
     }
 
     #[test]

@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use netlink_packet_core::NlasIterator;
 use netlink_packet_route::link::{BridgeStpState, InfoBridge};
 
-use crate::answer::malformed;
+use crate::answer::attributes;
 use crate::error::{Error, ErrorKind, Result};
-use crate::vlan::VlanId;
+use crate::vlan_id::VlanId;
 
 /// The clock the kernel counts the times of bridges in: `USER_HZ`.
 const TICKS: u128 = 100;
@@ -141,8 +140,8 @@ impl BridgeOptions {
         const IFLA_BR_VLAN_DEFAULT_PVID: u16 = 39;
         const IFLA_BR_FDB_MAX_LEARNED: u16 = 49;
         let mut options = BridgeOptions::new();
-        for option in NlasIterator::new(data) {
-            let option = option.map_err(|error| malformed(&error.to_string()))?;
+        for option in attributes(data, 0)? {
+            let option = option?;
             let value = option.value();
             match (option.kind(), value) {
                 (IFLA_BR_AGEING_TIME, &[a, b, c, d]) => {

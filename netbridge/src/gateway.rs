@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, BorrowedFd};
 
-use netlink_packet_core::NlasIterator;
+use ipnetwork::IpNetwork;
 
-use crate::answer::{LinkAnswer, malformed};
+use crate::answer::{LinkAnswer, RouteAnswer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ifname::IfName;
+use crate::ipam::Family;
 use crate::message;
 use crate::message::gateway::Default as Route;
 use crate::netns::run_in;
@@ -37,7 +38,24 @@ pub struct NetworkGateway {
 }
 
 impl NetworkGateway {
-    /// Nothing yet, on this interface of the container.
+    /// What the gateways of a network offer those of its families that a container has addresses of.
+    pub(crate) fn of_network(
+        ifname: &IfName,
+        addresses: &[IpNetwork],
+        gateway_for: impl Fn(IpAddr) -> Option<IpAddr>,
+    ) -> Self {
+        let gateways = addresses.iter().filter_map(|a| gateway_for(a.ip()));
+        gateways.fold(
+            NetworkGateway::new(ifname.clone()),
+            |offer, gateway| match gateway {
+                IpAddr::V4(gateway) => offer.ipv4(gateway),
+                IpAddr::V6(gateway) => offer.ipv6(gateway),
+            },
+        )
+    }
+
+    /// Nothing yet, on this interface of the container. [`Bridge::gateway_of`](crate::Bridge::gateway_of) and that of the
+    /// other kinds say it of a link that is attached.
     pub fn new(ifname: IfName) -> Self {
         NetworkGateway {
             ifname,
@@ -83,18 +101,21 @@ impl NetworkGateway {
 /// finds none, or two.
 ///
 /// ```no_run
-/// use cofferdam_netbridge::{Attachment, Bridge, Gateway, Gateways, NetNs, NetworkGateway};
+/// use cofferdam_netbridge::{Attachment, Bridge, Gateway, Gateways, NetNs};
 ///
 /// # let (back, front): (Bridge, Bridge) = todo!();
 /// let netns = NetNs::new()?;
 /// let mut gateways = Gateways::new();
 /// let first = Attachment::new("172.20.0.2/24".parse().unwrap()).gateway(Gateway::None);
-/// let port = back.attach(&netns, first)?;
-/// let offer = NetworkGateway::new("eth0".parse()?).ipv4([172, 20, 0, 1].into());
-/// gateways.join(&netns, "back", offer)?;
-/// // ... and of another network, then:
-/// gateways.leave(&netns, "back")?;
-/// port.remove()?;
+/// let eth0 = back.attach(&netns, first)?;
+/// gateways.join(&netns, "back", back.gateway_of(&eth0))?;
+///
+/// let second = Attachment::new("172.21.0.2/24".parse().unwrap()).gateway(Gateway::None);
+/// let eth1 = front.attach(&netns, second)?;
+/// gateways.join(&netns, "front", front.gateway_of(&eth1).priority(10))?;   // the default route moves to eth1
+///
+/// gateways.leave(&netns, "front")?;                                        // and back to eth0
+/// eth1.remove()?;
 /// # Ok::<(), cofferdam_netbridge::Error>(())
 /// ```
 ///
@@ -107,12 +128,6 @@ pub struct Gateways {
 }
 
 type Made = BTreeMap<Family, Route>;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Family {
-    V4,
-    V6,
-}
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
@@ -242,46 +257,16 @@ fn is_there(socket: &mut Socket, made: Route) -> Result<bool> {
 }
 
 /// `None` where it is no default route of the kernel's own metric; `Some(None)` for one that is not made here.
-fn default_route(payload: &[u8]) -> Result<Option<Option<Route>>> {
-    const RTA_OIF: u16 = 4;
-    const RTA_GATEWAY: u16 = 5;
-    const RTA_PRIORITY: u16 = 6;
-    let (Some(&family), Some(&prefix), Some(rest)) =
-        (payload.first(), payload.get(1), payload.get(12..))
-    else {
-        return Err(malformed("a message is too short"));
+pub(crate) fn default_route(payload: &[u8]) -> Result<Option<Option<Route>>> {
+    let Some(route) = RouteAnswer::parse(payload)? else {
+        return Ok(None);
     };
-    let (mut gateway, mut index, mut metric) = (None, None, 0);
-    for attribute in NlasIterator::new(rest) {
-        let attribute = attribute.map_err(|error| malformed(&error.to_string()))?;
-        match attribute.kind() {
-            RTA_OIF => index = number(attribute.value()),
-            RTA_PRIORITY => metric = number(attribute.value()).unwrap_or(0),
-            RTA_GATEWAY => gateway = address(attribute.value()),
-            _ => {}
-        }
-    }
-    let kernels_own = if i32::from(family) == libc::AF_INET6 {
-        1024
-    } else {
-        0
-    };
-    if prefix != 0 || metric != kernels_own {
+    let kernels_own = if route.destination.is_ipv6() { 1024 } else { 0 };
+    if route.destination.prefix() != 0 || route.metric != kernels_own {
         return Ok(None);
     }
-    let made = gateway.zip(index);
+    let made = route.gateway.zip(route.link);
     Ok(Some(made.map(|(gateway, index)| Route { gateway, index })))
-}
-
-fn number(bytes: &[u8]) -> Option<u32> {
-    Some(u32::from_ne_bytes(bytes.try_into().ok()?))
-}
-
-fn address(bytes: &[u8]) -> Option<IpAddr> {
-    if let Ok(octets) = <[u8; 4]>::try_from(bytes) {
-        return Some(octets.into());
-    }
-    Some(<[u8; 16]>::try_from(bytes).ok()?.into())
 }
 
 #[cfg(test)]

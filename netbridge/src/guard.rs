@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use crate::ifname::IfName;
+use crate::mac::Colons;
 
 /// Who may send by a port of a bridge: plain data for whoever filters packets on the bridge.
 ///
@@ -59,12 +60,7 @@ impl Sender {
 impl fmt::Display for Sender {
     /// `veth0 02:42:0a:00:00:02 10.0.0.2 fd00::2`
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.mac;
-        let ifname = &self.ifname;
-        write!(
-            f,
-            "{ifname} {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}"
-        )?;
+        write!(f, "{} {}", self.ifname, Colons(self.mac))?;
         self.addresses
             .iter()
             .try_for_each(|address| write!(f, " {address}"))

@@ -7,7 +7,8 @@ use crate::error::{Error, Result};
 
 /// The name of a link: 1 to 15 printable ASCII characters, and only what the kernel and packet filters take for one.
 ///
-/// No `/` or `:`, not `.` or `..`: a name is also a directory of `/proc/sys/net`. No `%`, which the kernel takes for a
+/// No `/` or `:`, not `.` or `..`: a name is also a directory of `/proc/sys/net`. For the same reason not `all` and
+/// `default`, whose settings there are those of every link. No `%`, which the kernel takes for a
 /// pattern, nor `*` and `"`, which nft does.
 ///
 /// ```
@@ -77,6 +78,9 @@ fn fault(name: &str) -> Option<&'static str> {
         return Some(
             "it has a slash, colon, quote, asterisk, space, or other than printable ASCII",
         );
+    }
+    if name == "all" || name == "default" {
+        return Some("it stands for all links in /proc/sys/net");
     }
     // do_setlink and friends take a name with % for a pattern.
     name.contains('%')

@@ -213,9 +213,8 @@ pub fn links() -> Result<Vec<Link>> {
     Inspect::here()?.links()
 }
 
-fn link(payload: &[u8]) -> Result<Link> {
+pub(crate) fn link(payload: &[u8]) -> Result<Link> {
     const IFLA_ADDRESS: u16 = 1;
-    const IFLA_MASTER: u16 = 10;
     const IFLA_STATS64: u16 = 23;
     let answer = LinkAnswer::parse(payload)?;
     let mut link = Link {
@@ -225,15 +224,14 @@ fn link(payload: &[u8]) -> Result<Link> {
         name: answer.name,
         kind: answer.kind,
         mac: None,
-        up: u32_at(payload, 8)? & libc::IFF_UP as u32 != 0,
-        controller: None,
+        up: answer.is_set_up,
+        controller: answer.controller,
         counters: Counters::default(),
     };
     for attribute in attributes(payload, 16)? {
         let attribute = attribute?;
         match attribute.kind() {
             IFLA_ADDRESS => link.mac = attribute.value().try_into().ok(),
-            IFLA_MASTER => link.controller = Some(u32_at(attribute.value(), 0)?),
             IFLA_STATS64 => link.counters = counters(attribute.value()),
             _ => {}
         }
@@ -287,7 +285,7 @@ fn route_entry(answer: RouteAnswer) -> RouteEntry {
 }
 
 /// `None` for what is no IP address.
-fn neighbour(payload: &[u8]) -> Result<Option<Neighbour>> {
+pub(crate) fn neighbour(payload: &[u8]) -> Result<Option<Neighbour>> {
     const NDA_DST: u16 = 1;
     const NDA_LLADDR: u16 = 2;
     let (index, state) = (u32_at(payload, 4)?, u16_at(payload, 8)?);

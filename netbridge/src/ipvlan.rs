@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 
 use crate::attachment::Attachment;
 use crate::error::{Error, Result};
+use crate::gateway::NetworkGateway;
 use crate::ifname::IfName;
 use crate::kind::LinkKind;
 use crate::link::SharedSocket;
@@ -170,6 +171,17 @@ impl Ipvlan {
             gateways: &self.gateways,
         };
         sublink::attach(&network, netns.as_fd(), &attachment)
+    }
+
+    /// What this network offers a container on the way out, for [`Gateways::join`](crate::Gateways::join): its gateways, of
+    /// the families that the link has addresses of. In layer 3 there are none: the default route leads to the link, and
+    /// [`Attachment::gateway_metric`] says which link's is used.
+    pub fn gateway_of(&self, link: &Sublink) -> NetworkGateway {
+        let gateway = |ip: IpAddr| {
+            let mut gateways = self.gateways.iter().copied();
+            gateways.find(|gateway| gateway.is_ipv4() == ip.is_ipv4())
+        };
+        NetworkGateway::of_network(link.ifname(), link.addresses(), gateway)
     }
 
     /// Deletes the parent where it was made for this, as by `RTM_DELLINK`, and with it the containers' links: 20 to 40 ms.

@@ -6,7 +6,7 @@ use crate::answer::LinkAnswer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ifname::IfName;
 use crate::kind::LinkKind;
-use crate::message::{self, LOOPBACK, Up};
+use crate::message::{self, LOOPBACK, Request, Up};
 use crate::socket::Socket;
 
 /// Sets `lo` of the calling thread's network namespace up, as by `RTM_SETLINK`: in a fresh namespace it is down.
@@ -50,6 +50,9 @@ pub fn delete_link(name: &IfName) -> Result<()> {
         return Err(Error::invalid(what, why));
     }
     // By index: the name may be another's by now.
+    if link.kind.as_deref() == Some("bridge") {
+        let_go(&mut socket, link.index)?;
+    }
     delete(&mut socket, link.index, name)
 }
 
@@ -59,6 +62,34 @@ fn delete(socket: &mut Socket, index: u32, name: &IfName) -> Result<()> {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         done => done.map(drop),
     }
+}
+
+/// Ports do not end with their bridge: they become links of the host's own. What a container sends on one must not be taken
+/// for traffic of a network, which it might be apart from. Only links of containers: others were the host's before.
+fn let_go(socket: &mut Socket, bridge: u32) -> Result<()> {
+    let ports = socket.dump(&message::all_ports(bridge))?;
+    let ports: Vec<LinkAnswer> = ports
+        .iter()
+        .map(|payload| LinkAnswer::parse(payload))
+        .collect::<Result<_>>()?;
+    let of_containers = |port: &&LinkAnswer| {
+        let kind = port.kind.as_deref().unwrap_or_default();
+        port.controller == Some(bridge) && ["veth", "vxlan"].contains(&kind)
+    };
+    let requests: Vec<Request> = ports
+        .iter()
+        .filter(of_containers)
+        .map(|port| message::quarantine(port.index, &port.name))
+        .collect();
+    let refused = socket
+        .ask_each(&requests)?
+        .into_iter()
+        .filter_map(Result::err);
+    refused
+        .filter(|error| error.kind() != ErrorKind::NotFound)
+        .map(Err)
+        .next()
+        .unwrap_or(Ok(()))
 }
 
 /// The rtnetlink socket of a bridge and its ports, in the network namespace the bridge was made in.
@@ -75,6 +106,11 @@ impl SharedSocket {
         SharedSocket(Arc::new(Mutex::new(socket)))
     }
 
+    /// Whether both are the same.
+    pub(crate) fn is(&self, other: &SharedSocket) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// A panic of another thread leaves at most unread answers, which are told by their sequence number.
     pub(crate) fn lock(&self) -> MutexGuard<'_, Socket> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -88,7 +124,16 @@ pub(crate) struct LinkGuard {
     /// 0 until it is found.
     index: u32,
     name: IfName,
+    ports: Ports,
     armed: bool,
+}
+
+/// What becomes of others when a link is deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ports {
+    None,
+    /// It is a bridge, and lets go of its ports.
+    LetGo,
 }
 
 impl LinkGuard {
@@ -98,8 +143,16 @@ impl LinkGuard {
             socket,
             index: 0,
             name,
+            ports: Ports::None,
             armed: true,
         }
+    }
+
+    /// As [`new`](Self::new), a bridge.
+    pub(crate) fn of_bridge(socket: SharedSocket, name: IfName) -> Self {
+        let mut bridge = LinkGuard::new(socket, name);
+        bridge.ports = Ports::LetGo;
+        bridge
     }
 
     /// Never deletes a link that was there before.
@@ -108,6 +161,7 @@ impl LinkGuard {
             socket,
             index,
             name,
+            ports: Ports::None,
             armed: false,
         }
     }
@@ -156,7 +210,13 @@ impl LinkGuard {
     }
 
     fn delete(&self) -> Result<()> {
-        delete(&mut self.socket.lock(), self.index, &self.name)
+        let mut socket = self.socket.lock();
+        let let_go = match self.ports {
+            Ports::LetGo if self.index != 0 => let_go(&mut socket, self.index),
+            _ => Ok(()),
+        };
+        let deleted = delete(&mut socket, self.index, &self.name);
+        deleted.and(let_go)
     }
 }
 

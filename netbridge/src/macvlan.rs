@@ -5,9 +5,11 @@ use std::os::fd::AsFd;
 
 use crate::attachment::Attachment;
 use crate::error::{Error, Result};
+use crate::gateway::NetworkGateway;
 use crate::ifname::IfName;
 use crate::kind::LinkKind;
 use crate::link::SharedSocket;
+use crate::mac::is_unicast;
 use crate::message::sublink::{MacvlanOptions, Sort};
 use crate::parent::{Lower, Parent};
 use crate::sublink::{self, Network, Sublink};
@@ -198,6 +200,16 @@ impl Macvlan {
         sublink::attach(&network, netns.as_fd(), &attachment)
     }
 
+    /// What this network offers a container on the way out, for [`Gateways::join`](crate::Gateways::join): its gateways, of
+    /// the families that the link has addresses of.
+    pub fn gateway_of(&self, link: &Sublink) -> NetworkGateway {
+        let gateway = |ip: IpAddr| {
+            let mut gateways = self.gateways.iter().copied();
+            gateways.find(|gateway| gateway.is_ipv4() == ip.is_ipv4())
+        };
+        NetworkGateway::of_network(link.ifname(), link.addresses(), gateway)
+    }
+
     /// Deletes the parent where it was made for this, as by `RTM_DELLINK`, and with it the containers' links: 20 to 40 ms.
     ///
     /// # Errors
@@ -233,11 +245,6 @@ pub(crate) fn sources_fault(sources: &[[u8; 6]]) -> Option<&'static str> {
         return Some("a source is no host's hardware address");
     }
     (sources.len() > MOST).then_some("there are more than 1000 sources")
-}
-
-/// Whether it can be a link's.
-pub(crate) fn is_unicast(mac: [u8; 6]) -> bool {
-    mac[0] & 1 == 0 && mac != [0; 6]
 }
 
 #[cfg(test)]

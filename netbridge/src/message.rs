@@ -1,6 +1,8 @@
 //! What is said to the kernel: rtnetlink requests as plain values, made without a syscall.
 
 mod address;
+pub(crate) mod brport;
+pub(crate) mod gateway;
 mod inspect;
 mod link;
 pub(crate) mod lower;
@@ -23,13 +25,8 @@ pub(crate) use inspect::*;
 pub(crate) use link::*;
 pub(crate) use route::*;
 
+pub(crate) use crate::mac::Mac;
 use crate::subnet::hash;
-
-pub(crate) mod brport;
-pub(crate) mod gateway;
-
-/// A hardware address.
-pub(crate) type Mac = [u8; 6];
 
 /// The index of `lo` in every network namespace.
 pub(crate) const LOOPBACK: u32 = 1;

@@ -8,16 +8,16 @@ use crate::link::{LinkGuard, SharedSocket};
 use crate::message::{self, Request, Up};
 use crate::socket::Socket;
 use crate::sysctl::{self, Ipv6};
-use crate::vlan_link::VlanBuilder;
+use crate::vlan::VlanBuilder;
 
 /// The link that a [`Macvlan`](crate::Macvlan) or [`Ipvlan`](crate::Ipvlan) is upon.
 ///
 /// ```
-/// use cofferdam_netbridge::{Dummy, IfName, Macvlan, Vlan};
+/// use cofferdam_netbridge::{Dummy, IfName, Macvlan, Vlan, VlanId};
 ///
 /// let eth0: IfName = "eth0".parse()?;
 /// let _on_the_lan = Macvlan::builder(eth0.clone());
-/// let _on_vlan_100 = Macvlan::builder(Vlan::builder(eth0, 100));
+/// let _on_vlan_100 = Macvlan::builder(Vlan::builder(eth0, VlanId::new(100)?));
 /// let _internal = Macvlan::builder(Dummy::builder("app0".parse()?));
 /// # Ok::<(), cofferdam_netbridge::Error>(())
 /// ```

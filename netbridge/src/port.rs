@@ -7,7 +7,7 @@ use ipnetwork::IpNetwork;
 use rustix::fs::fstat;
 
 use crate::answer::{LinkAnswer, malformed};
-use crate::attachment::Attachment;
+use crate::attachment::{Attachment, address_fault};
 use crate::bridge::Uplink;
 use crate::claims::Claims;
 use crate::error::{Error, ErrorKind, Result};
@@ -178,7 +178,7 @@ struct Plan<'a> {
 impl<'a> Plan<'a> {
     fn new(bridge: &'a Uplink, netns: BorrowedFd<'a>, attachment: &'a Attachment) -> Result<Self> {
         let what = format!("attach to {}", bridge.name);
-        attachment.check(&what)?;
+        attachment.check(&what, bridge.mtu)?;
         let gateway = |address: &IpNetwork| bridge.gateway_for(address.ip());
         let addresses = attachment.addresses.iter();
         let addresses = addresses.map(|address| container_address(bridge, *address));
@@ -239,11 +239,16 @@ fn container_address(bridge: &Uplink, address: IpNetwork) -> Result<IpNetwork> {
     let subnet = bridge.address_for(ip);
     let what = || {
         let with = bridge.addresses.iter().map(ToString::to_string);
-        let with = with.collect::<Vec<_>>().join(" and ");
-        format!("attach {ip} to {} with {with}", bridge.name)
+        match with.collect::<Vec<_>>().join(" and ") {
+            with if with.is_empty() => format!("attach {address} to {}", bridge.name),
+            with => format!("attach {ip} to {} with {with}", bridge.name),
+        }
     };
     let why = match subnet {
-        None if bridge.addresses.is_empty() => return Ok(address),
+        None if bridge.addresses.is_empty() => match address_fault(address) {
+            None => return Ok(address),
+            Some(why) => why,
+        },
         None => "it is not in the subnet",
         Some(subnet) if ip == subnet.ip() => "it is the address of the bridge",
         Some(subnet) if ip == subnet.network() => "it is the network address",

@@ -2,9 +2,8 @@
 
 use std::fmt;
 
-use crate::answer::malformed;
+use crate::answer::attributes;
 use crate::error::{Error, ErrorKind, Result};
-use netlink_packet_core::NlasIterator;
 
 /// A flag of a port of a bridge, named as bridge(8) names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -164,8 +163,8 @@ impl PortFlags {
     /// Of `IFLA_INFO_SLAVE_DATA`: what the kernel does not tell, it does not know.
     pub(crate) fn parse(options: &[u8]) -> Result<Self> {
         let mut flags = PortFlags::new();
-        for option in NlasIterator::new(options) {
-            let option = option.map_err(|error| malformed(&error.to_string()))?;
+        for option in attributes(options, 0)? {
+            let option = option?;
             let known = PortFlag::ALL
                 .into_iter()
                 .find(|flag| flag.attribute() == option.kind());

@@ -3,9 +3,8 @@
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
-use netlink_packet_core::NlasIterator;
 
-use crate::answer::malformed;
+use crate::answer::{IFLA_INFO_DATA, IFLA_LINKINFO, attribute};
 use crate::bridge::Bridge;
 use crate::bridge_options::BridgeOptions;
 use crate::error::Result;
@@ -15,8 +14,8 @@ use crate::message::brport::{self, Whose};
 use crate::message::{self, HostEnd, LinkLocal, Mac};
 use crate::port::Port;
 use crate::port_flags::{PortFlag, PortFlags};
+use crate::port_vlans::PortVlans;
 use crate::transport::{Transport, ask_one, now};
-use crate::vlan::PortVlans;
 
 /// What a port is to have before anything goes through it.
 #[derive(Clone, Debug, Default)]
@@ -42,12 +41,21 @@ fn guarded() -> PortFlags {
 }
 
 impl PortSettings {
+    /// A setting that was asked for.
+    pub(crate) fn said(&self) -> Option<String> {
+        if let Some((flag, _)) = self.flags.iter().next() {
+            return Some(format!("flag {flag}"));
+        }
+        let vlans = self.vlans.is_some().then_some("a list of VLANs");
+        let guard = (self.guard == Guard::Mac).then_some("guard_mac()");
+        vlans.or(guard).map(str::to_owned)
+    }
+
     /// A port with settings of its own is not up before it has them.
     pub(crate) fn host_end(&self) -> HostEnd {
-        if self.flags.is_empty() && self.vlans.is_none() && self.guard == Guard::Off {
-            HostEnd::Up
-        } else {
-            HostEnd::Down
+        match self.said() {
+            None => HostEnd::Up,
+            Some(_) => HostEnd::Down,
         }
     }
 
@@ -221,17 +229,16 @@ pub(crate) async fn check_options<T: Transport>(
 }
 
 async fn options_of<T: Transport>(host: &T, bridge: u32) -> Result<BridgeOptions> {
-    const IFLA_INFO_DATA: u16 = 2;
     let answer = ask_one(host, message::link_at(bridge)).await?;
-    let info = attribute(answer.get(16..), IFLA_LINKINFO)?;
-    BridgeOptions::parse(attribute(info, IFLA_INFO_DATA)?.unwrap_or_default())
+    let info = attribute(&answer, 16, IFLA_LINKINFO)?.unwrap_or_default();
+    BridgeOptions::parse(attribute(info, 0, IFLA_INFO_DATA)?.unwrap_or_default())
 }
 
 async fn flags_of<T: Transport>(host: &T, link: &LinkGuard) -> Result<PortFlags> {
     const IFLA_INFO_SLAVE_DATA: u16 = 5;
     let answer = ask_one(host, message::link_at(link.index())).await?;
-    let info = attribute(answer.get(16..), IFLA_LINKINFO)?;
-    PortFlags::parse(attribute(info, IFLA_INFO_SLAVE_DATA)?.unwrap_or_default())
+    let info = attribute(&answer, 16, IFLA_LINKINFO)?.unwrap_or_default();
+    PortFlags::parse(attribute(info, 0, IFLA_INFO_SLAVE_DATA)?.unwrap_or_default())
 }
 
 async fn set_flags<T: Transport>(host: &T, link: &LinkGuard, flags: PortFlags) -> Result<()> {
@@ -253,7 +260,7 @@ async fn vlans_of<T: Transport>(host: &T, index: u32) -> Result<PortVlans> {
     let payloads = host.dump(&brport::all_vlans()).await?;
     let own = |payload: &&Vec<u8>| payload.get(4..8) == Some(&index.to_ne_bytes()[..]);
     let specs = match payloads.iter().find(own) {
-        Some(payload) => attribute(payload.get(16..), IFLA_AF_SPEC)?,
+        Some(payload) => attribute(payload, 16, IFLA_AF_SPEC)?,
         // In no VLAN, or gone: then the question for the link fails.
         None => {
             ask_one(host, message::link_at(index)).await?;
@@ -279,21 +286,6 @@ async fn set_vlans<T: Transport>(
     ask_one(host, add).await.map(drop)
 }
 
-const IFLA_LINKINFO: u16 = 18;
-
-/// The value of the first attribute of this kind.
-fn attribute(attributes: Option<&[u8]>, kind: u16) -> Result<Option<&[u8]>> {
-    const NLA_TYPE_MASK: u16 = 0x3fff;
-    for attribute in NlasIterator::new(attributes.unwrap_or_default()) {
-        let attribute = attribute.map_err(|error| malformed(&error.to_string()))?;
-        if attribute.kind() & NLA_TYPE_MASK == kind {
-            let end = 4 + attribute.value_length();
-            return Ok(attribute.into_inner().get(4..end));
-        }
-    }
-    Ok(None)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -313,16 +305,5 @@ mod tests {
             guarded.all_flags().to_string(),
             "hairpin off learning off locked on"
         );
-    }
-
-    #[test]
-    fn an_attribute_is_found_or_not_or_broken() {
-        let bytes = [5, 0, 1, 0, 9, 0, 0, 0, 5, 0, 2, 0x80, 8, 0, 0, 0];
-        if cfg!(target_endian = "little") {
-            assert_eq!(attribute(Some(&bytes), 2).unwrap(), Some(&[8][..]));
-            assert_eq!(attribute(Some(&bytes), 3).unwrap(), None);
-            assert!(attribute(Some(&bytes[..11]), 3).is_err());
-        }
-        assert_eq!(attribute(None, 1).unwrap(), None);
     }
 }

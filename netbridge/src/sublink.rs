@@ -6,8 +6,8 @@ use std::os::fd::BorrowedFd;
 use ipnetwork::IpNetwork;
 use rustix::fs::fstat;
 
-use crate::answer::{attributes, malformed};
-use crate::attachment::{Attachment, Gateway};
+use crate::answer::{IFLA_INFO_DATA, IFLA_LINKINFO, attribute, malformed};
+use crate::attachment::{Attachment, Gateway, address_fault};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ifname::IfName;
 use crate::interface::Interface;
@@ -138,6 +138,11 @@ impl Network<'_> {
         if attachment.host_ifname.is_some() {
             return Some("it has no end on the host to name".to_owned());
         }
+        if let Some(setting) = attachment.port.said() {
+            return Some(format!(
+                "{setting} is of a port of a bridge, and there is none"
+            ));
+        }
         if attachment.mac.is_some() && self.shares_mac() {
             return Some("its hardware address is that of the parent".to_owned());
         }
@@ -188,28 +193,12 @@ fn layer3_routes(attachment: &Attachment) -> impl Iterator<Item = Route> {
         })
 }
 
-/// Why no container can have it.
-fn address_fault(address: IpNetwork) -> Option<&'static str> {
-    let ip = address.ip();
-    if ip.is_unspecified() || ip.is_multicast() || ip.is_loopback() {
-        return Some("it is no host's address");
-    }
-    match address {
-        IpNetwork::V4(v4)
-            if v4.prefix() < 31 && (v4.ip() == v4.network() || v4.ip() == v4.broadcast()) =>
-        {
-            Some("it is the network or the broadcast address")
-        }
-        _ => None,
-    }
-}
-
 pub(crate) fn attach(
     network: &Network<'_>,
     netns: BorrowedFd<'_>,
     attachment: &Attachment,
 ) -> Result<Sublink> {
-    attachment.check(&network.what())?;
+    attachment.check(&network.what(), network.mtu)?;
     if let Some(why) = network.fault(attachment) {
         return Err(Error::invalid(network.what(), why));
     }
@@ -337,10 +326,11 @@ fn check_applied(options: &MacvlanOptions, link: &[u8], what: &str) -> Result<()
             "6.4",
         ),
     ];
-    let has = info_data(link)?;
+    let info = attribute(link, 16, IFLA_LINKINFO)?.unwrap_or_default();
+    let has = attribute(info, 0, IFLA_INFO_DATA)?.unwrap_or_default();
     for (kind, value, name, since) in wanted {
         let Some(value) = value else { continue };
-        if !has.contains(&(kind, value.to_ne_bytes().to_vec())) {
+        if attribute(has, 0, kind)? != Some(&value.to_ne_bytes()[..]) {
             let why = format!("this kernel has no {name} of macvlan: it takes Linux {since}");
             return Err(Error::plain(ErrorKind::Unsupported, what, why));
         }
@@ -348,36 +338,11 @@ fn check_applied(options: &MacvlanOptions, link: &[u8], what: &str) -> Result<()
     Ok(())
 }
 
-/// Kinds and values of the attributes of `IFLA_INFO_DATA`.
-fn info_data(link: &[u8]) -> Result<Vec<(u16, Vec<u8>)>> {
-    const IFLA_LINKINFO: u16 = 18;
-    const IFLA_INFO_DATA: u16 = 2;
-    let Some(info) = value_of(link, 16, IFLA_LINKINFO)? else {
-        return Ok(Vec::new());
-    };
-    let Some(data) = value_of(&info, 0, IFLA_INFO_DATA)? else {
-        return Ok(Vec::new());
-    };
-    attributes(&data, 0)?
-        .map(|attribute| attribute.map(|a| (a.kind(), a.value().to_vec())))
-        .collect()
-}
-
 fn mac_of_link(link: &[u8]) -> Result<Mac> {
     const IFLA_ADDRESS: u16 = 1;
-    value_of(link, 16, IFLA_ADDRESS)?
+    attribute(link, 16, IFLA_ADDRESS)?
         .and_then(|mac| Mac::try_from(mac).ok())
         .ok_or_else(|| malformed("a link has no hardware address"))
-}
-
-fn value_of(payload: &[u8], after: usize, kind: u16) -> Result<Option<Vec<u8>>> {
-    for attribute in attributes(payload, after)? {
-        let attribute = attribute?;
-        if attribute.kind() == kind {
-            return Ok(Some(attribute.value().to_vec()));
-        }
-    }
-    Ok(None)
 }
 
 #[cfg(test)]
@@ -406,23 +371,6 @@ mod tests {
         assert!(said(&both.clone().gateway(Gateway::None)).is_empty());
         let metric = both.gateway_metric(7);
         assert!(said(&metric).iter().all(|line| line.ends_with("metric 7")));
-    }
-
-    #[test]
-    fn addresses_no_container_can_have_are_refused() {
-        for bad in [
-            "10.0.0.0/24",
-            "10.0.0.255/24",
-            "0.0.0.0/0",
-            "127.0.0.1/8",
-            "ff02::1/64",
-            "::1/128",
-        ] {
-            assert!(address_fault(bad.parse().unwrap()).is_some(), "{bad}");
-        }
-        for good in ["10.0.0.1/24", "10.0.0.0/31", "10.0.0.255/32", "fd00::/64"] {
-            assert_eq!(address_fault(good.parse().unwrap()), None, "{good}");
-        }
     }
 
     #[test]

@@ -1,10 +1,9 @@
 //! What the kernel says that the calling thread's network namespace uses.
 
-use ipnetwork::{IpNetwork, Ipv4Network};
+use ipnetwork::IpNetwork;
 
-use crate::answer::{AddressAnswer, Reach, RouteAnswer, malformed, parse_all};
+use crate::answer::{AddressAnswer, Reach, RouteAnswer, parse_all};
 use crate::error::Result;
-use crate::ipam::Family;
 use crate::message;
 use crate::socket::Socket;
 
@@ -45,16 +44,6 @@ impl Occupied {
                 Reach::Routed => occupied.routed(destination),
             }
         })
-    }
-}
-
-impl Pools {
-    /// The first IPv4 subnet from `start` on, round the pools, that nothing occupies.
-    pub(crate) fn free(&self, occupied: &Occupied, start: u64) -> Result<Ipv4Network> {
-        match self.free_of(Family::V4, occupied, start)? {
-            IpNetwork::V4(subnet) => Ok(subnet),
-            IpNetwork::V6(_) => Err(malformed("a subnet is of the wrong family")),
-        }
     }
 }
 

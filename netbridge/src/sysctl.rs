@@ -45,13 +45,24 @@ const DEAF: [(&str, &str); 3] = [
 
 /// No IPv6 on the link. Should someone switch it on for all links, it still makes no address of its own and believes no
 /// router.
-///
-/// A link without `/proc/sys/net/ipv6` has no IPv6: the kernel lacks it, or the MTU is below 1280.
 fn ipv6_off(name: &IfName) -> Result<()> {
+    let off = [("addr_gen_mode", "1"), ("disable_ipv6", "1")];
+    set_ipv6(name, DEAF.into_iter().chain(off))
+}
+
+/// A link that others send on whom nobody here knows: it believes no router and no redirect.
+pub(crate) fn deaf(name: &IfName) -> Result<()> {
+    no_redirects(name)?;
+    set_ipv6(name, DEAF)
+}
+
+/// A link without `/proc/sys/net/ipv6` has no IPv6: the kernel lacks it, or the MTU is below 1280.
+fn set_ipv6(
+    name: &IfName,
+    settings: impl IntoIterator<Item = (&'static str, &'static str)>,
+) -> Result<()> {
     let base = format!("/proc/sys/net/ipv6/conf/{name}");
-    let mut settings = DEAF
-        .into_iter()
-        .chain([("addr_gen_mode", "1"), ("disable_ipv6", "1")]);
+    let mut settings = settings.into_iter();
     let done = settings.try_for_each(|(key, value)| write(&format!("{base}/{key}"), value));
     match done {
         Err(error) if error.kind() == ErrorKind::NotFound && only_ipv4(name) => Ok(()),

@@ -1,225 +1,160 @@
-//! VLANs of the ports of a bridge that filters them.
+//! VLANs of a link.
 
-use std::collections::BTreeMap;
-use std::fmt;
-use std::str::FromStr;
+use crate::error::Result;
+use crate::ifname::IfName;
+use crate::kind::LinkKind;
+use crate::link::{LinkGuard, SharedSocket};
+use crate::message::lower::create_vlan;
+use crate::parent::{LinkBelow, adopt, lower_link};
+use crate::vlan_id::VlanId;
 
-use crate::answer::malformed;
-use crate::error::{Error, Result};
-use netlink_packet_core::NlasIterator;
+/// What a [`Vlan`] will be. [`Vlan::builder`] makes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use = "a builder does nothing until create()"]
+pub struct VlanBuilder {
+    of: IfName,
+    id: VlanId,
+    name: Option<IfName>,
+    mtu: Option<u32>,
+    parent_up: bool,
+}
 
-/// The number of a VLAN: 1 to 4094.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct VlanId(u16);
+impl VlanBuilder {
+    /// The name of the link. Without it `<parent>.<id>`, as `eth0.100`.
+    pub fn name(mut self, name: IfName) -> Self {
+        self.name = Some(name);
+        self
+    }
 
-impl VlanId {
+    /// The MTU in bytes. Without it that of the parent, which is the largest it can be.
+    pub fn mtu(mut self, bytes: u32) -> Self {
+        self.mtu = Some(bytes);
+        self
+    }
+
+    /// Sets the parent up where it is down: it is left up. Without this, a parent that is down is an error.
+    pub fn parent_up(mut self) -> Self {
+        self.parent_up = true;
+        self
+    }
+
+    /// Makes the link in the network namespace of the calling thread and sets it up.
+    ///
+    /// It has no address, IPv6 off and `accept_ra` 0. A failure leaves nothing behind.
+    ///
     /// # Errors
-    /// `InvalidInput` where it is not 1 to 4094.
-    pub fn new(number: u16) -> Result<Self> {
-        if (1..=4094).contains(&number) {
-            return Ok(VlanId(number));
-        }
-        Err(Error::invalid(
-            format_args!("VLAN {number}"),
-            "it is not 1 to 4094",
-        ))
+    /// `AlreadyExists` where the name is taken, or the parent has a link of this VLAN; `NotFound` without the parent;
+    /// `Busy` where the parent is down; `InvalidInput` for a name of more than 15 bytes, or an MTU larger than the parent's; `Unsupported` where the kernel has no VLANs; `PermissionDenied` without
+    /// `CAP_NET_ADMIN` over the namespace.
+    pub fn create(self) -> Result<Vlan> {
+        self.create_with(SharedSocket::open()?)
     }
 
-    /// The number.
-    #[must_use]
-    pub fn number(self) -> u16 {
-        self.0
-    }
-}
-
-impl FromStr for VlanId {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        match text.parse() {
-            Ok(number) => VlanId::new(number),
-            Err(error) => Err(Error::invalid(format_args!("VLAN {text:?}"), error)),
-        }
-    }
-}
-
-impl fmt::Display for VlanId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-/// The VLANs that a port of a bridge is in. The bridge keeps them apart only where it filters:
-/// [`BridgeOptions::vlan_filtering`](crate::BridgeOptions::vlan_filtering).
-///
-/// ```
-/// use cofferdam_netbridge::{PortVlans, VlanId};
-///
-/// let container = PortVlans::access(VlanId::new(10)?);
-/// let router = PortVlans::none().tagged(VlanId::new(10)?).tagged(VlanId::new(20)?);
-/// assert_eq!(container.to_string(), "10 pvid untagged");
-/// assert_eq!(router.to_string(), "10, 20");
-/// # Ok::<(), cofferdam_netbridge::Error>(())
-/// ```
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[must_use = "VLANs do nothing until a port has them"]
-pub struct PortVlans {
-    pvid: Option<VlanId>,
-    /// Whether frames leave untagged.
-    members: BTreeMap<VlanId, bool>,
-}
-
-const PVID: u16 = 1 << 1;
-const UNTAGGED: u16 = 1 << 2;
-const RANGE_BEGIN: u16 = 1 << 3;
-const RANGE_END: u16 = 1 << 4;
-
-impl PortVlans {
-    /// In none: nothing goes in or out.
-    pub fn none() -> Self {
-        PortVlans::default()
-    }
-
-    /// In this one, and without tags: what a container that knows nothing of VLANs needs.
-    pub fn access(vlan: VlanId) -> Self {
-        PortVlans::none().untagged(vlan).pvid(vlan)
-    }
-
-    /// Frames that come in untagged are of this VLAN.
-    pub fn pvid(mut self, vlan: VlanId) -> Self {
-        self.pvid = Some(vlan);
-        self.members.entry(vlan).or_insert(false);
-        self
-    }
-
-    /// In this VLAN, whose frames go out without a tag.
-    pub fn untagged(mut self, vlan: VlanId) -> Self {
-        self.members.insert(vlan, true);
-        self
-    }
-
-    /// In this VLAN, whose frames go out with their tag.
-    pub fn tagged(mut self, vlan: VlanId) -> Self {
-        self.members.insert(vlan, false);
-        self
-    }
-
-    /// The VLAN of frames that come in untagged.
-    #[must_use]
-    pub fn pvid_of(&self) -> Option<VlanId> {
-        self.pvid
-    }
-
-    /// The VLANs, and of each whether its frames go out without a tag.
-    pub fn members(&self) -> impl Iterator<Item = (VlanId, bool)> + '_ {
-        self.members
-            .iter()
-            .map(|(vlan, untagged)| (*vlan, *untagged))
-    }
-
-    /// Number and `BRIDGE_VLAN_INFO_*` flags of each.
-    pub(crate) fn infos(&self) -> impl Iterator<Item = (u16, u16)> + '_ {
-        self.members().map(|(vlan, untagged)| {
-            let pvid = if self.pvid == Some(vlan) { PVID } else { 0 };
-            let untagged = if untagged { UNTAGGED } else { 0 };
-            (vlan.0, pvid | untagged)
+    pub(crate) fn create_with(&self, socket: SharedSocket) -> Result<Vlan> {
+        let name = self.checked_name()?;
+        LinkKind::Vlan.available_to(&mut socket.lock())?;
+        let below = lower_link(&mut socket.lock(), &self.of)?;
+        below.mtu_fits(self.mtu, &self.what())?;
+        below.ready(&mut socket.lock(), self.parent_up)?;
+        let request = create_vlan(&name, below.index, self.id, self.mtu);
+        let (link, LinkBelow { mtu, .. }) = adopt(socket, name, request)?;
+        Ok(Vlan {
+            link,
+            id: self.id,
+            mtu,
         })
     }
 
-    /// Of `IFLA_AF_SPEC` of a port of a bridge, with ranges.
-    pub(crate) fn parse(specs: &[u8]) -> Result<Self> {
-        const IFLA_BRIDGE_VLAN_INFO: u16 = 2;
-        let mut vlans = PortVlans::none();
-        let mut begin = None;
-        for spec in NlasIterator::new(specs) {
-            let spec = spec.map_err(|error| malformed(&error.to_string()))?;
-            if spec.kind() != IFLA_BRIDGE_VLAN_INFO {
-                continue;
-            }
-            let &[a, b, c, d] = spec.value() else {
-                return Err(malformed("a VLAN is not 4 bytes"));
-            };
-            let (flags, number) = (u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d]));
-            if flags & RANGE_BEGIN != 0 {
-                begin = Some(number);
-                continue;
-            }
-            let first = match begin.take() {
-                Some(first) if flags & RANGE_END != 0 => first,
-                _ => number,
-            };
-            for number in first..=number {
-                vlans.add(VlanId::new(number)?, flags);
-            }
+    /// What can be said against it without a look at the host.
+    pub(crate) fn checked_name(&self) -> Result<IfName> {
+        match &self.name {
+            Some(name) => Ok(name.clone()),
+            None => format!("{}.{}", self.of, self.id).parse(),
         }
-        Ok(vlans)
     }
 
-    fn add(&mut self, vlan: VlanId, flags: u16) {
-        self.members.insert(vlan, flags & UNTAGGED != 0);
-        if flags & PVID != 0 {
-            self.pvid = Some(vlan);
-        }
+    fn what(&self) -> String {
+        format!("create VLAN {} of {}", self.id, self.of)
     }
 }
 
-impl fmt::Display for PortVlans {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, (vlan, flags)) in self.infos().enumerate() {
-            let comma = if at == 0 { "" } else { ", " };
-            let pvid = if flags & PVID != 0 { " pvid" } else { "" };
-            let untagged = if flags & UNTAGGED != 0 {
-                " untagged"
-            } else {
-                ""
-            };
-            write!(f, "{comma}{vlan}{pvid}{untagged}")?;
+/// A VLAN of another link, by IEEE 802.1Q, which this value made. Dropping it deletes it, as by `RTM_DELLINK`, which takes
+/// the kernel 20 to 40 ms ([`Vlan::remove`] tells how that went), and with it the links made upon it, wherever they are.
+///
+/// It is a [`Parent`](crate::Parent) for containers, or a port for a bridge of the caller's. The link it is of is neither
+/// changed nor deleted.
+#[derive(Debug)]
+#[must_use = "dropping a Vlan deletes it"]
+pub struct Vlan {
+    pub(crate) link: LinkGuard,
+    id: VlanId,
+    mtu: u32,
+}
+
+impl Vlan {
+    /// Says what VLAN `id` of the link `of` will be.
+    pub fn builder(of: IfName, id: VlanId) -> VlanBuilder {
+        VlanBuilder {
+            of,
+            id,
+            name: None,
+            mtu: None,
+            parent_up: false,
         }
-        Ok(())
+    }
+
+    /// Deletes it, as by `RTM_DELLINK`: 20 to 40 ms. One that is gone already is a success.
+    ///
+    /// # Errors
+    /// `PermissionDenied` where `CAP_NET_ADMIN` was lost.
+    pub fn remove(self) -> Result<()> {
+        self.link.remove()
+    }
+
+    /// Leaves the link where it is, and returns its name, by which [`delete_link`](crate::delete_link) deletes it.
+    pub fn persist(self) -> IfName {
+        self.link.persist()
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn name(&self) -> &IfName {
+        self.link.name()
+    }
+
+    /// The index in its network namespace.
+    #[must_use]
+    pub fn index(&self) -> u32 {
+        self.link.index()
+    }
+
+    /// The VLAN id.
+    #[must_use]
+    pub fn id(&self) -> VlanId {
+        self.id
+    }
+
+    /// The MTU in bytes.
+    #[must_use]
+    pub fn mtu(&self) -> u32 {
+        self.mtu
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn vlan(number: u16) -> VlanId {
-        VlanId::new(number).unwrap()
-    }
-
-    fn info(flags: u16, number: u16) -> Vec<u8> {
-        let parts = [8_u16, 2, flags, number];
-        parts.into_iter().flat_map(u16::to_ne_bytes).collect()
-    }
+    use crate::error::ErrorKind;
 
     #[test]
-    fn numbers_that_no_vlan_has_are_refused() {
-        for text in ["0", "4095", "65536", "-1", "", "x"] {
-            assert!(text.parse::<VlanId>().is_err(), "{text}");
-        }
-        assert_eq!("4094".parse::<VlanId>().unwrap(), vlan(4094));
-    }
-
-    #[test]
-    fn ranges_are_read() {
-        let specs = [
-            info(PVID | UNTAGGED, 1),
-            info(RANGE_BEGIN, 10),
-            info(RANGE_END, 12),
-            info(UNTAGGED, 20),
-        ];
-        let read = PortVlans::parse(&specs.concat()).unwrap();
-        assert_eq!(read.to_string(), "1 pvid untagged, 10, 11, 12, 20 untagged");
-        assert!(PortVlans::parse(&info(0, 0)).is_err());
-        assert!(
-            PortVlans::parse(&[info(RANGE_BEGIN, 9), info(RANGE_END, 65535)].concat()).is_err()
-        );
-        assert_eq!(PortVlans::parse(&[]).unwrap(), PortVlans::none());
-    }
-
-    #[test]
-    fn a_pvid_is_a_member() {
-        let vlans = PortVlans::none().pvid(vlan(3)).tagged(vlan(2));
-        assert_eq!(vlans.infos().collect::<Vec<_>>(), [(2, 0), (3, PVID)]);
+    fn a_vlan_is_named_as_the_field_names_it() {
+        let vlan = |of: &str, id| Vlan::builder(of.parse().unwrap(), VlanId::new(id).unwrap());
+        let named = |of, id| vlan(of, id).checked_name();
+        assert_eq!(named("eth0", 100).unwrap().as_str(), "eth0.100");
+        let error = named("enp0s31f6abc", 4094).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        let named = vlan("enp0s31f6abc", 4094);
+        let named = named.name("v4094".parse().unwrap());
+        assert_eq!(named.checked_name().unwrap().as_str(), "v4094");
     }
 }

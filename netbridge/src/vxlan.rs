@@ -7,9 +7,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ifname::IfName;
 use crate::kind::LinkKind;
 use crate::link::{LinkGuard, SharedSocket};
+use crate::mac::Colons;
 use crate::message::vxlan::{self as message, FdbAnswer, FdbRoute, Put, VxlanLink};
 use crate::message::{link_named, set_up};
 use crate::parent::lower_link;
+use crate::sysctl;
 use crate::transport::now;
 
 /// The UDP port the IANA gave to VXLAN.
@@ -131,7 +133,7 @@ impl VxlanBuilder {
 
     /// Makes it in the network namespace of the calling thread and sets it up.
     ///
-    /// It has no address, and the kernel gives it none. A failure leaves nothing behind.
+    /// It has no address, and the kernel gives it none; `accept_ra`, `autoconf` and `accept_redirects` are 0. A failure leaves nothing behind.
     ///
     /// # Errors
     /// `AlreadyExists` where the name is taken, or another link has this VNI on this port; `InvalidInput` for a VNI above
@@ -187,6 +189,11 @@ impl VxlanBuilder {
         if tells_bridge {
             let learning = message::no_learning_of_port(link.index(), link.name());
             link.socket().lock().ask_one(learning)?;
+        }
+        let name = link.name().clone();
+        match bridge {
+            Some(bridge) => bridge.netns().run(|| sysctl::deaf(&name))??,
+            None => sysctl::deaf(&name)?,
         }
         bring_up(&link)?;
         let VxlanBuilder { vni, proxy, .. } = self;
@@ -530,16 +537,6 @@ fn is_host(address: IpAddr) -> bool {
     !address.is_unspecified()
         && !address.is_multicast()
         && address != IpAddr::V4(Ipv4Addr::BROADCAST)
-}
-
-/// A hardware address as it is written.
-struct Colons([u8; 6]);
-
-impl std::fmt::Display for Colons {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
-    }
 }
 
 #[cfg(test)]

@@ -298,6 +298,11 @@ fn what_is_policed_is_dropped_at_the_rate_that_was_asked_for() {
         assert_eq!(shaper.read().unwrap().by, Egress::Ifb);
         shaper.change(&limit(4)).unwrap();
         assert_eq!(shaper.read().unwrap().by, Egress::Police);
+        // What would be enough for a queue drops every segment here.
+        let small = Bandwidth::new().egress(Rate::bits(MEGABIT).burst(2000));
+        let error = shaper.change(&small).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+        assert_eq!(shaper.read().unwrap().egress.unwrap().bits, 4 * MEGABIT);
         assert_eq!(link_names(), before);
         shaper.remove().unwrap();
         assert_eq!(

@@ -1,6 +1,6 @@
 //! Queueing disciplines and filters.
 
-use super::{array_at, attributes, text, u32_at};
+use super::{NLA_TYPE_MASK, array_at, attributes, text, u32_at};
 use crate::error::Result;
 use crate::message::tc::{HANDLE, TICK};
 
@@ -77,9 +77,6 @@ pub(crate) fn filter(payload: &[u8]) -> Result<Filter> {
     }
     Ok(Filter::Other)
 }
-
-/// Without the flag that says that an attribute has attributes.
-const NLA_TYPE_MASK: u16 = 0x3fff;
 
 fn action_of(action: &[u8]) -> Result<Filter> {
     const TCA_MIRRED_PARMS: u16 = 2;

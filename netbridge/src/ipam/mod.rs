@@ -16,7 +16,7 @@ mod network;
 mod occupied;
 mod pools;
 #[cfg(test)]
-mod random;
+pub(crate) mod random;
 mod span;
 mod store;
 mod subnet;

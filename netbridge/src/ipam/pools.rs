@@ -183,6 +183,12 @@ impl Pools {
         self.find(Family::V6, name, &Occupied::of_caller()?)
     }
 
+    /// The families that there are pools of, IPv4 first.
+    pub(crate) fn families(&self) -> impl Iterator<Item = Family> + '_ {
+        let has = |family: &Family| self.0.iter().any(|pool| pool.family() == *family);
+        [Family::V4, Family::V6].into_iter().filter(has)
+    }
+
     /// A subnet of this family that overlaps nothing of `occupied`. Subnets that are only
     /// [routed](Occupied::routed) somewhere are used where no other is left.
     ///

@@ -12,8 +12,10 @@ use netlink_packet_route::neighbour::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::{Mac, Request};
+use crate::mac::Colons;
 use crate::port_flags::PortFlags;
-use crate::vlan::{PortVlans, VlanId};
+use crate::port_vlans::PortVlans;
+use crate::vlan_id::VlanId;
 
 /// The attributes of `flags` in `IFLA_INFO_SLAVE_DATA`.
 pub(crate) fn flag_attributes(flags: PortFlags) -> Vec<InfoBridgePort> {
@@ -106,8 +108,7 @@ pub(crate) fn add_fdb_entry(index: u32, name: &str, mac: Mac) -> Request {
     entry.header.state = NeighbourState::Noarp;
     entry.attributes = vec![NeighbourAttribute::LinkLayerAddress(mac.to_vec())];
     let message = RouteNetlinkMessage::NewNeighbour(entry);
-    let [a, b, c, d, e, f] = mac;
-    let what = format!("bind {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x} to port {name}");
+    let what = format!("bind {} to port {name}", Colons(mac));
     Request::new(what, NLM_F_CREATE | NLM_F_REPLACE, message)
 }
 

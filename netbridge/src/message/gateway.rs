@@ -3,12 +3,12 @@
 use std::net::IpAddr;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::Request;
+use super::{Request, family};
 
 /// A default route: by this router, on the link at this index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,11 +59,4 @@ fn message(route: Default) -> RouteMessage {
         RouteAttribute::Oif(route.index),
     ];
     message
-}
-
-fn family(of: IpAddr) -> AddressFamily {
-    match of {
-        IpAddr::V4(_) => AddressFamily::Inet,
-        IpAddr::V6(_) => AddressFamily::Inet6,
-    }
 }

@@ -2,15 +2,16 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use netlink_packet_core::NLM_F_ECHO;
+use netlink_packet_core::{DefaultNla, NLM_F_ECHO};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoPortData, InfoPortKind,
-    InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoPortData,
+    InfoPortKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
 };
 
 use super::brport::flag_attributes;
 use super::{CREATE, Mac, Request};
+use crate::attachment::IPV6_MTU;
 use crate::bridge_options::BridgeOptions;
 use crate::ifname::IfName;
 use crate::port_flags::PortFlags;
@@ -147,6 +148,41 @@ pub(crate) fn set_up(index: u32, name: &str, with: Up) -> Request {
     link.attributes = mac.into_iter().chain(mtu).collect();
     let message = RouteNetlinkMessage::SetLink(link);
     Request::new(format!("set {name} up"), 0, message)
+}
+
+/// Has the host take nothing from a link that was a port of a bridge, and answer nothing on it: it has no address, so with
+/// `rp_filter` no IPv4 sender is believed, and with such an MTU it has no IPv6.
+pub(crate) fn quarantine(index: u32, name: &str) -> Request {
+    const IFLA_INET_CONF: u16 = 1;
+    const IPV4_DEVCONF_RP_FILTER: u16 = 8;
+    const IPV4_DEVCONF_ARP_IGNORE: u16 = 19;
+    let settings = [
+        (IPV4_DEVCONF_RP_FILTER, 1_u32),
+        (IPV4_DEVCONF_ARP_IGNORE, 8),
+    ];
+    let settings = settings.into_iter().flat_map(|(kind, value)| {
+        let header = [8_u16, kind].into_iter().flat_map(u16::to_ne_bytes);
+        header.chain(value.to_ne_bytes())
+    });
+    let settings = DefaultNla::new(IFLA_INET_CONF, settings.collect());
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    link.attributes = vec![
+        LinkAttribute::Mtu(IPV6_MTU - 1),
+        LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet(vec![AfSpecInet::Other(settings)])]),
+    ];
+    let message = RouteNetlinkMessage::SetLink(link);
+    Request::new(format!("let go of {name}"), 0, message)
+}
+
+/// The ports of a bridge.
+pub(crate) fn all_ports(bridge: u32) -> Request {
+    let mut link = LinkMessage::default();
+    link.attributes = vec![
+        LinkAttribute::Controller(bridge),
+        LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]),
+    ];
+    Request::dump("list ports", RouteNetlinkMessage::GetLink(link))
 }
 
 /// Makes the link one of a group, which [`delete_group`] deletes at once.

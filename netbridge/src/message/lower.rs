@@ -7,9 +7,10 @@ use netlink_packet_route::link::{
 
 use super::{CREATE, Request};
 use crate::ifname::IfName;
+use crate::vlan_id::VlanId;
 
 /// A VLAN of the link `parent`, by IEEE 802.1Q. The MTU is the parent's where none is given.
-pub(crate) fn create_vlan(name: &IfName, parent: u32, id: u16, mtu: Option<u32>) -> Request {
+pub(crate) fn create_vlan(name: &IfName, parent: u32, id: VlanId, mtu: Option<u32>) -> Request {
     let mut link = LinkMessage::default();
     link.attributes = vec![
         LinkAttribute::IfName(name.to_string()),
@@ -18,7 +19,7 @@ pub(crate) fn create_vlan(name: &IfName, parent: u32, id: u16, mtu: Option<u32>)
     link.attributes.extend(mtu.map(LinkAttribute::Mtu));
     link.attributes.push(LinkAttribute::LinkInfo(vec![
         LinkInfo::Kind(InfoKind::Vlan),
-        LinkInfo::Data(InfoData::Vlan(vec![InfoVlan::Id(id)])),
+        LinkInfo::Data(InfoData::Vlan(vec![InfoVlan::Id(id.number())])),
     ]));
     let message = RouteNetlinkMessage::NewLink(link);
     Request::new(format!("create VLAN {id} as {name}"), CREATE, message)
@@ -43,8 +44,9 @@ mod tests {
     #[test]
     fn the_bytes_of_a_request_are_the_request() {
         let name: IfName = "eth0.100".parse().unwrap();
-        round_trip(&create_vlan(&name, 3, 100, Some(1400)));
-        round_trip(&create_vlan(&name, 3, 4094, None));
+        let id = |number| VlanId::new(number).unwrap();
+        round_trip(&create_vlan(&name, 3, id(100), Some(1400)));
+        round_trip(&create_vlan(&name, 3, id(4094), None));
         round_trip(&create_dummy(&name, Some(9000)));
         round_trip(&create_dummy(&name, None));
     }

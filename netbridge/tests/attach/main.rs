@@ -5,7 +5,8 @@ use std::net::{IpAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use cofferdam_netbridge::{
-    Attachment, Bridge, ErrorKind, Gateway, IfName, IpNetwork, NetNs, Port, Route, links,
+    Attachment, Bridge, ErrorKind, Gateway, IfName, IpNetwork, NetNs, Pool, Pools, Port, Route,
+    links,
 };
 use cofferdam_testkit::{Need, have};
 use netlink_packet_route::link::LinkAttribute;
@@ -304,6 +305,91 @@ fn many_containers_are_detached_at_once() {
         assert!(took < Duration::from_secs(1), "{took:?}");
         let again = attach(&bridge, &["10.5.1.1"]);
         drop((again, other));
+    });
+}
+
+#[test]
+fn ports_of_several_namespaces_are_detached_each_in_its_own() {
+    in_own_netns(|| {
+        let here = bridge("br0", &["10.5.0.1/24"]);
+        let first = attach(&here, &["10.5.0.2"]);
+        let host = NetNs::new().unwrap();
+        let there = host.run(|| bridge("br0", &["10.5.0.1/24"])).unwrap();
+        // There it has the index of a link that stays here.
+        let ports: Vec<_> = (2..12)
+            .map(|n| attach(&there, &[&format!("10.5.0.{n}")]))
+            .collect();
+        assert!(
+            ports
+                .iter()
+                .any(|(_, port)| port.index() == first.1.index())
+        );
+        let second = attach(&here, &["10.5.0.3"]);
+        let all = ports.into_iter().map(|(_, port)| port).chain([second.1]);
+        here.detach_all(all).unwrap();
+        assert_eq!(names(), ["lo", "br0", first.1.name().as_str()]);
+        assert_eq!(host.run(names).unwrap(), ["lo", "br0"]);
+    });
+}
+
+#[test]
+fn a_bridge_picks_a_subnet_of_each_family_that_is_asked_for() {
+    in_own_netns(|| {
+        let pools = || Pools::default().pool(Pool::ula("host"));
+        let taken = pools().pick6("br1").unwrap();
+        let first = bridge("br0", &[&taken.to_string().replace("::/", "::1/")]);
+        let second = Bridge::builder(name("br1"))
+            .pools(pools())
+            .create()
+            .unwrap();
+        let (ipv4, ipv6) = (second.ipv4().unwrap(), second.ipv6().unwrap());
+        assert_eq!(second.addresses(), [ipv4, ipv6]);
+        assert!(Pool::ula("host").base().contains(ipv6.ip()));
+        assert_ne!(ipv6.network(), taken.network());
+        let only = Bridge::builder(name("br2")).pools(Pools::new([Pool::ula("host")]));
+        let only = only.create().unwrap();
+        assert_eq!(only.ipv4(), None);
+        let (netns, _port) = attach(&second, &[&next(ipv4), &next(ipv6)]);
+        for address in [ipv4, ipv6] {
+            let inside = udp(&netns, &next(address));
+            let outside = UdpSocket::bind((address.ip(), 0)).unwrap();
+            outside.set_read_timeout(Some(DEADLINE)).unwrap();
+            inside.send_to(b"x", outside.local_addr().unwrap()).unwrap();
+            assert_eq!(outside.recv(&mut [0; 9]).unwrap(), 1);
+        }
+        drop(first);
+    });
+}
+
+/// The address behind the one of a bridge.
+fn next(address: IpNetwork) -> String {
+    match address.ip() {
+        IpAddr::V4(ip) => std::net::Ipv4Addr::from(u32::from(ip) + 1).to_string(),
+        IpAddr::V6(ip) => std::net::Ipv6Addr::from(u128::from(ip) + 1).to_string(),
+    }
+}
+
+#[test]
+fn what_no_container_can_have_is_refused_on_a_bridge_of_no_subnet_too() {
+    in_own_netns(|| {
+        let bridge = bridge("br0", &[]);
+        let netns = NetNs::new().unwrap();
+        for address in [
+            "127.0.0.1/8",
+            "0.0.0.0/0",
+            "224.0.0.1/4",
+            "10.5.0.255/24",
+            "::1/128",
+        ] {
+            let error = bridge.attach(&netns, attachment(&[address])).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+        }
+        let small = attachment(&["fd00::2/64"]).mtu(1279);
+        let error = bridge.attach(&netns, small).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+        for name in ["all", "default"] {
+            assert!(name.parse::<IfName>().is_err(), "{name}");
+        }
     });
 }
 

@@ -1,6 +1,6 @@
 use cofferdam_netbridge::{
     Attachment, Dummy, ErrorKind, Ipvlan, IpvlanMode, LinkKind, Macvlan, NetNs, Sublink, Vlan,
-    delete_link, links,
+    VlanId, delete_link, links,
 };
 
 use crate::support::{
@@ -9,6 +9,10 @@ use crate::support::{
 
 const VLANS: &[LinkKind] = &[LinkKind::Vlan];
 const DUMMIES: &[LinkKind] = &[LinkKind::Dummy];
+
+fn id(number: u16) -> VlanId {
+    VlanId::new(number).unwrap()
+}
 
 fn attach(network: &Macvlan, address: &str) -> (NetNs, Sublink) {
     let netns = NetNs::new().unwrap();
@@ -26,8 +30,8 @@ fn containers_of_one_vlan_talk_across_hosts_and_those_of_another_do_not() {
             .iter()
             .zip([&hosts[0], &hosts[1], &hosts[1]]);
         let networks: Vec<Macvlan> = networks
-            .map(|(id, host)| {
-                let vlan = Vlan::builder(name("eth0"), *id);
+            .map(|(number, host)| {
+                let vlan = Vlan::builder(name("eth0"), id(*number));
                 host.run(|| Macvlan::builder(vlan).create().unwrap())
             })
             .collect();
@@ -61,11 +65,15 @@ fn a_vlan_alone_has_its_three_ends() {
         let host = lan.host(&["10.5.0.2/24"]);
         host.run(|| {
             let before = link_names();
-            let make = || Vlan::builder(name("eth0"), 7).name(name("v7")).mtu(1400);
+            let make = || {
+                Vlan::builder(name("eth0"), id(7))
+                    .name(name("v7"))
+                    .mtu(1400)
+            };
             let vlan = make().create().unwrap();
             assert_eq!(
                 (vlan.id(), vlan.mtu(), vlan.name().as_str()),
-                (7, 1400, "v7")
+                (id(7), 1400, "v7")
             );
             let listed = links().unwrap();
             let listed = listed
@@ -85,12 +93,12 @@ fn a_vlan_alone_has_its_three_ends() {
 
             let error = make().mtu(1501).create().unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidInput);
-            let error = Vlan::builder(name("none0"), 7).create().unwrap_err();
+            let error = Vlan::builder(name("none0"), id(7)).create().unwrap_err();
             assert_eq!(error.kind(), ErrorKind::NotFound);
         });
         set_down(&host.netns, "eth0");
         host.run(|| {
-            let vlan = Vlan::builder(name("eth0"), 7);
+            let vlan = Vlan::builder(name("eth0"), id(7));
             assert_eq!(vlan.clone().create().unwrap_err().kind(), ErrorKind::Busy);
             drop(vlan.parent_up().create().unwrap());
             assert_eq!(flags("eth0").0 & 1, 1);

@@ -3,8 +3,8 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use cofferdam_netbridge::{
-    Attachment, ErrorKind, Gateway, LinkKind, Macvlan, MacvlanBuilder, MacvlanMode, NetNs, Result,
-    Route, Sublink, delete_link,
+    Attachment, ErrorKind, Gateway, Inspect, InterfaceSysctl, LinkKind, Macvlan, MacvlanBuilder,
+    MacvlanMode, NetNs, PortFlag, PortFlags, PortVlans, Result, Route, Sublink, delete_link,
 };
 use cofferdam_testkit::{Snapshot, turns};
 
@@ -268,6 +268,28 @@ fn a_link_has_its_three_ends_and_the_parent_stays() {
 }
 
 #[test]
+fn a_neighbour_hears_at_once_of_an_address_that_moved() {
+    in_own_netns(KINDS, || {
+        let lan = Lan::new();
+        let host = host(&lan);
+        let network = host.run(|| of(MacvlanMode::Bridge));
+        let (one, _first) = attach(&network, "10.5.0.11/24");
+        for last in [1, 2] {
+            let netns = NetNs::new().unwrap();
+            let attachment = Attachment::new(net("10.5.0.12/24")).mac([2, 0, 0, 0, 0, last]);
+            let link = network.attach(&netns, attachment).unwrap();
+            if last == 1 {
+                echo(&udp(&one, "10.5.0.11"), &udp(&netns, "10.5.0.12"));
+            }
+            let known = Inspect::of(&one).unwrap().neighbours().unwrap();
+            let known = known.iter().find(|n| n.address == ip("10.5.0.12"));
+            assert_eq!(known.unwrap().mac, Some(link.mac()));
+            link.remove().unwrap();
+        }
+    });
+}
+
+#[test]
 fn what_fails_leaves_no_link_in_the_container() {
     in_own_netns(KINDS, || {
         let lan = Lan::new();
@@ -284,6 +306,12 @@ fn what_fails_leaves_no_link_in_the_container() {
         fails(one().ifname(name("eth0")), ErrorKind::AlreadyExists);
         fails(one().host_ifname(name("x0")), ErrorKind::InvalidInput);
         fails(one().mtu(1501), ErrorKind::InvalidInput);
+        fails(one().guard_mac(), ErrorKind::InvalidInput);
+        let isolated = PortFlags::new().on(PortFlag::Isolated);
+        fails(one().flags(isolated), ErrorKind::InvalidInput);
+        fails(one().vlans(PortVlans::none()), ErrorKind::InvalidInput);
+        let no_such: InterfaceSysctl = "net.ipv4.conf.IFNAME.no_such=1".parse().unwrap();
+        fails(one().sysctl(no_such), ErrorKind::NotFound);
         fails(one().mac([1; 6]), ErrorKind::InvalidInput);
         let far = Gateway::Address(ip("10.7.0.1"));
         fails(one().gateway(far), ErrorKind::InvalidInput);

@@ -272,6 +272,10 @@ fn a_link_has_its_three_ends_and_no_address() {
         let table = std::fs::read_to_string("/proc/thread-self/net/if_inet6").unwrap();
         assert!(!table.contains("vx0"), "{table}");
         assert_eq!(sysctl("ipv6/conf/vx0/mtu"), "1400");
+        for key in ["accept_ra", "autoconf", "accept_redirects"] {
+            assert_eq!(sysctl(&format!("ipv6/conf/vx0/{key}")), "0", "{key}");
+        }
+        assert_eq!(sysctl("ipv4/conf/vx0/accept_redirects"), "0");
         vxlan.remove().unwrap();
         assert_eq!(link_names(), before);
         drop(make());

@@ -3,9 +3,9 @@
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use cofferdam_netbridge::{Announce, Announcer, Attachment, Bridge, NetNs};
+use cofferdam_netbridge::{Announce, Announcer, Attachment, Bridge, ErrorKind, NetNs};
 
-use super::{Container, ip, name, net, on_a_host, sys};
+use super::{Container, ip, name, net, on_a_host};
 use crate::wire::{Arp, SOON, hears, is_advertised, is_gratuitous, listener, say};
 
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 5, 0, 2);
@@ -42,11 +42,13 @@ fn an_announcer_says_it_in_every_form_as_often_as_it_is_asked() {
         let neighbour = Container::new(&bridge, "10.5.0.9/24");
         let container = Container::attach(&bridge, with_mac(1));
         let wire = neighbour.wire();
-        let index = container.netns.run(|| sys::index("eth0")).unwrap();
         let announce = Announce::times(2).every(Duration::from_millis(1));
         let (netns, mac) = (&container.netns, container.mac());
         let addresses = [ip("10.5.0.2"), ip("fd00:5::2")];
-        let mut announcer = Announcer::open(netns, index, mac, &addresses, announce).unwrap();
+        let mut announcer =
+            Announcer::open(netns, &name("eth0"), mac, &addresses, announce).unwrap();
+        let nowhere = Announcer::open(netns, &name("eth9"), mac, &addresses, announce);
+        assert_eq!(nowhere.unwrap_err().kind(), ErrorKind::NotFound);
         assert_eq!(announcer.send().unwrap(), Some(Duration::from_millis(1)));
         assert_eq!(announcer.send().unwrap(), None);
         assert_eq!(announcer.send().unwrap(), None);

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use cofferdam_netbridge::{
-    Attachment, Bridge, ErrorKind, Gateway, Gateways, NetNs, NetworkGateway,
+    Attachment, Bridge, ErrorKind, Gateway, Gateways, NetNs, NetworkGateway, Port,
 };
 
 use super::{ip, name, net, on_a_host};
@@ -25,7 +25,7 @@ impl Network {
         Network { bridge, number }
     }
 
-    fn attach(&self, netns: &NetNs, ifname: &str) -> cofferdam_netbridge::Port {
+    fn attach(&self, netns: &NetNs, ifname: &str) -> Port {
         let number = self.number;
         let attachment = Attachment::new(net(&format!("10.{number}.0.2/24")))
             .address(net(&format!("fd00:{number}::2/64")))
@@ -39,6 +39,12 @@ impl Network {
         NetworkGateway::new(name(ifname))
             .ipv4([10, number, 0, 1].into())
             .ipv6(format!("fd00:{number}::1").parse().unwrap())
+    }
+
+    fn offer_to(&self, port: &Port) -> NetworkGateway {
+        let offer = self.bridge.gateway_of(port);
+        assert_eq!(offer, self.offer(port.ifname().as_str()));
+        offer
     }
 
     /// Whether what the container sends elsewhere goes out by this network, in both families.
@@ -62,11 +68,14 @@ fn the_default_route_is_the_first_networks_and_moves_when_that_leaves() {
         // In the order of their names "b" comes before "c"; "a" asks for less.
         for (network, called, priority) in [(&one, "c", 0), (&two, "b", 0), (&three, "a", -1)] {
             let ifname = format!("eth{}", ports.len());
-            ports.push(network.attach(&netns, &ifname));
-            let offer = network.offer(&ifname).priority(priority);
+            let port = network.attach(&netns, &ifname);
+            let offer = network.offer_to(&port).priority(priority);
+            ports.push(port);
             gateways.join(&netns, called, offer).unwrap();
         }
         assert_eq!(gateways.ipv4(), Some(("b", ip("10.2.0.1"))));
+        let foreign = one.bridge.gateway_of(&ports[1]);
+        assert_eq!(foreign, NetworkGateway::new(name("eth1")));
         assert!(two.is_the_way_out(&netns));
         gateways.leave(&netns, "b").unwrap();
         assert!(one.is_the_way_out(&netns));

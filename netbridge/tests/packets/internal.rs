@@ -6,7 +6,9 @@ use std::time::Duration;
 use cofferdam_netbridge::{Attachment, Bridge, Gateway, NetNs};
 
 use super::{Container, bridge, ip, name, net, on_a_host, set};
-use crate::wire::{BROADCAST, Mac, QUIET, SOON, Wire, hears, listener, say, udp};
+use crate::wire::{
+    BROADCAST, Mac, QUIET, SOON, Wire, hears, listener, router_advertisement, say, udp,
+};
 
 /// A host that forwards between a network of the usual kind and an internal one.
 struct World {
@@ -181,5 +183,22 @@ fn a_bridge_in_a_namespace_of_its_own_is_apart_by_itself() {
         let frame = udp((host, to), (inside.mac(), ip("10.2.0.2")), b"x");
         inside.wire().send(&frame);
         assert!(!hears(&heard, QUIET, b"x"));
+    });
+}
+
+#[test]
+fn what_is_left_of_a_network_whose_bridge_is_gone_does_not_reach_the_host() {
+    on_a_host(|| {
+        let mut world = world(Forwarding::First, internal);
+        let end = world.inside.port().name().clone();
+        let other = Bridge::builder(name("other")).unaddressed();
+        let gone = std::mem::replace(&mut world.inner, other.create().unwrap());
+        gone.remove().unwrap();
+        let host = Wire::here(end.as_str()).mac();
+        assert_eq!(reached_from_inside(&world, host), [""; 0]);
+        let advertised = router_advertisement(world.inside.mac(), "fd66::".parse().unwrap());
+        world.inside.wire().send(&advertised);
+        let ipv6 = format!("/proc/sys/net/ipv6/conf/{end}");
+        assert!(!std::path::Path::new(&ipv6).exists());
     });
 }
