@@ -8,10 +8,9 @@ use crate::error::{Error, Result};
 use crate::gateway::NetworkGateway;
 use crate::ifname::IfName;
 use crate::kind::LinkKind;
-use crate::link::SharedSocket;
 use crate::message::sublink::Sort;
-use crate::parent::{Lower, Parent};
-use crate::sublink::{self, Network, Sublink};
+use crate::parent::Parent;
+use crate::sublink::{self, Network, NetworkBuilder, Sublink};
 
 /// At which layer the containers of an [`Ipvlan`] are connected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -46,12 +45,9 @@ pub enum IpvlanFlag {
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until create()"]
 pub struct IpvlanBuilder {
-    parent: Parent,
-    parent_up: bool,
-    mtu: Option<u32>,
+    network: NetworkBuilder,
     mode: IpvlanMode,
     flag: IpvlanFlag,
-    gateways: Vec<IpAddr>,
 }
 
 impl IpvlanBuilder {
@@ -70,21 +66,19 @@ impl IpvlanBuilder {
     /// In mode [`IpvlanMode::L2`], where the default route of a family leads, of each container that does not say
     /// otherwise. Without it such a container has none.
     pub fn gateway(mut self, address: IpAddr) -> Self {
-        self.gateways
-            .retain(|other| other.is_ipv4() != address.is_ipv4());
-        self.gateways.push(address);
+        self.network.gateway(address);
         self
     }
 
     /// The MTU of the containers in bytes. Without it that of the parent, which is the largest it can be.
     pub fn mtu(mut self, bytes: u32) -> Self {
-        self.mtu = Some(bytes);
+        self.network.mtu = Some(bytes);
         self
     }
 
     /// Sets a parent that is there up, where it is down: it is left up. Without this, one that is down is an error.
     pub fn parent_up(mut self) -> Self {
-        self.parent_up = true;
+        self.network.parent_up = true;
         self
     }
 
@@ -96,22 +90,14 @@ impl IpvlanBuilder {
     /// Else as [`VlanBuilder::create`](crate::VlanBuilder::create) and
     /// [`DummyBuilder::create`](crate::DummyBuilder::create).
     pub fn create(self) -> Result<Ipvlan> {
-        if self.mode != IpvlanMode::L2 && !self.gateways.is_empty() {
+        if self.mode != IpvlanMode::L2 && self.network.has_gateways() {
             let why = "in layer 3 no gateway is a neighbour: the default route leads to the link";
             return Err(Error::invalid("create an ipvlan network", why));
         }
-        let socket = SharedSocket::open()?;
-        LinkKind::Ipvlan.available_to(&mut socket.lock())?;
-        let lower = self.parent.open(&socket, self.parent_up)?;
-        lower.below.mtu_fits(self.mtu, "create an ipvlan network")?;
-        Ok(Ipvlan {
-            mtu: self.mtu.unwrap_or(lower.below.mtu),
-            socket,
-            lower,
-            mode: self.mode,
-            flag: self.flag,
-            gateways: self.gateways,
-        })
+        let network = self
+            .network
+            .create(LinkKind::Ipvlan, Sort::Ipvlan(self.mode, self.flag))?;
+        Ok(Ipvlan { network })
     }
 }
 
@@ -128,12 +114,7 @@ impl IpvlanBuilder {
 #[derive(Debug)]
 #[must_use = "dropping an Ipvlan deletes the parent it made"]
 pub struct Ipvlan {
-    socket: SharedSocket,
-    lower: Lower,
-    mode: IpvlanMode,
-    flag: IpvlanFlag,
-    gateways: Vec<IpAddr>,
-    mtu: u32,
+    network: Network,
 }
 
 impl Ipvlan {
@@ -141,12 +122,9 @@ impl Ipvlan {
     /// [`VlanBuilder`](crate::VlanBuilder) or a [`DummyBuilder`](crate::DummyBuilder).
     pub fn builder(parent: impl Into<Parent>) -> IpvlanBuilder {
         IpvlanBuilder {
-            parent: parent.into(),
-            parent_up: false,
-            mtu: None,
+            network: NetworkBuilder::new(parent.into()),
             mode: IpvlanMode::default(),
             flag: IpvlanFlag::default(),
-            gateways: Vec::new(),
         }
     }
 
@@ -163,25 +141,14 @@ impl Ipvlan {
     /// gateway in a mode of layer 3; `Unsupported` for mode L3s on a kernel without it; `NotFound` where the parent is
     /// gone; `PermissionDenied` without `CAP_NET_ADMIN` over both namespaces and `CAP_SYS_ADMIN` to enter `netns`.
     pub fn attach(&self, netns: impl AsFd, attachment: Attachment) -> Result<Sublink> {
-        let network = Network {
-            socket: &self.socket,
-            parent: &self.lower.below,
-            mtu: self.mtu,
-            sort: Sort::Ipvlan(self.mode, self.flag),
-            gateways: &self.gateways,
-        };
-        sublink::attach(&network, netns.as_fd(), &attachment)
+        sublink::attach(&self.network, netns.as_fd(), &attachment)
     }
 
     /// What this network offers a container on the way out, for [`Gateways::join`](crate::Gateways::join): its gateways, of
     /// the families that the link has addresses of. In layer 3 there are none: the default route leads to the link, and
     /// [`Attachment::gateway_metric`] says which link's is used.
     pub fn gateway_of(&self, link: &Sublink) -> NetworkGateway {
-        let gateway = |ip: IpAddr| {
-            let mut gateways = self.gateways.iter().copied();
-            gateways.find(|gateway| gateway.is_ipv4() == ip.is_ipv4())
-        };
-        NetworkGateway::of_network(link.ifname(), link.addresses(), gateway)
+        self.network.gateway_of(link)
     }
 
     /// Deletes the parent where it was made for this, as by `RTM_DELLINK`, and with it the containers' links: 20 to 40 ms.
@@ -189,24 +156,24 @@ impl Ipvlan {
     /// # Errors
     /// `PermissionDenied` where `CAP_NET_ADMIN` was lost.
     pub fn remove(self) -> Result<()> {
-        self.lower.remove()
+        self.network.remove()
     }
 
     /// Leaves the parent where it is, and returns its name where it was made for this:
     /// [`delete_link`](crate::delete_link) deletes it.
     pub fn persist(self) -> Option<IfName> {
-        self.lower.persist()
+        self.network.persist()
     }
 
     /// The name of the parent.
     #[must_use]
     pub fn parent(&self) -> &IfName {
-        &self.lower.below.name
+        &self.network.parent().name
     }
 
     /// The MTU of the containers in bytes.
     #[must_use]
     pub fn mtu(&self) -> u32 {
-        self.mtu
+        self.network.mtu()
     }
 }

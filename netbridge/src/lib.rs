@@ -35,18 +35,95 @@
 //! There is no enum of them here: what attaches to one has other needs than what attaches to another, and who lets a user
 //! choose has more to choose from than this crate has.
 //!
+//! # What it does, piece by piece
+//!
+//! Both families, with an IPv6 subnet that is this host's own:
+//!
+//! ```no_run
+//! use cofferdam_netbridge::{Attachment, Bridge, NetNs, Pool, Pools};
+//!
+//! let pools = Pools::default().pool(Pool::ula_of_machine()?);
+//! let bridge = Bridge::builder("app0".parse()?).pools(pools).create()?;
+//! # Ok::<(), cofferdam_netbridge::Error>(())
+//! ```
+//!
+//! Containers that do not reach each other, nor send in each other's names:
+//!
+//! ```no_run
+//! # use cofferdam_netbridge::{Attachment, Bridge, NetNs};
+//! # let (bridge, netns): (Bridge, NetNs) = todo!();
+//! use cofferdam_netbridge::{PortFlag, PortFlags};
+//!
+//! let attachment = Attachment::new("172.20.0.2/24".parse().unwrap())
+//!     .flags(PortFlags::new().on(PortFlag::Isolated))
+//!     .guard_mac();
+//! let port = bridge.attach(&netns, attachment)?;
+//! # Ok::<(), cofferdam_netbridge::Error>(())
+//! ```
+//!
+//! Several networks for a container, of which one has the default route ([`Gateways`]):
+//!
+//! ```no_run
+//! # use cofferdam_netbridge::{Attachment, Bridge, NetNs};
+//! # let (back, front, netns): (Bridge, Bridge, NetNs) = todo!();
+//! use cofferdam_netbridge::{Gateway, Gateways};
+//!
+//! let mut gateways = Gateways::new();
+//! for (name, bridge, address) in [("back", &back, "172.20.0.2/24"), ("front", &front, "172.21.0.2/24")] {
+//!     let attachment = Attachment::new(address.parse().unwrap()).gateway(Gateway::None);
+//!     let port = bridge.attach(&netns, attachment)?;         // eth0, then eth1
+//!     gateways.join(&netns, name, bridge.gateway_of(&port))?;
+//!     port.persist();
+//! }
+//! # Ok::<(), cofferdam_netbridge::Error>(())
+//! ```
+//!
+//! A network of containers alone, and one that goes on on other hosts ([`Vxlan`]):
+//!
+//! ```no_run
+//! use cofferdam_netbridge::{Bridge, Vxlan};
+//!
+//! let internal = Bridge::builder("db0".parse()?).address("10.8.0.1/24".parse().unwrap()).internal().create()?;
+//!
+//! let vxlan = Vxlan::builder("vx0".parse()?, 42).dev("eth0".parse()?).group("239.1.2.3".parse().unwrap());
+//! let bridge = Bridge::builder("app0".parse()?).mtu(1500 - vxlan.overhead()).create()?;
+//! let vxlan = vxlan.create_on(&bridge)?;
+//! # Ok::<(), cofferdam_netbridge::Error>(())
+//! ```
+//!
+//! Addresses that survive this process, and limits of what goes through:
+//!
+//! ```no_run
+//! # use cofferdam_netbridge::{Attachment, Bridge, NetNs};
+//! # let (bridge, netns): (Bridge, NetNs) = todo!();
+//! use cofferdam_netbridge::ipam::{Family, Ipam, LeaseRequest, NetworkSpec, Pools};
+//! use cofferdam_netbridge::{Bandwidth, Rate};
+//!
+//! let ipam = Ipam::open("/run/app/ipam")?;
+//! ipam.create("app", &NetworkSpec::new().pick(Family::V4, Pools::default()))?;
+//! let lease = ipam.lease("app", &LeaseRequest::new("container-1"))?;
+//! let attachment = lease.addresses.iter().fold(Attachment::default(), |all, one| all.address(*one));
+//!
+//! let port = bridge.attach(&netns, attachment)?;
+//! let shaper = port.limit(&Bandwidth::new().egress(Rate::bits(10_000_000)))?;
+//! # Ok::<(), cofferdam_netbridge::Error>(())
+//! ```
+//!
+//! What there is, in this namespace or another: [`Inspect`]. Containers on the host's own network: [`Macvlan`].
+//!
 //! # Privileges
 //!
 //! `CAP_NET_ADMIN` in the user namespace that owns the network namespace of the bridge, and in that of the container's;
 //! `CAP_SYS_ADMIN` in both the caller's and the latter's to enter it ([`NetNs::run`], [`Bridge::attach`]) or make one.
+//! [`Announcer`] takes `CAP_NET_RAW` over it too.
 //! Root of a user namespace has them for the network namespaces made in it. `/proc` must be mounted, and `/proc/sys`
 //! be writable.
 //!
 //! # Kernel support
 //!
 //! Linux 5.1 and later, with `bridge` and `veth`, and for the other [kinds](LinkKind) what they are named after: built in,
-//! or modules the kernel can load. Tried on 6.1 and
-//! 6.18. Kernels before 6.8 may take some milliseconds longer to let a new link work; `attach` waits for it.
+//! or modules the kernel can load. Tried on 6.1 and 6.18. [`Attachment::guard_mac`] takes 5.18,
+//! [`BridgeOptions::fdb_max_learned`] 6.7, [`MacvlanBuilder::bc_cutoff`] 6.4: what a kernel has not is `Unsupported`. Kernels before 6.8 may take some milliseconds longer to let a new link work; `attach` waits for it.
 //!
 //! Limits of bandwidth want `sch_tbf`, and of what a container sends `ifb`, `sch_ingress`, `cls_u32` and `act_mirred`, or
 //! without `ifb` `act_police`; [`Bandwidth::probe`] says what there is.
@@ -56,6 +133,9 @@
 //! - A bridge, with addresses and the routes of their subnets, and `disable_ipv6`, `accept_ra`, `autoconf`, `accept_redirects`
 //!   and `addr_gen_mode` of that bridge, where it has IPv6 `accept_dad` too; of an internal one `rp_filter` and
 //!   `arp_ignore`. Of a bridge that is [adopted](Bridge::adopt), nothing.
+//! - `rp_filter`, `arp_ignore` and the MTU of ends of veth pairs, and of VXLAN links, that were ports of a bridge of this crate
+//!   when it was deleted.
+//! - `accept_ra`, `autoconf` and `accept_redirects` of a VXLAN link; IPv6 off on a VLAN or dummy link.
 //! - The same sysctls of a container's interface, in its own network namespace, and `arp_notify` and `ndisc_notify`.
 //! - A link `veth<10 hex digits>` for each container, or of the name given.
 //! - A VXLAN, VLAN or dummy link, of the name given. A link that is the parent of others is neither deleted nor changed,
@@ -64,7 +144,6 @@
 //! - Only where asked for: [`route_localnet`](BridgeBuilder::route_localnet) and
 //!   [`forwarding`](BridgeBuilder::forwarding) of the bridge; [`forwarding`](enable_forwarding_on) of another link;
 //!   [`ip_forward`](enable_forwarding), which turns it on for every link of the namespace and is never turned off again.
-//!
 //! - Only for a port with a [limit](Port::limit): a queueing discipline, a filter, and for what the container sends a link
 //!   `ifb<10 hex digits>`.
 //! - Only of an [`ipam::Ipam`] that was opened in one: a directory, with a file for each network.
@@ -87,6 +166,7 @@
 //!   before or after.
 //! - Of several networks, [`Gateways`] gives the default route to the one that is to have it, and moves it in one step when
 //!   that network goes.
+//! - The links of containers whose bridge was deleted are no way round that: the host takes nothing from them.
 //! - Neighbours that remember who had an address before are told when a container is attached; [`Announcer`] repeats it.
 //!
 //! # Cleanup

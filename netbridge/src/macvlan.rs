@@ -8,11 +8,10 @@ use crate::error::{Error, Result};
 use crate::gateway::NetworkGateway;
 use crate::ifname::IfName;
 use crate::kind::LinkKind;
-use crate::link::SharedSocket;
 use crate::mac::is_unicast;
 use crate::message::sublink::{MacvlanOptions, Sort};
-use crate::parent::{Lower, Parent};
-use crate::sublink::{self, Network, Sublink};
+use crate::parent::Parent;
+use crate::sublink::{self, Network, NetworkBuilder, Sublink};
 
 /// Who a container on a [`Macvlan`] reaches beside what is on the network of the parent. The host itself reaches none of
 /// them by the parent, nor they it, but where the switch before the parent sends frames back.
@@ -36,10 +35,7 @@ pub enum MacvlanMode {
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until create()"]
 pub struct MacvlanBuilder {
-    parent: Parent,
-    parent_up: bool,
-    mtu: Option<u32>,
-    gateways: Vec<IpAddr>,
+    network: NetworkBuilder,
     options: MacvlanOptions,
 }
 
@@ -53,15 +49,13 @@ impl MacvlanBuilder {
     /// Where the default route of a family leads, of each container that does not say otherwise. Without it such a
     /// container has none.
     pub fn gateway(mut self, address: IpAddr) -> Self {
-        self.gateways
-            .retain(|other| other.is_ipv4() != address.is_ipv4());
-        self.gateways.push(address);
+        self.network.gateway(address);
         self
     }
 
     /// The MTU of the containers in bytes. Without it that of the parent, which is the largest it can be.
     pub fn mtu(mut self, bytes: u32) -> Self {
-        self.mtu = Some(bytes);
+        self.network.mtu = Some(bytes);
         self
     }
 
@@ -90,7 +84,7 @@ impl MacvlanBuilder {
 
     /// Sets a parent that is there up, where it is down: it is left up. Without this, one that is down is an error.
     pub fn parent_up(mut self) -> Self {
-        self.parent_up = true;
+        self.network.parent_up = true;
         self
     }
 
@@ -105,17 +99,10 @@ impl MacvlanBuilder {
         if let Some(why) = self.fault() {
             return Err(Error::invalid("create a macvlan network", why));
         }
-        let socket = SharedSocket::open()?;
-        LinkKind::Macvlan.available_to(&mut socket.lock())?;
-        let lower = self.parent.open(&socket, self.parent_up)?;
-        lower.below.mtu_fits(self.mtu, "create a macvlan network")?;
-        Ok(Macvlan {
-            mtu: self.mtu.unwrap_or(lower.below.mtu),
-            socket,
-            lower,
-            options: self.options,
-            gateways: self.gateways,
-        })
+        let network = self
+            .network
+            .create(LinkKind::Macvlan, Sort::Macvlan(self.options))?;
+        Ok(Macvlan { network })
     }
 
     fn fault(&self) -> Option<&'static str> {
@@ -152,11 +139,7 @@ impl MacvlanBuilder {
 #[derive(Debug)]
 #[must_use = "dropping a Macvlan deletes the parent it made"]
 pub struct Macvlan {
-    socket: SharedSocket,
-    lower: Lower,
-    options: MacvlanOptions,
-    gateways: Vec<IpAddr>,
-    mtu: u32,
+    network: Network,
 }
 
 impl Macvlan {
@@ -164,10 +147,7 @@ impl Macvlan {
     /// [`VlanBuilder`](crate::VlanBuilder) or a [`DummyBuilder`](crate::DummyBuilder).
     pub fn builder(parent: impl Into<Parent>) -> MacvlanBuilder {
         MacvlanBuilder {
-            parent: parent.into(),
-            parent_up: false,
-            mtu: None,
-            gateways: Vec::new(),
+            network: NetworkBuilder::new(parent.into()),
             options: MacvlanOptions {
                 mode: MacvlanMode::default(),
                 promiscuous: false,
@@ -190,24 +170,13 @@ impl Macvlan {
     /// kernel without it; `NotFound` where the parent is gone; `PermissionDenied` without `CAP_NET_ADMIN` over both
     /// namespaces and `CAP_SYS_ADMIN` to enter `netns`.
     pub fn attach(&self, netns: impl AsFd, attachment: Attachment) -> Result<Sublink> {
-        let network = Network {
-            socket: &self.socket,
-            parent: &self.lower.below,
-            mtu: self.mtu,
-            sort: Sort::Macvlan(self.options.clone()),
-            gateways: &self.gateways,
-        };
-        sublink::attach(&network, netns.as_fd(), &attachment)
+        sublink::attach(&self.network, netns.as_fd(), &attachment)
     }
 
     /// What this network offers a container on the way out, for [`Gateways::join`](crate::Gateways::join): its gateways, of
     /// the families that the link has addresses of.
     pub fn gateway_of(&self, link: &Sublink) -> NetworkGateway {
-        let gateway = |ip: IpAddr| {
-            let mut gateways = self.gateways.iter().copied();
-            gateways.find(|gateway| gateway.is_ipv4() == ip.is_ipv4())
-        };
-        NetworkGateway::of_network(link.ifname(), link.addresses(), gateway)
+        self.network.gateway_of(link)
     }
 
     /// Deletes the parent where it was made for this, as by `RTM_DELLINK`, and with it the containers' links: 20 to 40 ms.
@@ -215,25 +184,25 @@ impl Macvlan {
     /// # Errors
     /// `PermissionDenied` where `CAP_NET_ADMIN` was lost.
     pub fn remove(self) -> Result<()> {
-        self.lower.remove()
+        self.network.remove()
     }
 
     /// Leaves the parent where it is, and returns its name where it was made for this:
     /// [`delete_link`](crate::delete_link) deletes it.
     pub fn persist(self) -> Option<IfName> {
-        self.lower.persist()
+        self.network.persist()
     }
 
     /// The name of the parent.
     #[must_use]
     pub fn parent(&self) -> &IfName {
-        &self.lower.below.name
+        &self.network.parent().name
     }
 
     /// The MTU of the containers in bytes.
     #[must_use]
     pub fn mtu(&self) -> u32 {
-        self.mtu
+        self.network.mtu()
     }
 }
 

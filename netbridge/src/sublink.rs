@@ -9,14 +9,16 @@ use rustix::fs::fstat;
 use crate::answer::{IFLA_INFO_DATA, IFLA_LINKINFO, attribute, malformed};
 use crate::attachment::{Attachment, Gateway, address_fault};
 use crate::error::{Error, ErrorKind, Result};
+use crate::gateway::NetworkGateway;
 use crate::ifname::IfName;
 use crate::interface::Interface;
 use crate::ipvlan::IpvlanMode;
+use crate::kind::LinkKind;
 use crate::link::{LinkGuard, SharedSocket};
 use crate::macvlan::sources_fault;
 use crate::message::sublink::{MacvlanOptions, Sort, create_sublink, rename, set_sources};
 use crate::message::{self, Mac, sublink as messages};
-use crate::parent::LinkBelow;
+use crate::parent::{LinkBelow, Lower, Parent};
 use crate::route::Route;
 use crate::socket::Socket;
 use crate::subnet::hash;
@@ -102,20 +104,92 @@ impl Sublink {
     }
 }
 
-/// What a container is attached to.
-#[derive(Debug)]
-pub(crate) struct Network<'a> {
-    /// In the network namespace of the parent.
-    pub(crate) socket: &'a SharedSocket,
-    pub(crate) parent: &'a LinkBelow,
-    pub(crate) mtu: u32,
-    pub(crate) sort: Sort,
-    pub(crate) gateways: &'a [IpAddr],
+/// What is said alike of a network of either kind before it is made.
+#[derive(Clone, Debug)]
+pub(crate) struct NetworkBuilder {
+    parent: Parent,
+    pub(crate) parent_up: bool,
+    pub(crate) mtu: Option<u32>,
+    gateways: Vec<IpAddr>,
 }
 
-impl Network<'_> {
+impl NetworkBuilder {
+    pub(crate) fn new(parent: Parent) -> Self {
+        NetworkBuilder {
+            parent,
+            parent_up: false,
+            mtu: None,
+            gateways: Vec::new(),
+        }
+    }
+
+    /// One of each family.
+    pub(crate) fn gateway(&mut self, address: IpAddr) {
+        self.gateways
+            .retain(|other| other.is_ipv4() != address.is_ipv4());
+        self.gateways.push(address);
+    }
+
+    pub(crate) fn has_gateways(&self) -> bool {
+        !self.gateways.is_empty()
+    }
+
+    pub(crate) fn create(self, kind: LinkKind, sort: Sort) -> Result<Network> {
+        let socket = SharedSocket::open()?;
+        kind.available_to(&mut socket.lock())?;
+        let lower = self.parent.open(&socket, self.parent_up)?;
+        let what = format!("create a network of {kind}");
+        lower.below.mtu_fits(self.mtu, &what)?;
+        Ok(Network {
+            mtu: self.mtu.unwrap_or(lower.below.mtu),
+            socket,
+            lower,
+            sort,
+            gateways: self.gateways,
+        })
+    }
+}
+
+/// What a container is attached to.
+#[derive(Debug)]
+pub(crate) struct Network {
+    /// In the network namespace of the parent.
+    socket: SharedSocket,
+    lower: Lower,
+    mtu: u32,
+    sort: Sort,
+    gateways: Vec<IpAddr>,
+}
+
+impl Network {
+    pub(crate) fn parent(&self) -> &LinkBelow {
+        &self.lower.below
+    }
+
+    pub(crate) fn mtu(&self) -> u32 {
+        self.mtu
+    }
+
+    pub(crate) fn remove(self) -> Result<()> {
+        self.lower.remove()
+    }
+
+    pub(crate) fn persist(self) -> Option<IfName> {
+        self.lower.persist()
+    }
+
+    pub(crate) fn gateway_of(&self, link: &Sublink) -> NetworkGateway {
+        let gateway = |ip: IpAddr| self.gateway_for(ip);
+        NetworkGateway::of_network(&link.ifname, &link.addresses, gateway)
+    }
+
+    fn gateway_for(&self, ip: IpAddr) -> Option<IpAddr> {
+        let mut gateways = self.gateways.iter().copied();
+        gateways.find(|gateway| gateway.is_ipv4() == ip.is_ipv4())
+    }
+
     fn what(&self) -> String {
-        format!("attach to {} of {}", self.sort.name(), self.parent.name)
+        format!("attach to {} of {}", self.sort.name(), self.parent().name)
     }
 
     /// Whether the link has the hardware address of its parent in any case.
@@ -157,10 +231,7 @@ impl Network<'_> {
     }
 
     fn routes(&self, attachment: &Attachment) -> Result<Vec<Route>> {
-        let gateway = |address: &IpNetwork| {
-            let mut gateways = self.gateways.iter().copied();
-            gateways.find(|gateway| gateway.is_ipv4() == address.is_ipv4())
-        };
+        let gateway = |address: &IpNetwork| self.gateway_for(address.ip());
         let mut routes = attachment.all_routes(&self.what(), gateway)?;
         if self.is_layer3() {
             routes.extend(layer3_routes(attachment));
@@ -194,7 +265,7 @@ fn layer3_routes(attachment: &Attachment) -> impl Iterator<Item = Route> {
 }
 
 pub(crate) fn attach(
-    network: &Network<'_>,
+    network: &Network,
     netns: BorrowedFd<'_>,
     attachment: &Attachment,
 ) -> Result<Sublink> {
@@ -202,7 +273,7 @@ pub(crate) fn attach(
     if let Some(why) = network.fault(attachment) {
         return Err(Error::invalid(network.what(), why));
     }
-    network.parent.mtu_fits(attachment.mtu, &network.what())?;
+    network.parent().mtu_fits(attachment.mtu, &network.what())?;
     let routes = network.routes(attachment)?;
     let (link, mac) = create(network, netns, attachment)?;
     let interface = Interface {
@@ -211,7 +282,7 @@ pub(crate) fn attach(
         routes,
         sysctls: attachment.sysctls.clone(),
     };
-    let inside = now(interface.configure(network.socket, netns, link.index()))?;
+    let inside = now(interface.configure(&network.socket, netns, link.index()))?;
     inside.announcement.after_forwarding()?;
     Ok(Sublink {
         link,
@@ -227,7 +298,7 @@ pub(crate) fn attach(
 /// It is born with another name: before Linux 6.15 the kernel refuses a name that a link of the *parent's* namespace has,
 /// and that is `eth0` more often than not.
 fn create(
-    network: &Network<'_>,
+    network: &Network,
     netns: BorrowedFd<'_>,
     attachment: &Attachment,
 ) -> Result<(LinkGuard, Mac)> {
@@ -248,7 +319,7 @@ fn create(
 
 /// Returns the name it was born with.
 fn create_named(
-    network: &Network<'_>,
+    network: &Network,
     netns: BorrowedFd<'_>,
     attachment: &Attachment,
 ) -> Result<IfName> {
@@ -258,11 +329,11 @@ fn create_named(
     let mac = (!network.shares_mac()).then(|| attachment.mac_or_derived(&inode.to_ne_bytes()));
     let mut last = None;
     for attempt in 0..NAMES {
-        let name = birth_name(network.parent.index, inode, attempt);
+        let name = birth_name(network.parent().index, inode, attempt);
         let sublink = messages::Sublink {
             netns,
             name: &name,
-            parent: network.parent.index,
+            parent: network.parent().index,
             mtu: attachment.mtu.unwrap_or(network.mtu),
             mac,
         };
@@ -287,7 +358,7 @@ fn birth_name(parent: u32, inode: u64, attempt: u32) -> IfName {
 }
 
 /// What the kernel says by a bare errno.
-fn explain(network: &Network<'_>, error: Error) -> Error {
+fn explain(network: &Network, error: Error) -> Error {
     /// An errno of the kernel's own, that no manual page has.
     const ENOTSUPP: i32 = 524;
     match (error.raw_os_error(), &network.sort) {
