@@ -156,7 +156,7 @@ impl FromStr for InterfaceSysctl {
         match text.split_once('=') {
             Some((name, value)) => InterfaceSysctl::new(name.trim(), value.trim()),
             None => {
-                let what = format_args!("interface sysctl {text:?}");
+                let what = format!("interface sysctl {text:?}");
                 Err(Error::invalid(what, "it is not <name>=<value>"))
             }
         }

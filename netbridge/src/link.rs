@@ -67,7 +67,10 @@ fn delete(socket: &mut Socket, index: u32, name: &IfName) -> Result<()> {
 /// Ports do not end with their bridge: they become links of the host's own. What a container sends on one must not be taken
 /// for traffic of a network, which it might be apart from. Only links of containers: others were the host's before.
 fn let_go(socket: &mut Socket, bridge: u32) -> Result<()> {
-    let ports = socket.dump(&message::all_ports(bridge))?;
+    let ports = match socket.dump(&message::all_ports(bridge)) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        ports => ports?,
+    };
     let ports: Vec<LinkAnswer> = ports
         .iter()
         .map(|payload| LinkAnswer::parse(payload))

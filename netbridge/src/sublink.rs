@@ -97,6 +97,18 @@ impl Sublink {
         &self.addresses
     }
 
+    /// The first IPv4 address.
+    #[must_use]
+    pub fn ipv4(&self) -> Option<IpNetwork> {
+        self.addresses.iter().copied().find(IpNetwork::is_ipv4)
+    }
+
+    /// The first IPv6 address.
+    #[must_use]
+    pub fn ipv6(&self) -> Option<IpNetwork> {
+        self.addresses.iter().copied().find(IpNetwork::is_ipv6)
+    }
+
     /// The hardware address: of ipvlan, and of macvlan in mode passthru, the parent's.
     #[must_use]
     pub fn mac(&self) -> [u8; 6] {
