@@ -334,7 +334,11 @@ impl Kernel {
         if ports.is_empty() || ports.len() > FEW || self.knows(generation) {
             return None;
         }
-        let found = self.socket.table(&self.table).ok()??;
+        let Some(found) = self.socket.table(&self.table).ok()? else {
+            let table = None;
+            self.known = Some(Known { generation, table });
+            return None;
+        };
         if !found.is_tagged || !matches!(self.takeover(found), Takeover::NotNeeded) {
             return None;
         }

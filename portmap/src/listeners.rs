@@ -1,6 +1,5 @@
 //! Which ports sockets of the host have, by one look at them.
 
-use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -23,22 +22,26 @@ struct Listener {
 ///
 /// What sockets there are may change in between, so that this promises nothing for later.
 pub(crate) fn among(claims: &[Claim]) -> io::Result<Option<Claim>> {
-    let mut by_port = HashMap::<_, Vec<_>>::new();
-    for (at, claim) in claims.iter().enumerate() {
-        let key = (claim.protocol, claim.port);
-        by_port.entry(key).or_default().push(at);
-    }
-    let protocols: HashSet<Protocol> = claims.iter().map(|claim| claim.protocol).collect();
+    let mut by_port: Vec<_> = claims
+        .iter()
+        .enumerate()
+        .map(|(at, claim)| (claim.protocol, claim.port, at))
+        .collect();
+    by_port.sort_unstable();
     let mut link = Link::open(NETLINK_SOCK_DIAG)?;
     let mut first: Option<usize> = None;
     for protocol in [Protocol::Tcp, Protocol::Udp] {
-        if !protocols.contains(&protocol) {
+        if !claims.iter().any(|claim| claim.protocol == protocol) {
             continue;
         }
         for family in [libc::AF_INET, libc::AF_INET6] {
             look(&mut link, family, protocol, |listener| {
-                let candidates = by_port.get(&(protocol, listener.port));
-                let hit = candidates.into_iter().flatten().copied();
+                let port = (protocol, listener.port);
+                let start = by_port.partition_point(|(of, number, _)| (*of, *number) < port);
+                let same_port = by_port[start..].iter();
+                let hit = same_port
+                    .take_while(|(of, number, _)| (*of, *number) == port)
+                    .map(|(_, _, at)| *at);
                 let hit = hit.filter(|at| listener.has(claims[*at].ip)).min();
                 first = hit.into_iter().chain(first).min();
             })?;

@@ -1,6 +1,6 @@
 //! Sockets that keep the host's processes off published ports.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -206,28 +206,39 @@ fn room_for(sockets: usize, first: Option<&OwnedFd>) {
 }
 
 fn check(claims: &[Claim], failed: &mut Option<Claim>) -> io::Result<Vec<Reservation>> {
-    let mut claims_left: Vec<Claim> = claims.to_vec();
-    if claims.len() > FEW {
-        // The lowest port of an address tells for all whether it is the host's, and whether such ports may be bound.
-        claims_left.sort_by_key(|claim| (claim.protocol, claim.ip, claim.port));
-        claims_left.dedup_by_key(|claim| (claim.protocol, claim.ip));
-    }
-    bind_each(&claims_left, failed)?;
-    if claims.len() > FEW {
-        match listeners::among(claims) {
-            Ok(None) => {}
-            Ok(taken) => {
-                *failed = taken;
-                return Err(io::Error::from_raw_os_error(libc::EADDRINUSE));
-            }
-            Err(_no_sock_diag) => bind_each(claims, failed)?,
-        }
+    match claims.len() > FEW {
+        true => look_for(claims, failed)?,
+        false => bind_each(claims, failed)?,
     }
     Ok(claims.iter().map(|_| Reservation::nothing()).collect())
 }
 
-fn bind_each(claims: &[Claim], failed: &mut Option<Claim>) -> io::Result<()> {
-    claims.iter().try_for_each(|claim| {
+/// As if each were bound.
+fn look_for(claims: &[Claim], failed: &mut Option<Claim>) -> io::Result<()> {
+    // The lowest port of an address tells for all whether it is the host's, and whether such ports may be bound.
+    let mut lowest = BTreeMap::new();
+    for claim in claims {
+        let least: &mut Claim = lowest.entry((claim.protocol, claim.ip)).or_insert(*claim);
+        least.port = least.port.min(claim.port);
+    }
+    bind_each(lowest.values(), failed)?;
+    let is_sctp = |claim: &&Claim| claim.protocol == Protocol::Sctp;
+    bind_each(claims.iter().filter(is_sctp), failed)?;
+    match listeners::among(claims) {
+        Ok(None) => Ok(()),
+        Ok(taken) => {
+            *failed = taken;
+            Err(io::Error::from_raw_os_error(libc::EADDRINUSE))
+        }
+        Err(_no_sock_diag) => bind_each(claims, failed),
+    }
+}
+
+fn bind_each<'a>(
+    claims: impl IntoIterator<Item = &'a Claim>,
+    failed: &mut Option<Claim>,
+) -> io::Result<()> {
+    claims.into_iter().try_for_each(|claim| {
         let bound = bound(claim, Purpose::Reserve);
         bound.map(drop).inspect_err(|_| *failed = Some(*claim))
     })
