@@ -222,18 +222,22 @@ fn flows(rounds: usize) {
         rounds * 4,
         &mut [("0", &mut { one })],
     );
-    netns.run(|| {
+    let begin = |flows: std::ops::Range<u32>| {
         let sink = UdpSocket::bind((LOCALHOST, 7)).unwrap();
-        for at in 0..40_000_u32 {
+        for at in flows {
             let from = SocketAddr::new(LOCALHOST, 20_000 + at as u16);
             let client = UdpSocket::bind(from).unwrap();
             client.send_to(b"x", (LOCALHOST, 7)).unwrap();
         }
         drop(sink);
-    });
-    rows(
-        "publish/1-beside-flows",
-        rounds * 4,
-        &mut [("40000", &mut { one })],
-    );
+    };
+    // The kernel goes through all of its table, which all namespaces share, whatever it finds.
+    for (count, flows) in [("1", 0..1), ("40000", 1..40_000)] {
+        netns.run(|| begin(flows));
+        rows(
+            "publish/1-beside-flows",
+            rounds * 4,
+            &mut [(count, &mut { one })],
+        );
+    }
 }

@@ -48,6 +48,11 @@ impl Conntrack {
         })
     }
 
+    /// Whether the namespace has no flows at all.
+    pub(crate) fn is_empty(&mut self) -> Result<bool, Failure> {
+        self.table.is_empty()
+    }
+
     /// Ends the flows through these doors that are meant, and returns how many. One look at the table, however many doors there are.
     pub(crate) fn end_flows(&mut self, doors: &Doors) -> Result<usize, Failure> {
         let Conntrack { table, routes } = self;
@@ -64,7 +69,7 @@ impl Conntrack {
         };
         let mut ended = 0;
         for (family, ipv6) in [(libc::AF_INET, false), (libc::AF_INET6, true)] {
-            if !doors.has_family(ipv6) || table.is_empty()? {
+            if !doors.has_family(ipv6) {
                 continue;
             }
             let filter = doors.only().map(|(protocol, port)| to_port(protocol, port));
