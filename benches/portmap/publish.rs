@@ -1,10 +1,10 @@
 //! To publish and to unpublish, one port and many.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cofferdam_portmap::{PortMapping, Portmap, Protocol};
+use cofferdam_portmap::{NetworkSpec, PortMapping, Portmap, Protocol, Reserve};
 use cofferdam_testkit::NetNs;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -20,8 +20,11 @@ pub(crate) fn rows(quick: bool) {
     let rounds = if quick { 5 } else { 30 };
     many_fds();
     one(rounds);
-    one_more(rounds);
-    many(if quick { 3 } else { 10 });
+    one_more(rounds, 1000);
+    one_more(rounds, 10_000);
+    let few = if quick { 3 } else { 10 };
+    many(few);
+    many_held(few);
     netavark_rows(if quick { 1 } else { 3 });
 }
 
@@ -76,47 +79,58 @@ fn one(rounds: usize) {
     row("publish/1", "floor", least);
 }
 
-/// One more beside a thousand: by a handle that knows them, and, as `ours-new-handle`, by one that has to read them first, as
-/// all have to after a change of somebody else's.
-fn one_more(rounds: usize) {
+/// One more beside many: by a handle that knows them, and, as `ours-new-handle`, by one that has not seen them, as all are after a
+/// change of somebody else's.
+fn one_more(rounds: usize, beside: u16) {
     let (host, bare) = (NetNs::new(), NetNs::new());
-    let portmap = host.run(|| Portmap::open("bench")).unwrap();
-    let _thousand = host.run(|| portmap.publish_all(ports(1000))).unwrap();
+    let portmap = host.run(|| Portmap::builder("bench").reserve(Reserve::Check).open());
+    let portmap = portmap.unwrap();
+    let network = NetworkSpec::new("br0").unwrap();
+    let _network = portmap.network(network).unwrap();
+    let _many = host.run(|| portmap.publish_all(ports(beside))).unwrap();
     let netlink = Netlink::netfilter(&bare);
-    let numbers: Vec<_> = (FIRST..FIRST + 1000).collect();
+    let numbers: Vec<_> = (FIRST..FIRST + beside).collect();
     netlink.send(&floor::transaction(
         [floor::table(), floor::add(&numbers, WEB)].concat(),
     ));
     let add = floor::transaction(floor::add(&[9999], WEB));
     let remove = floor::transaction(floor::remove(&[9999]));
-    let mut samples = [const { Vec::new() }; 3];
+    let mut samples = [const { Vec::new() }; 4];
     for _ in 0..rounds {
+        // The other handle changed something: so that this one knows it again.
+        portmap.list().unwrap();
         let new = host.run(|| Portmap::open("bench")).unwrap();
         for (portmap, at) in [(&portmap, 0), (&new, 1)] {
             pause();
             let publish = || timed(|| portmap.publish_all([port(9999)]).unwrap());
             let (time, published) = host.run(publish);
             samples[at].push(time);
-            published.remove().unwrap();
+            let time = timed(|| published.remove().unwrap()).0;
+            if at == 1 {
+                samples[2].push(time);
+            }
         }
-        // The other handle changed something: so that the first knows it again.
-        portmap.list().unwrap();
         pause();
-        samples[2].push(timed(|| netlink.send(&add)).0);
+        samples[3].push(timed(|| netlink.send(&add)).0);
         netlink.send(&remove);
     }
-    let who = ["ours", "ours-new-handle", "floor"];
+    let who = [
+        "ours",
+        "ours-new-handle",
+        "ours-new-handle-removes",
+        "floor",
+    ];
     for (who, samples) in who.into_iter().zip(samples) {
-        row("publish/1-beside-1000", who, samples);
+        row(&format!("publish/1-beside-{beside}"), who, samples);
     }
 }
 
-/// Ten thousand by one call, and the end of them all: with the table.
+/// Ten thousand by one call, and the end of them all: with the table. `ours` is the way the crate's page names for thousands, after
+/// a look at the host's sockets; `ours-unreserved` is without that.
 fn many(rounds: usize) {
     let host = NetNs::new();
-    let portmap = host.run(|| Portmap::open("bench")).unwrap();
-    let unreserved = host.run(|| Portmap::builder("bench").without_reservations().open());
-    let unreserved = unreserved.unwrap();
+    let open = |reserve| host.run(|| Portmap::builder("bench").reserve(reserve).open());
+    let handles = [Reserve::Check, Reserve::Never].map(|reserve| open(reserve).unwrap());
     let netlink = Netlink::netfilter(&host);
     let numbers: Vec<_> = (FIRST..FIRST + MANY).collect();
     let make = floor::transaction([floor::table(), floor::add(&numbers, WEB)].concat());
@@ -124,7 +138,7 @@ fn many(rounds: usize) {
     let all = ports(MANY);
     let mut samples = [const { Vec::new() }; 6];
     for _ in 0..rounds {
-        for (portmap, at) in [(&portmap, 0), (&unreserved, 1)] {
+        for (portmap, at) in handles.iter().zip(0..) {
             pause();
             let ports = all.clone();
             let (time, published) = host.run(|| timed(|| portmap.publish_all(ports).unwrap()));
@@ -140,6 +154,40 @@ fn many(rounds: usize) {
     let rows = ["publish/10000", "unpublish/10000"]
         .into_iter()
         .flat_map(|id| ["ours", "ours-unreserved", "floor"].map(|who| (id, who)));
+    for ((id, who), samples) in rows.zip(samples) {
+        row(id, who, samples);
+    }
+}
+
+/// Ten thousand of TCP, each held by a socket. The floor is ten thousand sockets that listen.
+fn many_held(rounds: usize) {
+    let host = NetNs::new();
+    let portmap = host.run(|| Portmap::open("bench")).unwrap();
+    let all: Vec<_> = (FIRST..FIRST + MANY)
+        .map(|port| {
+            let target = (IpAddr::from(WEB), port).into();
+            PortMapping::new(Protocol::Tcp, port, target).unwrap()
+        })
+        .collect();
+    let listen = |port| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap();
+    let mut samples = [const { Vec::new() }; 4];
+    for _ in 0..rounds {
+        pause();
+        let ports = all.clone();
+        let (time, published) = host.run(|| timed(|| portmap.publish_all(ports).unwrap()));
+        samples[0].push(time);
+        pause();
+        samples[2].push(timed(|| published.remove().unwrap()).0);
+        pause();
+        let bare = || (FIRST..FIRST + MANY).map(listen).collect::<Vec<_>>();
+        let (time, sockets) = host.run(|| timed(bare));
+        samples[1].push(time);
+        pause();
+        samples[3].push(timed(|| drop(sockets)).0);
+    }
+    let rows = ["publish/10000-reserved", "unpublish/10000-reserved"]
+        .into_iter()
+        .flat_map(|id| ["ours", "floor"].map(|who| (id, who)));
     for ((id, who), samples) in rows.zip(samples) {
         row(id, who, samples);
     }

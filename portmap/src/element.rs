@@ -97,6 +97,21 @@ impl Element {
         }
     }
 
+    /// The keys of a port: where it would be itself, and, if it is on one address, where one on every address would be.
+    pub(crate) fn keys_of_port(port: &PortMapping) -> Vec<Element> {
+        const SERVICE: usize = 8;
+        let Element { set, key, .. } = Element::of_port(port);
+        let any = match set {
+            Set::Ports4 => Some(Set::Ports4Any),
+            Set::Ports6 => Some(Set::Ports6Any),
+            _ => None,
+        };
+        let behind_address = key[key.len().saturating_sub(SERVICE)..].to_vec();
+        let any = any.map(|any| Element::key_only(any, behind_address));
+        let own = Element::key_only(set, key);
+        any.into_iter().chain([own]).collect()
+    }
+
     fn key_only(set: Set, key: Vec<u8>) -> Element {
         Element {
             set,
@@ -392,6 +407,24 @@ mod tests {
         assert_eq!(read.networks.into_values().collect::<Vec<_>>(), networks);
         assert_eq!(read.ports, ports);
         assert_eq!(read.strays, []);
+    }
+
+    #[test]
+    fn the_keys_of_a_port_are_its_own_and_that_of_every_address() {
+        for one in ["127.0.0.1:8080:80", "8080:80"] {
+            let own = port(one, "10.1.0.2");
+            let keys = Element::keys_of_port(&own);
+            let any = Element::of_port(&port("8080:80", "10.1.0.2"));
+            let expected = [any, Element::of_port(&own)];
+            let expected = match own.host_ip() {
+                Some(_) => &expected[..],
+                None => &expected[1..],
+            };
+            assert_eq!(keys.len(), expected.len(), "{one}");
+            for (key, expected) in keys.iter().zip(expected) {
+                assert_eq!((key.set, &key.key), (expected.set, &expected.key));
+            }
+        }
     }
 
     #[test]

@@ -18,9 +18,8 @@ impl Portmap {
     /// # Errors
     /// `PermissionDenied` without `CAP_NET_ADMIN`; `Unsupported` if the kernel has no nf_conntrack_netlink.
     pub fn end_flows<'a>(&self, ports: impl IntoIterator<Item = &'a PortMapping>) -> Result<usize> {
-        let doors = ports.into_iter().map(door);
-        let doors = Doors::new(doors, Leading::There, Established::End);
-        self.shared.end(&doors, "end flows of published ports")
+        let ways = (Leading::There, Established::End);
+        self.shared.end(ports, ways, "end flows of published ports")
     }
 
     /// Ends all flows that this address began or answered, and says how many there were: for the address of a container that is gone,
@@ -42,9 +41,8 @@ impl Shared {
         ports: impl IntoIterator<Item = &'a PortMapping>,
         doing: &str,
     ) -> Result<()> {
-        let doors = ports.into_iter().map(door);
-        let doors = Doors::new(doors, Leading::Elsewhere, Established::Keep);
-        self.end(&doors, doing).map(drop)
+        let ways = (Leading::Elsewhere, Established::Keep);
+        self.end(ports, ways, doing).map(drop)
     }
 
     /// Ends flows through ports that are closed, but for connections that are established.
@@ -53,13 +51,22 @@ impl Shared {
         ports: impl IntoIterator<Item = &'a PortMapping>,
         doing: &str,
     ) -> Result<()> {
-        let doors = ports.into_iter().map(door);
-        let doors = Doors::new(doors, Leading::There, Established::Keep);
-        self.end(&doors, doing).map(drop)
+        let ways = (Leading::There, Established::Keep);
+        self.end(ports, ways, doing).map(drop)
     }
 
-    fn end(&self, doors: &Doors, doing: &str) -> Result<usize> {
-        self.conntrack().end_flows(doors).map_err(during(doing))
+    fn end<'a>(
+        &self,
+        ports: impl IntoIterator<Item = &'a PortMapping>,
+        (leading, established): (Leading, Established),
+        doing: &str,
+    ) -> Result<usize> {
+        let mut conntrack = self.conntrack();
+        if conntrack.is_empty().map_err(during(doing))? {
+            return Ok(0);
+        }
+        let doors = Doors::new(ports.into_iter().map(door), leading, established);
+        conntrack.end_flows(&doors).map_err(during(doing))
     }
 }
 

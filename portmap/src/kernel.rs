@@ -185,14 +185,47 @@ impl Kernel {
     pub(crate) fn change(
         &mut self,
         doing: impl fmt::Display + Copy,
+        decide: impl FnMut(&Ruleset) -> Result<Delta>,
+    ) -> Result<Delta> {
+        self.change_ports(doing, &[], decide)
+    }
+
+    /// The same, where nothing of the table matters to `decide` but what these ports are or exclude: if the table is not known and they
+    /// are few, only that is looked at, and `decide` sees no more. So it costs the same beside however many others.
+    pub(crate) fn change_ports(
+        &mut self,
+        doing: impl fmt::Display + Copy,
+        ports: &[PortMapping],
         mut decide: impl FnMut(&Ruleset) -> Result<Delta>,
     ) -> Result<Delta> {
         let nothing = Ruleset::of(self.table.clone());
         let mut done = Delta::default();
         self.transact(doing, |kernel, generation| {
+            if let Some(part) = kernel.glance(generation, ports) {
+                let delta = decide(&part.ruleset)?;
+                if delta.is_empty() {
+                    return Ok(Attempt::Done);
+                }
+                // What is left may be all of it or not.
+                if !part.is_empty_after(&delta) {
+                    let changes = kernel.compile(Some(&part), &delta, doing)?;
+                    match kernel.commit(generation, &changes) {
+                        // The whole table tells why.
+                        Attempt::Failed(_) => {}
+                        attempt => {
+                            if let Attempt::Done = attempt {
+                                done = delta;
+                            }
+                            return Ok(attempt);
+                        }
+                    }
+                }
+            }
             kernel.look(generation).map_err(during(doing))?;
             let delta = decide(kernel.known_ruleset().unwrap_or(&nothing))?;
-            let changes = kernel.compile(&delta, doing)?;
+            let known = kernel.known.as_ref();
+            let table = known.and_then(|known| known.table.as_ref());
+            let changes = kernel.compile(table, &delta, doing)?;
             if changes.is_empty() {
                 return Ok(Attempt::Done);
             }
@@ -295,11 +328,59 @@ impl Kernel {
         Some(&table.ruleset)
     }
 
+    /// What of the table these ports are and exclude, and its bridges. None if it is known anyway or has to be looked at as a whole.
+    fn glance(&mut self, generation: u32, ports: &[PortMapping]) -> Option<Table> {
+        const FEW: usize = 8;
+        if ports.is_empty() || ports.len() > FEW || self.knows(generation) {
+            return None;
+        }
+        let Some(found) = self.socket.table(&self.table).ok()? else {
+            let table = None;
+            self.known = Some(Known { generation, table });
+            return None;
+        };
+        if !found.is_tagged || !matches!(self.takeover(found), Takeover::NotNeeded) {
+            return None;
+        }
+        let elements = self.elements_near(ports).ok()?;
+        self.known = None;
+        let (ruleset, strays) = Ruleset::read(self.table.clone(), elements);
+        Some(Table {
+            found,
+            ruleset,
+            strays,
+        })
+    }
+
+    fn elements_near(
+        &mut self,
+        ports: &[PortMapping],
+    ) -> std::result::Result<Vec<Element>, Failure> {
+        let (socket, name) = (&mut self.socket, &self.table);
+        let mut elements = socket.elements(name, Set::Bridges)?;
+        // A port on every address excludes those on one, whichever that is.
+        for (set, ipv4) in [(Set::Ports4, true), (Set::Ports6, false)] {
+            let mut family = ports.iter().filter(|port| port.is_ipv4() == ipv4);
+            if family.any(|port| port.host_ip().is_none()) {
+                elements.extend(socket.elements(name, set)?);
+            }
+        }
+        for key in ports.iter().flat_map(Element::keys_of_port) {
+            elements.extend(socket.element(name, &key)?);
+        }
+        elements.sort();
+        elements.dedup();
+        Ok(elements)
+    }
+
+    fn knows(&self, generation: u32) -> bool {
+        let known = self.known.as_ref();
+        known.is_some_and(|known| known.generation == generation && !known.may_end(&self.socket))
+    }
+
     /// Makes what is known that of this generation.
     fn look(&mut self, generation: u32) -> std::result::Result<(), Failure> {
-        let known = self.known.as_ref();
-        if known.is_some_and(|known| known.generation == generation && !known.may_end(&self.socket))
-        {
+        if self.knows(generation) {
             return Ok(());
         }
         self.known = None;
@@ -329,13 +410,18 @@ impl Kernel {
         })
     }
 
-    /// The messages of a change of what is known.
-    fn compile(&self, delta: &Delta, doing: impl fmt::Display) -> Result<Vec<Change>> {
+    /// The messages of a change of a table.
+    fn compile(
+        &self,
+        table: Option<&Table>,
+        delta: &Delta,
+        doing: impl fmt::Display,
+    ) -> Result<Vec<Change>> {
         if delta.is_empty() {
             return Ok(Vec::new());
         }
         let (name, added) = (&self.table, delta.added());
-        let Some(table) = self.known.as_ref().and_then(|known| known.table.as_ref()) else {
+        let Some(table) = table else {
             return Ok(wire::create(name, self.flags(), &added));
         };
         self.refuse_owned(table.found, doing)?;

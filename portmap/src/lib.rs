@@ -44,8 +44,8 @@
 //!
 //! A change is decided on what the kernel has, and the kernel takes it only if nothing changed since (its generation); else it is
 //! decided anew. So any number of processes and threads share a table: they cannot both make it, take the same port, or delete it
-//! under each other's hands. A handle remembers what it saw as long as the generation stays, so that one more port beside many is one
-//! small transaction. Owners are comments of elements; rules have a hash of themselves as user data, by which it is seen that
+//! under each other's hands. A handle remembers what it saw as long as the generation stays, and asks for no more than the elements of
+//! its keys where it did not see the table and ports are few, so that one more port beside many is one small transaction. Owners are comments of elements; rules have a hash of themselves as user data, by which it is seen that
 //! somebody changed one. [`Portmap::list`] reads all of it back, [`Portmap::reconcile`] and [`Portmap::reapply`] repair it.
 //!
 //! # Flushes and firewalls
@@ -62,8 +62,19 @@
 //! where it is of both, in the handle's network namespace. That socket has a filter that drops everything, and is never accepted
 //! from: a client that dials before the rule is there is neither let in nor refused, but tries again a second later. It takes one
 //! file descriptor a port; a call that cannot get as many is refused before it takes any, with what to do about it. SCTP ports are
-//! reserved only where the kernel's module is loaded already. For thousands of ports the sockets take most of the time:
-//! [`Reserve::Never`] is many times faster.
+//! reserved only where the kernel's module is loaded already.
+//!
+//! The way to publish thousands is a handle with [`Reserve::Check`]: it looks once at the host's sockets, refuses ports they have, and
+//! keeps nothing. Ten thousand sockets alone take longer than ten thousand elements of a map.
+//!
+//! ```no_run
+//! use cofferdam_portmap::{PortSpec, Portmap, Reserve};
+//!
+//! let portmap = Portmap::builder("myapp").reserve(Reserve::Check).open()?;
+//! let range: PortSpec = "10000-19999:10000-19999".parse()?;
+//! let media = portmap.publish(&range, "10.1.0.2".parse()?)?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 //!
 //! # Flows
 //! The kernel leads the packets of a flow to where it led the first one, whatever the rules say since; a client of UDP that never
@@ -72,7 +83,8 @@
 //! of other ports and flows that only pass through the host are left alone, and so are established connections of TCP and SCTP:
 //! a port that is unpublished is closed to new ones, as a listener that is closed is. [`Portmap::end_flows`] ends those too, and
 //! [`Portmap::end_flows_of`] all of an address. The look is what a change costs on a busy host: nothing where the namespace has no
-//! flows, and milliseconds with tens of thousands, for one port as for thousands at once. When the table goes with the last removal, nothing is led any more.
+//! flows, and else what the kernel takes to go through its whole table, which all namespaces share: milliseconds, with 262,144
+//! buckets (`net.netfilter.nf_conntrack_buckets`) ten and more, for one port as for thousands at once. When the table goes with the last removal, nothing is led any more.
 //!
 //! # Where rules do not reach
 //! No rule leads connections to `::1`, or from IPv6 to IPv4, to a container. [`Proxy`] does, by sockets of this process: it stands
@@ -156,6 +168,7 @@ mod inspect;
 mod iptables;
 mod kernel;
 mod layout;
+mod listeners;
 mod mapping;
 mod name;
 mod netns;

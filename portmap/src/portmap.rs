@@ -198,7 +198,8 @@ impl Portmap {
 
     /// Publishes ports, all or none of them, by one transaction, however many they are. One guard has them all.
     ///
-    /// Each port takes an fd, unless the handle is [without reservations](PortmapBuilder::without_reservations).
+    /// Each port takes an fd as long as it is published, unless the handle only [checks](Reserve::Check), as one that publishes
+    /// thousands should, or does [neither](Reserve::Never).
     ///
     /// # Errors
     /// `AlreadyExists` if one is published in this table already, or two of them exclude each other; `Busy` if a socket of the host
@@ -220,7 +221,7 @@ impl Portmap {
             batch.publish(port.clone())?;
         }
         let doing = self.shared.doing(publishing(&ports));
-        self.shared.lock().change(&doing, |there| {
+        self.shared.lock().change_ports(&doing, &ports, |there| {
             for port in &ports {
                 if let Some(other) = there.port_conflict(port) {
                     let doing = self.shared.doing(format_args!("publish {port}"));
@@ -497,7 +498,8 @@ impl Lease {
             let ours = networks.iter().find(same);
             ours.is_some_and(|ours| ours.owner() == there.owner())
         };
-        let done = kernel.change(&doing, |there| {
+        let near: &[PortMapping] = if networks.is_empty() { ports } else { &[] };
+        let done = kernel.change_ports(&doing, near, |there| {
             let bridges = networks
                 .iter()
                 .filter_map(|ours| there.network_of(&ours.bridge));

@@ -78,6 +78,19 @@ impl Socket {
         Ok(found_elements(&answers, set))
     }
 
+    /// The element of this key, if the set has it. Of a set that is not there it is none too.
+    pub(crate) fn element(
+        &mut self,
+        table: &TableName,
+        key: &Element,
+    ) -> Result<Option<Element>, Failure> {
+        match self.request_bytes(wire::read_element(table, key), "read an element") {
+            Ok(answers) => Ok(found_elements(&answers, key.set).pop()),
+            Err(failure) if failure.errno() == Some(libc::ENOENT) => Ok(None),
+            Err(failure) => Err(failure),
+        }
+    }
+
     /// Asks, and reads something of each answer's attributes.
     pub(crate) fn ask<T>(
         &mut self,
@@ -139,9 +152,12 @@ impl Socket {
     }
 
     fn request(&mut self, message: Message, step: &str) -> Result<Answers, Failure> {
+        self.request_bytes(wire::bytes(message), step)
+    }
+
+    fn request_bytes(&mut self, mut bytes: Vec<u8>, step: &str) -> Result<Answers, Failure> {
         self.sequence = self.sequence.wrapping_add(1);
         let sequence = self.sequence;
-        let mut bytes = wire::bytes(message);
         wire::number(&mut bytes, sequence);
         self.send_bytes(&bytes, step)?;
         let mut answers = self.receive(step)?;

@@ -124,6 +124,16 @@ pub(crate) fn delete_elements(table: &TableName, elements: &[Element]) -> Vec<Ch
     element_lists(table, elements, NFT_MSG_DELSETELEM, 0, delete)
 }
 
+/// Asks for the element of this key.
+pub(crate) fn read_element(table: &TableName, key: &Element) -> Vec<u8> {
+    let ask = |set, bytes| Change {
+        step: Step::AddElements(set),
+        bytes,
+    };
+    let messages = element_lists(table, std::slice::from_ref(key), NFT_MSG_GETSETELEM, 0, ask);
+    messages.into_iter().flat_map(|one| one.bytes).collect()
+}
+
 /// Deletes the table with all that is in it.
 pub(crate) fn delete_table(table: &TableName) -> Vec<Change> {
     vec![Change::new(
@@ -364,6 +374,7 @@ fn field(part: Type) -> DefaultNla {
 }
 
 const NFT_MSG_NEWSETELEM: u8 = 12;
+const NFT_MSG_GETSETELEM: u8 = 13;
 const NFT_MSG_DELSETELEM: u8 = 14;
 
 /// Elements of one set that follow each other go into one message, as many as a nested attribute has room for. Written by hand:

@@ -48,6 +48,11 @@ impl Conntrack {
         })
     }
 
+    /// Whether the namespace has no flows at all.
+    pub(crate) fn is_empty(&mut self) -> Result<bool, Failure> {
+        self.table.is_empty()
+    }
+
     /// Ends the flows through these doors that are meant, and returns how many. One look at the table, however many doors there are.
     pub(crate) fn end_flows(&mut self, doors: &Doors) -> Result<usize, Failure> {
         let Conntrack { table, routes } = self;
@@ -64,7 +69,7 @@ impl Conntrack {
         };
         let mut ended = 0;
         for (family, ipv6) in [(libc::AF_INET, false), (libc::AF_INET6, true)] {
-            if !doors.has_family(ipv6) || table.is_empty()? {
+            if !doors.has_family(ipv6) {
                 continue;
             }
             let filter = doors.only().map(|(protocol, port)| to_port(protocol, port));
@@ -202,14 +207,14 @@ impl Table {
 }
 
 /// A netlink socket.
-struct Link {
+pub(crate) struct Link {
     socket: Netlink,
     sequence: u32,
     buffer: Vec<u8>,
 }
 
 impl Link {
-    fn open(protocol: isize) -> io::Result<Self> {
+    pub(crate) fn open(protocol: isize) -> io::Result<Self> {
         let mut socket = Netlink::new(protocol)?;
         socket.bind(&NetlinkAddr::new(0, 0))?;
         socket.connect(&NetlinkAddr::new(0, 0))?;
@@ -243,7 +248,13 @@ impl Link {
         Ok(is_local)
     }
 
-    fn message(&mut self, kind: u16, flags: u16, header: &[u8], attributes: &[u8]) -> Vec<u8> {
+    pub(crate) fn message(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        header: &[u8],
+        attributes: &[u8],
+    ) -> Vec<u8> {
         const NLMSGHDR: usize = 16;
         self.sequence = self.sequence.wrapping_add(1);
         let length = (NLMSGHDR + header.len() + attributes.len()) as u32;
@@ -257,16 +268,24 @@ impl Link {
         bytes
     }
 
-    /// Sends, and receives all there is to receive: the kernel answers within send() and continues a dump within recv(), so that
-    /// nothing is ever waited for.
     fn exchange(
         &mut self,
         step: &str,
         request: &[u8],
-        mut each: impl FnMut(Answer<'_>),
+        each: impl FnMut(Answer<'_>),
     ) -> Result<(), Failure> {
         let failed = |error: io::Error| Failure::call(step, &error);
-        self.socket.send(request, 0).map_err(failed)?;
+        self.exchange_raw(request, each).map_err(failed)
+    }
+
+    /// Sends, and receives all there is to receive: the kernel answers within send() and continues a dump within recv(), so that
+    /// nothing is ever waited for.
+    pub(crate) fn exchange_raw(
+        &mut self,
+        request: &[u8],
+        mut each: impl FnMut(Answer<'_>),
+    ) -> io::Result<()> {
+        self.socket.send(request, 0)?;
         loop {
             let received = self
                 .socket
@@ -275,7 +294,7 @@ impl Link {
                 Ok(length) => for_each_message(&self.buffer[..length], &mut each),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(failed(error)),
+                Err(error) => return Err(error),
             }
         }
     }
@@ -287,7 +306,7 @@ impl fmt::Debug for Link {
     }
 }
 
-enum Answer<'a> {
+pub(crate) enum Answer<'a> {
     /// What stands behind nlmsghdr.
     Message(&'a [u8]),
     Error(i32),
