@@ -561,7 +561,7 @@ impl Endpoint {
     /// What becomes of a query for a name of no zone.
     fn fate(&self, transport: Transport) -> Fate {
         if self.scope.is_internal() {
-            Fate::Refused
+            Fate::Denied
         } else if self.is_full(transport) {
             Fate::Failed
         } else {
@@ -577,7 +577,7 @@ impl Endpoint {
         out: &mut Vec<u8>,
     ) -> Taken<'q> {
         let (count, rcode) = match fate {
-            Fate::Refused => (&self.counts.refused, Rcode::Refused),
+            Fate::Denied => (&self.counts.denied, Rcode::NxDomain),
             Fate::Failed => (&self.counts.failed, Rcode::ServFail),
             Fate::Local | Fate::Forwarded => {
                 self.counts.forwarded.up();

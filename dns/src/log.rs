@@ -29,8 +29,8 @@ pub enum Fate {
     Local,
     /// Sent to an upstream.
     Forwarded,
-    /// Answered with REFUSED: the container's network is internal.
-    Refused,
+    /// Answered with NXDOMAIN: the container's network is [internal](crate::Scope::internal).
+    Denied,
     /// Answered with SERVFAIL: beyond [the limits](crate#limits).
     Failed,
 }

@@ -363,7 +363,7 @@ mod tests {
         while reply[1] != 2 {
             client.recv(&mut reply).unwrap();
         }
-        assert_eq!(reply[3] & 15, 5, "refused, as by the new scope");
+        assert_eq!(reply[3] & 15, 3, "denied, as by the new scope");
     }
 
     #[test]
