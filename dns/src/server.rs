@@ -85,7 +85,8 @@ impl ServerBuilder {
     /// Has `tell` told of each query that could be read, before it is answered or forwarded.
     ///
     /// It is called on the server's threads, so nobody is answered while it runs: it should count, or hand on by a
-    /// channel that does not block. Where it panics, the thread ends, and with it the service of its containers.
+    /// channel that does not block. A panic of it ends here, once the panic hook has told of it: the query is answered all
+    /// the same, and the next one told.
     pub fn query_log(mut self, tell: impl Fn(&Logged<'_>) + Send + Sync + 'static) -> Self {
         self.log = Log::new(tell);
         self

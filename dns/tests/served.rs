@@ -196,3 +196,18 @@ fn found(client: &UdpSocket, number: usize) -> Vec<IpAddr> {
     assert_eq!(said.id, number as u16);
     said.addresses
 }
+
+#[test]
+fn a_log_that_panics_ends_nobodys_service() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    let builder = Server::builder().query_log(|_| std::panic::resume_unwind(Box::new(())));
+    let server = builder.start().unwrap();
+    let web = Container::new();
+    let _endpoint = web.serve(&server, &zone("db", "10.89.0.2"));
+    for _ in 0..3 {
+        assert_eq!(web.ask("db", A).addresses.len(), 1);
+    }
+    server.stop().unwrap();
+}
