@@ -160,11 +160,7 @@ fn getent_finds_hosts() {
     assert_eq!(streams.len(), 2, "{made:?}");
     assert!(streams[0].ends_with(" dual.app"), "{made:?}");
     let reverse = world.run("getent", &["hosts", "10.89.0.2"]);
-    assert_eq!(
-        reverse.lines,
-        ["10.89.0.2       db.app"],
-        "{reverse:?}"
-    );
+    assert_eq!(reverse.lines, ["10.89.0.2       db.app"], "{reverse:?}");
 }
 
 #[test]
