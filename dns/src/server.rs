@@ -119,9 +119,9 @@ impl Server {
         ServerBuilder::default()
     }
 
-    /// Serves one more container from sockets that are bound already, most often by [`bind_in`] to [`LISTEN`](crate::LISTEN) inside
-    /// the container's network namespace. Replies go out of the socket that the query came in, so neither may be bound
-    /// to the wildcard address.
+    /// Serves one more container from sockets that are bound already, most often by [`bind_in`] to
+    /// [`LISTEN`](crate::LISTEN) inside the container's network namespace. Replies go out of the socket that the query
+    /// came in, so neither may be bound to the wildcard address.
     ///
     /// # Errors
     /// `InvalidInput` if a socket is bound to no one address; `NotFound` if the server has ended; `Busy` or `Os` if a
