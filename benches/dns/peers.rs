@@ -168,7 +168,12 @@ pub(crate) fn aardvark(world: &World, address: SocketAddr) -> Option<Running> {
     aardvark.arg("--config").arg(&config);
     aardvark.args(["-p", &address.port().to_string(), "run"]);
     let launcher = world.netns.run(|| quiet(&mut aardvark).spawn()).ok()?;
-    let daemon = answers(world, address).then(|| pid_in(&config.join("aardvark.pid")))?;
+    let answers = answers(world, address);
+    let daemon = pid_in(&config.join("aardvark.pid"));
+    if !answers {
+        end_daemon(launcher, daemon);
+        panic!("{aardvark:?} does not answer");
+    }
     Some(Running {
         address,
         who: Who::Process(daemon),

@@ -1,6 +1,5 @@
 //! From a zone and a query to a reply, with nothing in between.
 
-use std::net::IpAddr;
 use std::ops::Deref;
 
 use crate::wire::{Fault, NAME_MAX, Query, Rcode, Response, Transport, rtype};
@@ -59,7 +58,7 @@ pub(crate) enum Outcome<'q> {
     Drop,
 }
 
-/// Answers one query into `out` from the first of `zones` that has the name.
+/// Answers one query into `out` from the first of `zones` that has something of the name, or else the first that denies it.
 pub(crate) fn respond<'q, Z: Deref<Target = Zone>>(
     zones: impl IntoIterator<Item = Z>,
     query: &'q [u8],
@@ -76,24 +75,27 @@ pub(crate) fn respond<'q, Z: Deref<Target = Zone>>(
     };
     let mut buffer = [0; NAME_MAX];
     let key = query.key(&mut buffer);
+    let mut denial = None;
     for zone in zones {
-        let found = zone.find(key);
-        if matches!(found, Found::Foreign) {
-            continue;
+        match zone.find(key) {
+            Found::Node(node) => {
+                let mut response = Response::new(query.envelope, transport, out).authoritative();
+                write_node(&zone, node, query.qtype, &mut response);
+                response.finish(Rcode::NoError);
+                return Outcome::Answered(query);
+            }
+            // A network may be named as a container of the next.
+            Found::Nothing => denial = denial.or(Some(Rcode::NoError)),
+            Found::NoSuchName => denial = denial.or(Some(Rcode::NxDomain)),
+            Found::Foreign => {}
         }
-        let mut response = Response::new(query.envelope, transport, out).authoritative();
-        if let Found::Node(node) = found {
-            write_node(&zone, node, query.qtype, &mut response);
-        }
-        let exists = !matches!(found, Found::NoSuchName);
-        response.finish(if exists {
-            Rcode::NoError
-        } else {
-            Rcode::NxDomain
-        });
-        return Outcome::Answered(query);
     }
-    Outcome::Forward(query)
+    let Some(rcode) = denial else {
+        return Outcome::Forward(query);
+    };
+    let response = Response::new(query.envelope, transport, out);
+    response.authoritative().finish(rcode);
+    Outcome::Answered(query)
 }
 
 fn write_node(zone: &Zone, node: &Node, qtype: u16, response: &mut Response<'_, '_>) {
@@ -137,12 +139,14 @@ fn write_services(zone: &Zone, node: &Node, response: &mut Response<'_, '_>) {
             continue;
         }
         told.push(target);
-        for address in zone.addresses(target) {
-            let (rtype, octets) = match address {
-                IpAddr::V4(address) => (rtype::A, address.octets().to_vec()),
-                IpAddr::V6(address) => (rtype::AAAA, address.octets().to_vec()),
-            };
-            response.additional(target, rtype, ttl, &octets);
+        let Found::Node(host) = zone.find(&target.key()) else {
+            continue;
+        };
+        for address in &host.v4 {
+            response.additional(target, rtype::A, ttl, &address.octets());
+        }
+        for address in &host.v6 {
+            response.additional(target, rtype::AAAA, ttl, &address.octets());
         }
     }
 }
@@ -155,6 +159,8 @@ fn from<T>(list: &[T], first: usize) -> impl Iterator<Item = &T> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use simple_dns::rdata::RData;
     use simple_dns::{Packet, PacketFlag};
 
@@ -292,6 +298,46 @@ mod tests {
         assert_eq!(data(&reply), ["web.App", "Www.App", "web.app"]);
         let elsewhere = answer(&zone, &query("nobody", 1), Transport::Udp);
         assert_eq!(elsewhere, Reply::Forward);
+    }
+
+    #[test]
+    fn a_zone_that_has_a_name_answers_before_one_that_denies_it() {
+        // A network that is named as a container of another.
+        let (mut network, mut other) = (Zone::new(), Zone::new());
+        network.set_domain("db".parse().unwrap());
+        network.insert("_x.web".parse().unwrap(), "10.0.0.1".parse().unwrap());
+        for name in ["db", "y.db", "web"] {
+            other.insert(name.parse().unwrap(), "10.0.0.2".parse().unwrap());
+        }
+        let mut out = Vec::new();
+        let mut respond = |name: &str| {
+            respond(
+                [&network, &other],
+                &query(name, 1),
+                Transport::Udp,
+                &mut out,
+            );
+            (out[3] & 15, data(&out))
+        };
+        for name in ["db", "y.db", "web"] {
+            assert_eq!(respond(name), (0, vec!["10.0.0.2".to_owned()]), "{name}");
+        }
+        assert_eq!(respond("z.db"), (3, vec![]));
+        assert_eq!(respond("web.db"), (0, vec![]));
+    }
+
+    #[test]
+    fn targets_in_the_domain_have_their_addresses_too() {
+        let mut zone = zone();
+        zone.set_domain("net".parse().unwrap());
+        let service = crate::Service::new("dual.net".parse().unwrap(), 8080);
+        zone.insert_service("_http._tcp.dual".parse().unwrap(), service);
+        let asked = query("_http._tcp.dual.net", 33);
+        let Reply::Answer(reply) = answer(&zone, &asked, Transport::Udp) else {
+            panic!();
+        };
+        let packet = Packet::parse(&reply).unwrap();
+        assert_eq!(packet.additional_records.len(), 2);
     }
 
     #[test]

@@ -13,10 +13,10 @@ const ANSWER_MAX: usize = 4096;
 /// How answers of upstreams are kept, if they are: [`ServerBuilder::cache`](crate::ServerBuilder::cache).
 ///
 /// An answer is kept for the shortest time that one of its records may be, a denial (NXDOMAIN, NODATA) for as long as the
-/// zone's SOA record says; failures and truncated answers are not kept. Who asks again is told what is left of that time.
+/// zone's SOA record says; failures, truncated answers and what is said to queries with EDNS options are not kept. Who asks again is told what is left of that time.
 ///
 /// Containers whose names go to the same [`Upstreams`](crate::Upstreams) share what is kept for them, so that by the time
-/// an answer takes, one can tell what another asked for.
+/// an answer takes, one can tell what another asked for. Each [worker](crate::ServerBuilder::workers) keeps its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use = "a cache is of use to ServerBuilder::cache only"]
 pub struct Cache {
@@ -73,8 +73,8 @@ impl Id {
         let mut id = Vec::with_capacity(name.len() + 13);
         id.extend_from_slice(&Id::prefix(route));
         id.extend_from_slice(&query.qtype.to_ne_bytes());
-        // Recursion desired, checking disabled.
-        id.extend_from_slice(&[flags, header[2] & 1, header[3] & 0x10]);
+        // Recursion desired, authentic data, checking disabled.
+        id.extend_from_slice(&[flags, header[2] & 1, header[3] & 0x30]);
         id.extend_from_slice(name);
         Id(id.into())
     }
@@ -101,6 +101,9 @@ impl Kept {
         now: Instant,
         out: &mut Vec<u8>,
     ) -> bool {
+        if is_personal(query) {
+            return false;
+        }
         let id = Id::new(route, query);
         let Some(answer) = self.answers.get(&id).filter(|answer| now < answer.expires) else {
             return false;
@@ -130,7 +133,8 @@ impl Kept {
             .max(*self.config.ttl.start())
             .min(*self.config.ttl.end());
         let ttls = ttl_offsets(message, question_end);
-        if seconds == 0 || message.len() > ANSWER_MAX || self.config.answers == 0 {
+        let is_none_to_keep = message.len() > ANSWER_MAX || is_personal(query);
+        if seconds == 0 || is_none_to_keep || self.config.answers == 0 {
             return;
         }
         self.make_room(now);
@@ -166,6 +170,11 @@ impl Kept {
             self.order.pop_front();
         }
     }
+}
+
+/// Whether what is said to it may be for this client alone: another would not take its cookie.
+fn is_personal(query: &Query<'_>) -> bool {
+    query.envelope.edns.is_some_and(|edns| edns.has_options)
 }
 
 #[cfg(test)]
@@ -286,6 +295,37 @@ mod tests {
     }
 
     #[test]
+    fn a_denial_behind_an_alias_is_kept_no_longer_than_the_shortest_of_all() {
+        for (ttl, kept) in [(60, 20), (7, 7)] {
+            for rcode in [0, 3] {
+                let mut world = World::new(Cache::new(10));
+                let asked = query(1, b"alias");
+                let mut said = reply(&asked, &[ttl]);
+                said[3] |= rcode;
+                said[9] = 1;
+                said.extend_from_slice(&denial(&asked, 90, 20)[asked.len()..]);
+                world.keep(0, &asked, &said);
+                assert!(world.find(kept - 1, &asked).is_some(), "{ttl} {rcode}");
+                assert_eq!(world.find(kept, &asked), None, "{ttl} {rcode}");
+            }
+        }
+    }
+
+    #[test]
+    fn answers_to_who_sent_options_are_for_nobody_else() {
+        let mut world = World::new(Cache::new(10));
+        // A cookie.
+        let plain = query(1, b"name");
+        let mut asked = plain.clone();
+        asked[11] = 1;
+        asked.extend_from_slice(&[0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 12, 0, 10, 0, 8]);
+        asked.extend_from_slice(b"whatever");
+        world.keep(0, &asked, &reply(&plain, &[30]));
+        assert_eq!(world.find(0, &asked), None);
+        assert!(world.kept.answers.is_empty());
+    }
+
+    #[test]
     fn what_changes_an_answer_tells_questions_apart() {
         let mut world = World::new(Cache::new(10));
         let plain = query(1, b"name");
@@ -294,10 +334,12 @@ mod tests {
         other_type[19] = 28;
         let mut unchecked = plain.clone();
         unchecked[3] |= 0x10;
+        let mut authentic = plain.clone();
+        authentic[3] |= 0x20;
         let mut edns = plain.clone();
         edns[11] = 1;
         edns.extend_from_slice(&[0, 0, 41, 4, 208, 0, 0, 0x80, 0, 0, 0]);
-        for other in [other_type, unchecked, edns] {
+        for other in [other_type, unchecked, authentic, edns] {
             assert_eq!(world.find(0, &other), None);
         }
         let asked = Query::parse(&plain).unwrap();

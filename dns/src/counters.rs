@@ -14,8 +14,8 @@ pub struct Counters {
     pub local: u64,
     /// Sent to an upstream, or answered with what one had said before where [answers are kept](crate::Cache).
     pub forwarded: u64,
-    /// Answered with REFUSED, for the container's network is internal.
-    pub refused: u64,
+    /// Answered with NXDOMAIN, for the container's network is [internal](crate::Scope::internal).
+    pub denied: u64,
     /// Answered with SERVFAIL: of those forwarded, the ones that no upstream answered, or answered so; and the ones beyond
     /// [the limits](crate#limits).
     pub failed: u64,
@@ -29,7 +29,7 @@ pub(crate) struct Counts {
     pub(crate) queries: Count,
     pub(crate) local: Count,
     pub(crate) forwarded: Count,
-    pub(crate) refused: Count,
+    pub(crate) denied: Count,
     pub(crate) failed: Count,
     pub(crate) malformed: Count,
 }
@@ -54,7 +54,7 @@ impl Counts {
             queries: self.queries.now(),
             local: self.local.now(),
             forwarded: self.forwarded.now(),
-            refused: self.refused.now(),
+            denied: self.denied.now(),
             failed: self.failed.now(),
             malformed: self.malformed.now(),
         }

@@ -171,8 +171,10 @@ impl EventLoop {
     }
 
     fn timeout(&self) -> Option<Duration> {
-        let busy = self.forwarder.is_busy() || !self.streams.is_empty() || self.resting > 0;
-        busy.then(|| TICK.saturating_sub(self.now - self.ticked))
+        if self.forwarder.is_busy() || !self.streams.is_empty() || self.resting > 0 {
+            return Some(TICK.saturating_sub(self.now - self.ticked));
+        }
+        self.forwarder.patience()
     }
 
     fn dispatch(&mut self, ready: Ready) {
@@ -275,8 +277,10 @@ impl EventLoop {
         for stream in its {
             self.close(stream);
         }
-        let of_it = |origin| matches!(origin, Origin::Udp { endpoint, .. } if endpoint == key);
-        self.forwarder.cancel(of_it, &self.poll);
+        if endpoint.udp_flights > 0 {
+            let of_it = |origin| matches!(origin, Origin::Udp { endpoint, .. } if endpoint == key);
+            self.forwarder.cancel(of_it, &self.poll);
+        }
         self.forwarder.leave(endpoint.route, &self.poll);
     }
 
@@ -410,6 +414,7 @@ impl EventLoop {
                     let origin = Origin::Tcp {
                         endpoint: stream.endpoint,
                         stream: key,
+                        peer: stream.peer,
                     };
                     let (route, poll) = (endpoint.route, &self.poll);
                     self.forwarder
@@ -434,8 +439,10 @@ impl EventLoop {
         if let Some(endpoint) = self.endpoints.get_mut(stream.endpoint) {
             endpoint.tcp_flights -= stream.pending;
         }
-        let of_it = |origin| matches!(origin, Origin::Tcp { stream, .. } if stream == key);
-        self.forwarder.cancel(of_it, &self.poll);
+        if stream.pending > 0 {
+            let of_it = |origin| matches!(origin, Origin::Tcp { stream, .. } if stream == key);
+            self.forwarder.cancel(of_it, &self.poll);
+        }
     }
 
     /// Brings replies of upstreams to who asked.
@@ -453,6 +460,7 @@ impl EventLoop {
                 Origin::Tcp {
                     endpoint,
                     stream: key,
+                    peer: _,
                 } => {
                     if let Some(stream) = self.streams.get_mut(key) {
                         stream.pending -= 1;
@@ -561,7 +569,7 @@ impl Endpoint {
     /// What becomes of a query for a name of no zone.
     fn fate(&self, transport: Transport) -> Fate {
         if self.scope.is_internal() {
-            Fate::Refused
+            Fate::Denied
         } else if self.is_full(transport) {
             Fate::Failed
         } else {
@@ -577,7 +585,7 @@ impl Endpoint {
         out: &mut Vec<u8>,
     ) -> Taken<'q> {
         let (count, rcode) = match fate {
-            Fate::Refused => (&self.counts.refused, Rcode::Refused),
+            Fate::Denied => (&self.counts.denied, Rcode::NxDomain),
             Fate::Failed => (&self.counts.failed, Rcode::ServFail),
             Fate::Local | Fate::Forwarded => {
                 self.counts.forwarded.up();

@@ -17,7 +17,7 @@ use crate::resolv_conf::NAMESERVERS_MAX;
 use crate::slab::{Key, Slab};
 use crate::upstream::{Health, Link, Socket, Upstream};
 use crate::upstreams::Upstreams;
-use crate::wire::{Envelope, QUERY_MAX, Query, Rcode, Response, Transport, Verdict, judge};
+use crate::wire::{Envelope, Query, Rcode, Response, Transport, Verdict, judge};
 
 /// Silence after which the next upstream is tried.
 const RETRY: Duration = Duration::from_millis(800);
@@ -25,6 +25,8 @@ const RETRY: Duration = Duration::from_millis(800);
 const GIVE_UP: Duration = Duration::from_millis(2400);
 /// Queries sent for one flight.
 const TRIES: usize = 3;
+/// The longest refusal that is kept while another upstream is asked: they are short, and there may be one of each flight.
+const UNHELPFUL_MAX: usize = 512;
 /// Flights at once.
 const FLIGHTS_MAX: usize = 32_768;
 /// Bytes of their queries.
@@ -33,7 +35,7 @@ const BYTES_MAX: usize = 8 << 20;
 const OVERDUE_AT_ONCE: usize = 256;
 /// UDP sockets per upstream that new queries may use.
 const SOCKETS_PER_UPSTREAM: usize = 8;
-/// UDP sockets at once, those that wait for last replies included.
+/// UDP sockets at once, those that wait for last replies included. An upstream without any may have one more.
 const SOCKETS_MAX: usize = 96;
 /// TCP connections to one upstream: servers take few from one client, but many queries on each.
 const LINKS_PER_UPSTREAM: usize = 4;
@@ -60,6 +62,7 @@ pub(crate) enum Origin {
     Tcp {
         endpoint: Key,
         stream: Key,
+        peer: Option<SocketAddr>,
     },
     /// Nobody: it shows whether an upstream is back.
     Probe,
@@ -209,6 +212,11 @@ impl Forwarder {
         !(self.flights.is_empty() && self.links.is_empty())
     }
 
+    /// For how long there is nothing to do at all: then sockets may be old.
+    pub(crate) fn patience(&self) -> Option<Duration> {
+        (!self.sockets.is_empty()).then_some(SOCKET_AGE)
+    }
+
     /// The route to these upstreams, for one more endpoint.
     pub(crate) fn join(&mut self, upstreams: &Upstreams, now: Instant, poll: &Poll) -> Key {
         let is_it = |(_, route): &(Key, &Route)| route.source.is(upstreams);
@@ -305,9 +313,7 @@ impl Forwarder {
             .iter()
             .filter(|(_, socket)| socket.upstream == key);
         for socket in sockets.map(|(key, _)| key).collect::<Vec<_>>() {
-            if let Some(socket) = self.sockets.remove(socket) {
-                poll.delete(&socket.udp);
-            }
+            self.close_socket(socket, poll);
         }
         let links = self.links.iter().filter(|(_, link)| link.upstream == key);
         for link in links.map(|(key, _)| key).collect::<Vec<_>>() {
@@ -394,6 +400,16 @@ impl Forwarder {
         for key in due.drain(..) {
             self.close_link(key, poll);
         }
+        let sockets = self.sockets.iter();
+        let old = |socket: &Socket| socket.ids.is_empty() && now - socket.opened >= SOCKET_AGE;
+        due.extend(
+            sockets
+                .filter(|(_, socket)| old(socket))
+                .map(|(key, _)| key),
+        );
+        for key in due.drain(..) {
+            self.close_socket(key, poll);
+        }
         self.due = due;
         is_all
     }
@@ -478,12 +494,19 @@ impl Forwarder {
 
     /// Whether the query is one of ours that came back: an upstream that leads here.
     fn is_own(&self, query: &Query<'_>, origin: Origin) -> bool {
-        let Origin::Udp { peer, .. } = origin else {
-            return false;
-        };
         let id = u16::from_be_bytes([query.bytes()[0], query.bytes()[1]]);
-        let mut sockets = self.sockets.iter();
-        sockets.any(|(_, socket)| socket.local == peer && socket.ids.contains_key(&id))
+        match origin {
+            Origin::Udp { peer, .. } => {
+                let mut sockets = self.sockets.iter();
+                sockets.any(|(_, socket)| socket.local == peer && socket.ids.contains_key(&id))
+            }
+            Origin::Tcp { peer, .. } => {
+                let mut links = self.links.iter();
+                let peer = peer.as_ref();
+                links.any(|(_, link)| link.local.as_ref() == peer && link.ids.contains_key(&id))
+            }
+            Origin::Probe => false,
+        }
     }
 
     fn copy(&mut self, bytes: &[u8]) -> Vec<u8> {
@@ -640,7 +663,10 @@ impl Forwarder {
             None if many => return Err(io::ErrorKind::ResourceBusy.into()),
             _ => {}
         }
-        let to = self.upstreams.get(upstream).ok_or_else(gone)?;
+        let to = self.upstreams.get_mut(upstream).ok_or_else(gone)?;
+        if !to.may_open(now) {
+            return Err(io::ErrorKind::ResourceBusy.into());
+        }
         let link = Link::open(upstream, to, now)?;
         let token = Token::Link(self.links.next_key());
         poll.add(&link.tcp, token, link.interest)?;
@@ -746,8 +772,11 @@ impl Forwarder {
         poll: &Poll,
     ) -> io::Result<(Key, u16)> {
         self.retire_old(upstream, now, poll);
-        let usable = self.upstreams.get(upstream).ok_or_else(gone)?.sockets.len();
-        let key = if usable < SOCKETS_PER_UPSTREAM && self.sockets.len() < SOCKETS_MAX {
+        let room = self.sockets.len() < SOCKETS_MAX;
+        let to = self.upstreams.get_mut(upstream).ok_or_else(gone)?;
+        let usable = to.sockets.len();
+        let wants = usable == 0 || usable < SOCKETS_PER_UPSTREAM && room;
+        let key = if wants && to.may_open(now) {
             self.open_socket(upstream, now, poll)?
         } else if usable > 0 {
             let index = usize::from(self.random.next_u16()?) % usable;
@@ -772,6 +801,16 @@ impl Forwarder {
             upstream.sockets.push(key);
         }
         Ok(key)
+    }
+
+    fn close_socket(&mut self, key: Key, poll: &Poll) {
+        let Some(socket) = self.sockets.remove(key) else {
+            return;
+        };
+        poll.delete(&socket.udp);
+        if let Some(upstream) = self.upstreams.get_mut(socket.upstream) {
+            upstream.sockets.retain(|other| *other != key);
+        }
     }
 
     /// Takes sockets used much or long out of use, as far as there is room to wait for their last replies.
@@ -820,7 +859,7 @@ impl Forwarder {
         match judge(&flight.query, flight.question_end, message) {
             Verdict::Stranger => {}
             Verdict::Unhelpful => {
-                if message.len() <= QUERY_MAX {
+                if message.len() <= UNHELPFUL_MAX {
                     flight.unhelpful.get_or_insert_with(|| message.to_vec());
                 }
                 self.replied(upstream, now);
@@ -996,4 +1035,98 @@ fn drive(link: &mut Link, ready: Ready, buffer: &mut [u8]) -> io::Result<()> {
         return link.read(buffer);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+
+    use cofferdam_testkit::{Need, NetNs, have};
+
+    use super::*;
+
+    /// What asks an upstream that is silent, at times of its own.
+    struct World {
+        forwarder: Forwarder,
+        poll: Poll,
+        upstreams: Upstreams,
+        _silent: UdpSocket,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
+            let upstreams = Upstreams::new(vec![silent.local_addr().unwrap()]).unwrap();
+            World {
+                forwarder: Forwarder::new(None),
+                poll: Poll::new().unwrap(),
+                upstreams,
+                _silent: silent,
+            }
+        }
+
+        fn ask(&mut self, route: Key, now: Instant) {
+            let bytes = b"\0\x01\x01\0\0\x01\0\0\0\0\0\0\x02db\0\0\x01\0\x01";
+            let query = Query::parse(bytes).unwrap();
+            let origin = Origin::Udp {
+                endpoint: route,
+                peer: ([127, 0, 0, 1], 1).into(),
+            };
+            let (poll, udp) = (&self.poll, Transport::Udp);
+            self.forwarder.submit(&query, route, origin, udp, now, poll);
+        }
+    }
+
+    #[test]
+    fn sockets_that_nobody_uses_are_closed() {
+        if have(&[Need::Namespaces]) {
+            NetNs::new().run(sockets_age);
+        }
+    }
+
+    fn sockets_age() {
+        let mut world = World::new();
+        let start = Instant::now();
+        let route = world.forwarder.join(&world.upstreams, start, &world.poll);
+        assert_eq!(world.forwarder.patience(), None);
+        for _ in 0..20 {
+            world.ask(route, start);
+        }
+        assert_eq!(world.forwarder.sockets.len(), SOCKETS_PER_UPSTREAM);
+        assert_eq!(world.forwarder.patience(), Some(SOCKET_AGE));
+        // Those that wait for replies stay.
+        world.ask(route, start + SOCKET_AGE);
+        world.forwarder.tick(start + SOCKET_AGE, &world.poll);
+        assert!(world.forwarder.is_busy() && !world.forwarder.sockets.is_empty());
+        for second in [33, 34, 63, 64] {
+            let now = start + Duration::from_secs(second);
+            world.forwarder.tick(now, &world.poll);
+        }
+        assert_eq!(world.forwarder.done.len(), 21);
+        assert_eq!(world.forwarder.sockets.len(), 0);
+        assert_eq!(world.forwarder.patience(), None);
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_route_but_what_was_asked() {
+        if have(&[Need::Namespaces]) {
+            NetNs::new().run(routes_come_and_go);
+        }
+    }
+
+    fn routes_come_and_go() {
+        let mut world = World::new();
+        let start = Instant::now();
+        for _ in 0..50 {
+            let route = world.forwarder.join(&world.upstreams, start, &world.poll);
+            world.ask(route, start);
+            world.forwarder.leave(route, &world.poll);
+        }
+        world.forwarder.tick(start, &world.poll);
+        let forwarder = &world.forwarder;
+        assert_eq!(forwarder.done.len(), 50);
+        assert!(forwarder.routes.is_empty() && forwarder.upstreams.is_empty());
+        assert!(forwarder.sockets.is_empty() && forwarder.flights.is_empty());
+        assert_eq!(forwarder.bytes, 0);
+    }
 }

@@ -1,6 +1,7 @@
 //! Telling the embedder of each query.
 
 use std::fmt;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 
 use crate::wire::{Query, Transport};
@@ -29,8 +30,8 @@ pub enum Fate {
     Local,
     /// Sent to an upstream.
     Forwarded,
-    /// Answered with REFUSED: the container's network is internal.
-    Refused,
+    /// Answered with NXDOMAIN: the container's network is [internal](crate::Scope::internal).
+    Denied,
     /// Answered with SERVFAIL: beyond [the limits](crate#limits).
     Failed,
 }
@@ -81,13 +82,16 @@ impl Log {
 
     pub(crate) fn tell(&self, endpoint: u64, query: &Query<'_>, transport: Transport, fate: Fate) {
         if let Some(tell) = &self.0 {
-            tell(&Logged {
+            let logged = Logged {
                 endpoint,
                 name: LoggedName(query.name()),
                 qtype: query.qtype,
                 transport,
                 fate,
-            });
+            };
+            // Its state is the embedder's; nothing of ours is changed half.
+            let told = panic::catch_unwind(AssertUnwindSafe(|| tell(&logged)));
+            let _the_panic_hook_has_said_so = told.is_err();
         }
     }
 }

@@ -108,11 +108,12 @@ impl Scope {
     }
 
     /// Forwards nothing, for containers on internal networks: a resolver in the host's namespace would be their way
-    /// out. Names of no zone are answered with REFUSED, which tells a policy from a failure (SERVFAIL) and does not
-    /// deny a name that may exist (NXDOMAIN).
+    /// out. What the zones have is all there is: other names do not exist (NXDOMAIN), and without an SOA record no
+    /// cache keeps that.
     ///
-    /// The C library of glibc gives up at once with `EAI_AGAIN`; musl takes neither REFUSED nor SERVFAIL for an answer
-    /// and waits for its timeout.
+    /// All clients go on at once from there. REFUSED or SERVFAIL would tell a policy from a fact, but musl takes neither
+    /// for an answer and waits for its timeout of 5 seconds, and it and c-ares end their search at them: with a search
+    /// domain and `ndots:1` or more in resolv.conf, they would never come to ask for the bare `db`.
     #[must_use]
     pub fn internal(mut self) -> Self {
         self.internal = true;

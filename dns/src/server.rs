@@ -85,7 +85,8 @@ impl ServerBuilder {
     /// Has `tell` told of each query that could be read, before it is answered or forwarded.
     ///
     /// It is called on the server's threads, so nobody is answered while it runs: it should count, or hand on by a
-    /// channel that does not block. Where it panics, the thread ends, and with it the service of its containers.
+    /// channel that does not block. A panic of it ends here, once the panic hook has told of it: the query is answered all
+    /// the same, and the next one told.
     pub fn query_log(mut self, tell: impl Fn(&Logged<'_>) + Send + Sync + 'static) -> Self {
         self.log = Log::new(tell);
         self
@@ -118,9 +119,9 @@ impl Server {
         ServerBuilder::default()
     }
 
-    /// Serves one more container from sockets that are bound already, most often by [`bind_in`] to [`LISTEN`] inside
-    /// the container's network namespace. Replies go out of the socket that the query came in, so neither may be bound
-    /// to the wildcard address.
+    /// Serves one more container from sockets that are bound already, most often by [`bind_in`] to
+    /// [`LISTEN`](crate::LISTEN) inside the container's network namespace. Replies go out of the socket that the query
+    /// came in, so neither may be bound to the wildcard address.
     ///
     /// # Errors
     /// `InvalidInput` if a socket is bound to no one address; `NotFound` if the server has ended; `Busy` or `Os` if a
@@ -363,7 +364,7 @@ mod tests {
         while reply[1] != 2 {
             client.recv(&mut reply).unwrap();
         }
-        assert_eq!(reply[3] & 15, 5, "refused, as by the new scope");
+        assert_eq!(reply[3] & 15, 3, "denied, as by the new scope");
     }
 
     #[test]

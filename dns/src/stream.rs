@@ -1,7 +1,7 @@
 //! A TCP connection from a container: frames in, frames out, never waiting.
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::ops::Range;
 use std::time::Instant;
 
@@ -18,6 +18,7 @@ const OUTBOX_MAX: usize = 64 * 1024;
 pub(crate) struct Stream {
     pub(crate) endpoint: Key,
     pub(crate) tcp: TcpStream,
+    pub(crate) peer: Option<SocketAddr>,
     /// Queries at an upstream.
     pub(crate) pending: usize,
     /// Its place in the order of all connections: several may have come in the same instant.
@@ -61,6 +62,7 @@ impl Stream {
     pub(crate) fn new(endpoint: Key, tcp: TcpStream, number: u64, now: Instant) -> Self {
         Stream {
             endpoint,
+            peer: tcp.peer_addr().ok(),
             tcp,
             pending: 0,
             number,

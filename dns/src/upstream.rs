@@ -16,6 +16,9 @@ const PAUSE_FIRST: Duration = Duration::from_secs(1);
 const PAUSE_LAST: Duration = Duration::from_secs(30);
 /// Bytes of queries that may wait for an upstream to read them. Those of clients that have left are among them.
 const OUTBOX_MAX: usize = 64 * 1024;
+/// Sockets opened in another namespace within a span: enough for 300,000 queries a second.
+const OPENS_MAX: u32 = 32;
+const OPENS_SPAN: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
 pub(crate) struct Upstream {
@@ -25,6 +28,7 @@ pub(crate) struct Upstream {
     pub(crate) health: Health,
     /// The sockets that new queries may use.
     pub(crate) sockets: Vec<Key>,
+    opens: Opens,
 }
 
 impl Upstream {
@@ -34,7 +38,14 @@ impl Upstream {
             source,
             health: Health::new(),
             sockets: Vec::new(),
+            opens: Opens::default(),
         }
+    }
+
+    /// Whether one more socket may be opened now. In another namespace each takes a thread, so there a container whose
+    /// upstream cannot be reached, and that asks all the same, would keep the one that serves all busy.
+    pub(crate) fn may_open(&mut self, now: Instant) -> bool {
+        self.source.netns().is_none() || self.opens.take(now)
     }
 
     /// Opens a socket in the namespace it is asked from.
@@ -43,6 +54,26 @@ impl Upstream {
             Some(netns) => crate::server::run_in(netns, open)?,
             None => open(),
         }
+    }
+}
+
+/// How many sockets were opened lately.
+#[derive(Debug, Default)]
+struct Opens {
+    since: Option<Instant>,
+    count: u32,
+}
+
+impl Opens {
+    fn take(&mut self, now: Instant) -> bool {
+        if self.since.is_none_or(|since| now - since >= OPENS_SPAN) {
+            *self = Opens {
+                since: Some(now),
+                count: 0,
+            };
+        }
+        self.count += 1;
+        self.count <= OPENS_MAX
     }
 }
 
@@ -161,6 +192,7 @@ impl Socket {
 pub(crate) struct Link {
     pub(crate) upstream: Key,
     pub(crate) tcp: TcpStream,
+    pub(crate) local: Option<SocketAddr>,
     /// Queries without a reply: their random ids and flights.
     pub(crate) ids: HashMap<u16, Key>,
     pub(crate) last_used: Instant,
@@ -196,9 +228,11 @@ impl Link {
             Ok(()) | Err(rustix::io::Errno::INPROGRESS) => {}
             Err(errno) => return Err(errno.into()),
         }
+        let tcp = TcpStream::from(fd);
         Ok(Link {
             upstream,
-            tcp: TcpStream::from(fd),
+            local: tcp.local_addr().ok(),
+            tcp,
             ids: HashMap::new(),
             last_used: now,
             silent_since: None,
@@ -300,6 +334,19 @@ mod tests {
         health.replied(start + Duration::from_millis(5));
         health.silent(start, start + Duration::from_millis(800));
         assert!(!health.is_down());
+    }
+
+    #[test]
+    fn sockets_are_opened_at_a_bounded_rate() {
+        let mut opens = Opens::default();
+        let start = Instant::now();
+        let mut now = start;
+        let mut opened = 0;
+        while now - start < Duration::from_secs(1) {
+            opened += u32::from(opens.take(now));
+            now += Duration::from_micros(50);
+        }
+        assert_eq!(opened, 320);
     }
 
     #[test]

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use rustix::fs::{Mode, OFlags};
+
 use crate::resolv_conf::NAMESERVERS_MAX;
 use crate::{Error, LISTEN, ResolvConf, Result};
 
@@ -59,7 +61,7 @@ impl Upstreams {
     /// # Errors
     /// `InvalidInput` for more than three, or one without address or port.
     pub fn new(addresses: Vec<SocketAddr>) -> Result<Self> {
-        check(&addresses)?;
+        let addresses = checked(addresses, false)?;
         Ok(Upstreams::of(addresses, None, None))
     }
 
@@ -72,10 +74,7 @@ impl Upstreams {
     /// # Errors
     /// `InvalidInput` for more than three, or one without address or port, or 127.0.0.11, which is this resolver.
     pub fn new_in(netns: OwnedFd, addresses: Vec<SocketAddr>) -> Result<Self> {
-        check(&addresses)?;
-        if let Some(&own) = addresses.iter().find(|address| address.ip() == LISTEN.ip()) {
-            return Err(Error::upstream(own, "is this resolver itself"));
-        }
+        let addresses = checked(addresses, true)?;
         Ok(Upstreams::of(addresses, Some(netns), None))
     }
 
@@ -95,10 +94,10 @@ impl Upstreams {
     /// the others.
     ///
     /// # Errors
-    /// As of [`Upstreams::new`].
+    /// As of the call that made it, [`Upstreams::new`] or [`Upstreams::new_in`].
     pub fn set(&self, addresses: Vec<SocketAddr>) -> Result<()> {
-        check(&addresses)?;
-        self.put(addresses);
+        let in_netns = self.0.netns.is_some();
+        self.put(checked(addresses, in_netns)?);
         Ok(())
     }
 
@@ -167,7 +166,9 @@ impl Followed {
             return None;
         }
         let mut bytes = Vec::new();
-        let file = fs::File::open(&self.path).ok()?;
+        // It may be a FIFO by now, which is not to be waited for.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+        let file = fs::File::from(rustix::fs::open(&self.path, flags, Mode::empty()).ok()?);
         file.take(FILE_MAX).read_to_end(&mut bytes).ok()?;
         self.seen = stamp;
         Some(String::from_utf8_lossy(&bytes).into_owned())
@@ -183,23 +184,31 @@ fn stamp(path: &Path) -> Option<Stamp> {
 /// The nameservers of a resolv.conf(5), but for ourselves.
 pub(crate) fn of_resolv_conf(text: &str) -> Vec<SocketAddr> {
     let conf = ResolvConf::parse(text);
-    let others = conf.nameservers().iter().filter(|&&ip| ip != LISTEN.ip());
-    let addresses = others.map(|&ip| SocketAddr::new(ip, PORT));
+    let all = conf.nameservers().iter().map(IpAddr::to_canonical);
+    let others = all.filter(|&ip| ip != LISTEN.ip());
+    let addresses = others.map(|ip| SocketAddr::new(ip, PORT));
     addresses
         .filter(|address| fault(*address).is_none())
         .collect()
 }
 
-fn check(addresses: &[SocketAddr]) -> Result<()> {
-    for (index, &address) in addresses.iter().enumerate() {
-        if index >= NAMESERVERS_MAX {
-            return Err(Error::upstream(address, "is one more than three"));
+/// The addresses as they are used, an IPv4-mapped one as IPv4. In a container's namespace, 127.0.0.11 is this resolver.
+fn checked(mut addresses: Vec<SocketAddr>, in_netns: bool) -> Result<Vec<SocketAddr>> {
+    for (index, address) in addresses.iter_mut().enumerate() {
+        if let IpAddr::V4(mapped) = address.ip().to_canonical() {
+            address.set_ip(mapped.into());
         }
-        if let Some(fault) = fault(address) {
-            return Err(Error::upstream(address, fault));
+        if index >= NAMESERVERS_MAX {
+            return Err(Error::upstream(*address, "is one more than three"));
+        }
+        if let Some(fault) = fault(*address) {
+            return Err(Error::upstream(*address, fault));
+        }
+        if in_netns && address.ip() == LISTEN.ip() {
+            return Err(Error::upstream(*address, "is this resolver itself"));
         }
     }
-    Ok(())
+    Ok(addresses)
 }
 
 fn fault(address: SocketAddr) -> Option<&'static str> {
@@ -233,6 +242,22 @@ mod tests {
             error.to_string(),
             r#"upstream "127.0.0.11:53": is this resolver itself"#
         );
+    }
+
+    #[test]
+    fn what_is_set_is_checked_as_what_is_new() {
+        let netns = fs::File::open("/proc/thread-self/ns/net").unwrap();
+        let upstreams = Upstreams::new_in(netns.into(), Vec::new()).unwrap();
+        for own in ["127.0.0.11:53", "[::ffff:127.0.0.11]:53"] {
+            assert!(upstreams.set(addresses(&[own])).is_err(), "{own}");
+        }
+        upstreams
+            .set(addresses(&["[::ffff:192.0.2.1]:53"]))
+            .unwrap();
+        assert_eq!(upstreams.addresses(), addresses(&["192.0.2.1:53"]));
+        assert!(Upstreams::new(addresses(&["[::ffff:0.0.0.0]:53"])).is_err());
+        let conf = "nameserver ::ffff:127.0.0.11\nnameserver ::ffff:192.0.2.1\n";
+        assert_eq!(of_resolv_conf(conf), addresses(&["192.0.2.1:53"]));
     }
 
     #[test]

@@ -60,6 +60,8 @@ pub(crate) mod rtype {
 pub(crate) struct Edns {
     pub(crate) payload: u16,
     pub(crate) dnssec_ok: bool,
+    /// Whether it has options: cookies, a subnet and the like, to which a reply is for this client alone.
+    pub(crate) has_options: bool,
 }
 
 /// The part of a query that its reply repeats.
@@ -168,6 +170,7 @@ impl<'a> Envelope<'a> {
             self.edns = Some(Edns {
                 payload: 0,
                 dnssec_ok: false,
+                has_options: false,
             });
         }
         self
@@ -218,6 +221,7 @@ fn opt(bytes: &[u8], start: usize, count: u16) -> Result<Option<Edns>, Rcode> {
         Some(record) => Ok(Some(Edns {
             payload: record.class,
             dnssec_ok: record.ttl & 0x8000 != 0,
+            has_options: record.end > record.ttl_at + 6,
         })),
         None => Ok(None),
     }
@@ -250,8 +254,8 @@ impl Record {
     }
 }
 
-/// For how many seconds a reply from an upstream may be kept, if it may: as long as the shortest-lived record of an
-/// answer, or as the SOA record of a denial says.
+/// For how many seconds a reply from an upstream may be kept, if it may: as long as its shortest-lived record, and no longer
+/// than its SOA record says, which a denial must have.
 pub(crate) fn lifetime(message: &[u8], question_end: usize) -> Option<u32> {
     let (flags, rcode) = (*message.get(2)?, *message.get(3)? & 15);
     if flags & TRUNCATED != 0 || !matches!(rcode, 0 | 3) {
@@ -272,10 +276,10 @@ pub(crate) fn lifetime(message: &[u8], question_end: usize) -> Option<u32> {
             denied_for = Some(u32::from_be_bytes(*minimum).min(record.ttl));
         }
     }
-    if answers > 0 && rcode == 0 {
-        shortest
-    } else {
-        denied_for
+    match denied_for {
+        Some(seconds) => shortest.map(|shortest| shortest.min(seconds)),
+        None if answers > 0 && rcode == 0 => shortest,
+        None => None,
     }
 }
 

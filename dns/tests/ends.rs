@@ -2,7 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a step that fails has failed the test")]
 
+mod common;
+
 use std::fs;
+use std::io::{Read, Write};
 use std::net::UdpSocket;
 use std::os::fd::AsFd;
 use std::thread;
@@ -10,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use cofferdam_dns::{LISTEN, Scope, Server, Upstreams, bind_in};
 use cofferdam_testkit::{Need, NetNs, Snapshot, have};
+use common::{A, Container, addresses, framed, query, read, receive_frame, zone};
 
 fn threads() -> usize {
     fs::read_dir("/proc/self/task").map_or(usize::MAX, Iterator::count)
@@ -51,6 +55,7 @@ fn a_server_ends_with_its_thread_and_all_sockets_and_does_not_spin() {
     }
     nothing_is_left_of_a_server();
     a_duplicate_of_a_socket_elsewhere_does_not_keep_the_loop_busy();
+    half_messages_and_idle_clients_over_tcp_keep_nobody_busy();
 }
 
 fn a_duplicate_of_a_socket_elsewhere_does_not_keep_the_loop_busy() {
@@ -104,4 +109,38 @@ fn nothing_is_left_of_a_server() {
         drop((endpoint, silent, client, connection));
         before.assert_same("cofferdam-dns");
     }
+}
+
+fn half_messages_and_idle_clients_over_tcp_keep_nobody_busy() {
+    let server = Server::builder().start().unwrap();
+    let web = Container::new();
+    let _endpoint = web.serve(&server, &zone("db", "10.89.0.2"));
+    let whole = framed(&query(7, "db", A));
+    let cuts = [0, 1, 2, 3, whole.len() - 1];
+    let mut halves = Vec::new();
+    for (number, &cut) in cuts.iter().cycle().take(15).enumerate() {
+        let mut stream = web.tcp();
+        stream.write_all(&whole[..cut]).unwrap();
+        // Some end there, some only send no more, some stay.
+        match number % 3 {
+            0 => stream.shutdown(std::net::Shutdown::Write).unwrap(),
+            1 => drop(stream.try_clone().unwrap()),
+            _ => {}
+        }
+        halves.push((number, stream));
+    }
+    for (number, stream) in &mut halves {
+        if *number % 3 == 0 {
+            assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0, "{number}: closed");
+        }
+    }
+    let before = server_ticks();
+    thread::sleep(Duration::from_millis(500));
+    let ran = server_ticks() - before;
+    assert!(ran < 10, "{ran} ticks for nothing");
+    assert_eq!(web.ask_tcp("db", A).addresses, addresses(&["10.89.0.2"]));
+    // The rest of a message makes it whole.
+    let (_, stream) = &mut halves[4];
+    stream.write_all(&whole[cuts[4]..]).unwrap();
+    assert_eq!(read(&receive_frame(stream)).id, 7);
 }

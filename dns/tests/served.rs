@@ -49,11 +49,11 @@ fn what_became_of_queries_is_counted_for_each_container() {
     assert_eq!(read(&receive(&socket)).rcode, RCODE::FormatError);
     let now = of_web.counters();
     assert_eq!((now.queries, now.local, now.forwarded), (6, 2, 2));
-    assert_eq!((now.refused, now.failed, now.malformed), (0, 1, 2));
+    assert_eq!((now.denied, now.failed, now.malformed), (0, 1, 2));
 
-    assert_eq!(inside.ask("good.example", A).rcode, RCODE::Refused);
+    assert_eq!(inside.ask("good.example", A).rcode, RCODE::NameError);
     let now = of_inside.counters();
-    assert_eq!((now.queries, now.refused, now.forwarded), (1, 1, 0));
+    assert_eq!((now.queries, now.denied, now.forwarded), (1, 1, 0));
     // Replies to all that was forwarded have come.
     assert!(upstream.count() >= 2);
 }
@@ -84,7 +84,7 @@ fn each_query_is_told_of_with_who_asked_and_what_becomes_of_it() {
     let expected = [
         format!("{web} dB. 1 {:?}", Fate::Local),
         format!("{web} elsewhere.example. 28 {:?}", Fate::Forwarded),
-        format!("{inside} db. 1 {:?}", Fate::Refused),
+        format!("{inside} db. 1 {:?}", Fate::Denied),
     ];
     assert_eq!(*told.lock().unwrap(), expected);
 }
@@ -195,4 +195,19 @@ fn found(client: &UdpSocket, number: usize) -> Vec<IpAddr> {
     let said = read(&receive(client));
     assert_eq!(said.id, number as u16);
     said.addresses
+}
+
+#[test]
+fn a_log_that_panics_ends_nobodys_service() {
+    if !have(&[Need::Namespaces]) {
+        return;
+    }
+    let builder = Server::builder().query_log(|_| std::panic::resume_unwind(Box::new(())));
+    let server = builder.start().unwrap();
+    let web = Container::new();
+    let _endpoint = web.serve(&server, &zone("db", "10.89.0.2"));
+    for _ in 0..3 {
+        assert_eq!(web.ask("db", A).addresses.len(), 1);
+    }
+    server.stop().unwrap();
 }

@@ -364,7 +364,7 @@ impl Portmap {
     /// What the kernel says.
     pub fn exists(&self) -> Result<bool> {
         let table = &self.shared.table;
-        let doing = format_args!("look for table inet {table}");
+        let doing = &*format!("look for table inet {table}");
         let found = self.shared.lock().socket.table(table);
         Ok(found.map_err(during(doing))?.is_some())
     }
@@ -376,7 +376,7 @@ impl Portmap {
     /// `Owned` if another process owns it; `Busy` if others kept changing the ruleset, else what the kernel says.
     pub fn delete_table(&self) -> Result<()> {
         let table = &self.shared.table;
-        let doing = format_args!("delete table inet {table}");
+        let doing = &*format!("delete table inet {table}");
         let mut kernel = self.shared.lock();
         kernel.transact(doing, |kernel, generation| {
             let Some(found) = kernel.socket.table(table).map_err(during(doing))? else {
