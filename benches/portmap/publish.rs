@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cofferdam_portmap::{PortMapping, Portmap, Protocol};
+use cofferdam_portmap::{PortMapping, Portmap, Protocol, Reserve};
 use cofferdam_testkit::NetNs;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -115,7 +115,7 @@ fn one_more(rounds: usize) {
 fn many(rounds: usize) {
     let host = NetNs::new();
     let portmap = host.run(|| Portmap::open("bench")).unwrap();
-    let unreserved = host.run(|| Portmap::builder("bench").without_reservations().open());
+    let unreserved = host.run(|| Portmap::builder("bench").reserve(Reserve::Never).open());
     let unreserved = unreserved.unwrap();
     let netlink = Netlink::netfilter(&host);
     let numbers: Vec<_> = (FIRST..FIRST + MANY).collect();

@@ -51,12 +51,6 @@ impl PortmapBuilder {
         self
     }
 
-    /// Binds no sockets to published ports: for who knows that they are free, and does not want to spend an fd on each. It is
-    /// [`reserve`](Self::reserve) with [`Reserve::Never`].
-    pub fn without_reservations(self) -> Self {
-        self.reserve(Reserve::Never)
-    }
-
     /// Opens the table in the calling thread's network namespace, and makes nothing yet.
     ///
     /// # Errors
@@ -138,8 +132,8 @@ impl Portmap {
     /// Publishes a port: leads it to `target`'s container port, by one transaction.
     ///
     /// Before that, it binds a socket to the port in the handle's network namespace, and keeps it in the guard: a port a
-    /// process of the host has is an error, and no process of the host can take a published one. That socket lets nothing in. SCTP
-    /// ports are not reserved so: it would load the kernel's SCTP module.
+    /// process of the host has is an error, and no process of the host can take a published one. That socket lets nothing in. For
+    /// SCTP it does so only where the kernel's module is loaded already. [`Reserve`] is for who wants none of it.
     ///
     /// Without a host address it is published on every one of the target's family. A port published on every address and the same
     /// on one address exclude each other, as with Docker.
@@ -198,7 +192,7 @@ impl Portmap {
 
     /// Publishes ports, all or none of them, by one transaction, however many they are. One guard has them all.
     ///
-    /// Each port takes an fd, unless the handle is [without reservations](PortmapBuilder::without_reservations).
+    /// Each port takes an fd, unless the handle is [told otherwise](PortmapBuilder::reserve).
     ///
     /// # Errors
     /// `AlreadyExists` if one is published in this table already, or two of them exclude each other; `Busy` if a socket of the host
