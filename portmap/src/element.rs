@@ -16,7 +16,7 @@ use crate::spec::Protocol;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Element {
     pub(crate) set: Set,
-    /// The key as it lies in registers.
+    /// The key as it lies in registers. Empty is `NFT_SET_ELEM_CATCHALL`, whatever has no other; none of ours is.
     pub(crate) key: Vec<u8>,
     /// The last key of an interval.
     pub(crate) key_end: Option<Vec<u8>>,
@@ -243,6 +243,7 @@ impl fmt::Display for Element {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.subnet().filter(|_| self.set.has_intervals()) {
             Some(subnet) => write!(f, "{subnet} . {subnet}")?,
+            None if self.key.is_empty() => f.write_str("*")?,
             None => write_fields(f, self.set.key(), &self.key)?,
         }
         if let Some(comment) = &self.comment {

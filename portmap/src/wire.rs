@@ -91,6 +91,9 @@ impl Flags {
 /// The comment that tells our table from one of the same name.
 pub(crate) const COMMENT: &str = "cofferdam-portmap";
 
+/// `NFT_SET_ELEM_CATCHALL`: the element has no key.
+pub(crate) const CATCHALL: u32 = 2;
+
 /// The kind of a rule's tag in its user data; nft knows kinds up to 1, and passes over others.
 pub(crate) const RULE_TAG: u8 = 200;
 
@@ -411,6 +414,7 @@ fn write_element(list: &mut Vec<u8>, element: &Element) {
     const NFTA_LIST_ELEM: u16 = 1;
     const NFTA_SET_ELEM_KEY: u16 = 1;
     const NFTA_SET_ELEM_DATA: u16 = 2;
+    const NFTA_SET_ELEM_FLAGS: u16 = 3;
     const NFTA_SET_ELEM_USERDATA: u16 = 6;
     const NFTA_SET_ELEM_KEY_END: u16 = 10;
     const NFTA_DATA_VALUE: u16 = 1;
@@ -420,9 +424,15 @@ fn write_element(list: &mut Vec<u8>, element: &Element) {
                 nest(parts, kind, |data| attribute(data, NFTA_DATA_VALUE, value));
             }
         };
-        part(NFTA_SET_ELEM_KEY, Some(&element.key));
+        part(
+            NFTA_SET_ELEM_KEY,
+            Some(&element.key).filter(|key| !key.is_empty()),
+        );
         part(NFTA_SET_ELEM_KEY_END, element.key_end.as_ref());
         part(NFTA_SET_ELEM_DATA, element.data.as_ref());
+        if element.key.is_empty() {
+            attribute(parts, NFTA_SET_ELEM_FLAGS, &CATCHALL.to_be_bytes());
+        }
         if let Some(text) = &element.comment {
             attribute(parts, NFTA_SET_ELEM_USERDATA, &comment(text));
         }
