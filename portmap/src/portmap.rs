@@ -192,7 +192,8 @@ impl Portmap {
 
     /// Publishes ports, all or none of them, by one transaction, however many they are. One guard has them all.
     ///
-    /// Each port takes an fd, unless the handle is [told otherwise](PortmapBuilder::reserve).
+    /// Each port takes an fd as long as it is published, unless the handle only [checks](Reserve::Check), as one that publishes
+    /// thousands should, or does [neither](Reserve::Never).
     ///
     /// # Errors
     /// `AlreadyExists` if one is published in this table already, or two of them exclude each other; `Busy` if a socket of the host
