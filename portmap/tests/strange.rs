@@ -10,7 +10,7 @@ mod world;
 
 use std::process::Command;
 
-use cofferdam_portmap::{ErrorKind, NetworkSpec, PortMapping, Portmap, Ruleset};
+use cofferdam_portmap::{ErrorKind, Isolation, NetworkSpec, Owner, PortMapping, Portmap, Ruleset};
 use cofferdam_testkit::{Need, NetNs, have};
 use world::{WEB, elements};
 
@@ -132,4 +132,32 @@ fn tables_of_others_stay_as_they_are_whatever_is_in_them() {
     ];
     assert_eq!(left.len(), 3, "{left:?}");
     assert!(theirs.iter().all(|one| left.contains(one)), "{left:?}");
+}
+
+#[test]
+fn the_text_of_a_ruleset_is_what_nft_reads_and_what_is_read_back() {
+    if !have(&[Need::Namespaces, Need::Program("nft")]) {
+        return;
+    }
+    let mut ruleset = declared();
+    let strict = NetworkSpec::new("br1").unwrap().trust("vpn0").unwrap();
+    let strict = strict.isolation(Isolation::Strict).without_icc();
+    let strict = strict.subnet("fd00:1::/64".parse().unwrap());
+    ruleset.network(strict).unwrap();
+    for (spec, to) in [
+        ("[fd00::1]:53:53/udp", "fd00:1::2"),
+        ("9:9/sctp", "fd00:1::2"),
+    ] {
+        let port = PortMapping::of_spec(&spec.parse().unwrap(), to.parse().unwrap());
+        let owner = Owner::new("--web'#!;$(`<|&*").unwrap();
+        ruleset.publish(port.unwrap().owned_by(owner)).unwrap();
+    }
+    let netns = NetNs::new();
+    nft(&netns, &ruleset.to_string());
+    let portmap = netns.run(|| Portmap::open(TABLE)).unwrap();
+    assert_eq!(portmap.list().unwrap(), ruleset);
+    let theirs = nft(&netns, "list ruleset");
+    portmap.delete_table().unwrap();
+    portmap.reconcile(&ruleset).unwrap();
+    assert_eq!(nft(&netns, "list ruleset"), theirs);
 }
