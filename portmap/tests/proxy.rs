@@ -184,12 +184,13 @@ fn who_reads_slowly_slows_down_who_writes_and_loses_nothing() {
     }
     let _alone = alone();
     let (netns, length) = (NetNs::new(), 64 << 20);
+    // Made once and repeated: what is lost or twice changes the length, or what follows.
+    let sent = noise(7, 1_000_003).repeat(length / 1_000_003 + 1);
     let listener = listen(&netns, "127.0.0.1:80");
     let proxy = netns.run(|| Proxy::builder().start()).unwrap();
     let _proxied = proxy.publish(&spec("8080:80"), LOCALHOST).unwrap();
     let mut slow = dial(&netns, "127.0.0.1:8080");
     let (mut server, _) = listener.accept().unwrap();
-    let sent = noise(7, length);
     thread::scope(|scope| {
         let writing = scope.spawn(|| {
             server.write_all(&sent).unwrap();
