@@ -396,8 +396,8 @@ fn stopping_while_busy_leaves_no_descriptor_and_no_thread() {
             proxied.remove().unwrap();
         });
         drop(pairs);
-        let now = (descriptors(), threads());
-        assert_eq!(now, before, "end {end}");
+        // A thread that was joined is listed for a moment more.
+        eventually("nothing is left", || (descriptors(), threads()) == before);
         listen(&netns, &at);
     }
 }
