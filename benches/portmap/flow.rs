@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use cofferdam_portmap::{NetworkSpec, PortMapping, Portmap, Protocol};
+use cofferdam_portmap::{NetworkSpec, PortMapping, Portmap, Protocol, Reserve};
 use cofferdam_testkit::NetNs;
 use rustix::net::{AddressFamily, SendFlags, SocketAddrV4, SocketFlags, SocketType, ipproto};
 use rustix::time::{ClockId, clock_gettime};
@@ -57,7 +57,7 @@ fn ours(count: u16) -> (Duration, usize) {
     let mut world = World::new();
     let portmap = world
         .host
-        .run(|| Portmap::builder("bench").without_reservations().open());
+        .run(|| Portmap::builder("bench").reserve(Reserve::Never).open());
     let portmap = portmap.unwrap();
     let network = NetworkSpec::new(LINK).unwrap();
     let network = network.subnet("10.1.0.0/24".parse().unwrap());

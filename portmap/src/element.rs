@@ -16,7 +16,7 @@ use crate::spec::Protocol;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Element {
     pub(crate) set: Set,
-    /// The key as it lies in registers.
+    /// The key as it lies in registers. Empty is `NFT_SET_ELEM_CATCHALL`, whatever has no other; none of ours is.
     pub(crate) key: Vec<u8>,
     /// The last key of an interval.
     pub(crate) key_end: Option<Vec<u8>>,
@@ -202,48 +202,53 @@ impl Read {
         read
     }
 
-    /// In the order of sets: bridges come first.
+    /// In the order of sets: bridges come first, and what is strict is internal before.
     fn networks(&mut self, elements: &BTreeSet<Element>) {
         for element in elements {
-            let names = element.names();
-            match (element.set, names) {
-                (Set::Bridges, Some((bridge, _))) => {
-                    let mut network = NetworkSpec::on(bridge.clone())
-                        .without_icc()
-                        .without_masquerade();
-                    network.owner = element
-                        .comment
-                        .as_ref()
-                        .and_then(|name| Owner::new(name).ok());
-                    self.networks.insert(bridge, network);
-                }
-                (Set::Open, Some((from, Some(bridge)))) if from == bridge => {
-                    self.change(&bridge, NetworkSpec::with_icc);
-                }
-                (Set::Open, Some((from, Some(bridge)))) => self.change(&bridge, |mut network| {
-                    network.trusted.insert(from);
-                    network
-                }),
-                (Set::Internal, Some((bridge, _))) => {
-                    self.change(&bridge, |network| network.isolation(Isolation::Internal));
-                }
-                (Set::Strict, Some((bridge, _))) => {
-                    self.change(&bridge, |network| network.isolation(Isolation::Strict));
-                }
-                (Set::Masquerade, Some((bridge, _))) => {
-                    self.change(&bridge, NetworkSpec::with_masquerade);
-                }
-                (Set::SubnetPairs4 | Set::SubnetPairs6, _) => {
-                    let bridge = element
-                        .comment
-                        .as_ref()
-                        .and_then(|name| IfName::new(name).ok());
-                    if let (Some(bridge), Some(subnet)) = (bridge, element.subnet()) {
-                        self.change(&bridge, |network| network.subnet(subnet));
-                    }
-                }
-                _ => {}
+            match (element.set, element.names()) {
+                (Set::Bridges, Some((bridge, _))) => self.bridge(bridge, element),
+                (Set::SubnetPairs4 | Set::SubnetPairs6, _) => self.subnet(element),
+                (set, Some((first, second))) => self.names(set, first, second),
+                (_, None) => {}
             }
+        }
+    }
+
+    fn bridge(&mut self, bridge: IfName, element: &Element) {
+        let network = NetworkSpec::on(bridge.clone());
+        let mut network = network.without_icc().without_masquerade();
+        let owner = element.comment.as_deref();
+        network.owner = owner.and_then(|name| Owner::new(name).ok());
+        self.networks.insert(bridge, network);
+    }
+
+    /// Its comment is the bridge.
+    fn subnet(&mut self, element: &Element) {
+        let bridge = element.comment.as_deref();
+        let bridge = bridge.and_then(|name| IfName::new(name).ok());
+        if let (Some(bridge), Some(subnet)) = (bridge, element.subnet()) {
+            self.change(&bridge, |network| network.subnet(subnet));
+        }
+    }
+
+    /// What a set has one or two names of interfaces for.
+    fn names(&mut self, set: Set, first: IfName, second: Option<IfName>) {
+        match (set, second) {
+            (Set::Open, Some(bridge)) if first == bridge => {
+                self.change(&bridge, NetworkSpec::with_icc);
+            }
+            (Set::Open, Some(bridge)) => self.change(&bridge, |mut network| {
+                network.trusted.insert(first);
+                network
+            }),
+            (Set::Internal, _) => {
+                self.change(&first, |network| network.isolation(Isolation::Internal));
+            }
+            (Set::Strict, _) => {
+                self.change(&first, |network| network.isolation(Isolation::Strict));
+            }
+            (Set::Masquerade, _) => self.change(&first, NetworkSpec::with_masquerade),
+            _ => {}
         }
     }
 
@@ -258,6 +263,7 @@ impl fmt::Display for Element {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.subnet().filter(|_| self.set.has_intervals()) {
             Some(subnet) => write!(f, "{subnet} . {subnet}")?,
+            None if self.key.is_empty() => f.write_str("*")?,
             None => write_fields(f, self.set.key(), &self.key)?,
         }
         if let Some(comment) = &self.comment {

@@ -107,6 +107,21 @@ pub(crate) enum Family {
 }
 
 impl Family {
+    fn address(self) -> Type {
+        match self {
+            Family::Ipv4 => Type::Ipv4Addr,
+            Family::Ipv6 => Type::Ipv6Addr,
+        }
+    }
+
+    /// nft's word for it itself.
+    fn nfproto(self) -> &'static str {
+        match self {
+            Family::Ipv4 => "ipv4",
+            Family::Ipv6 => "ipv6",
+        }
+    }
+
     /// nft's word for its header.
     fn word(self) -> &'static str {
         match self {
@@ -289,6 +304,11 @@ impl fmt::Display for Then {
             Then::Jump(chain) => write!(f, "jump {chain}"),
             Then::Masquerade => f.write_str("masquerade"),
             Then::Dnat(map) => {
+                // Where nothing else of the rule tells the family.
+                if !map.key().contains(&map.family().address()) {
+                    let word = map.family().nfproto();
+                    write!(f, "meta nfproto {word} ")?;
+                }
                 write!(f, "dnat {} to ", map.family().word())?;
                 for part in map.key() {
                     f.write_str(match part {

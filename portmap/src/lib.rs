@@ -13,6 +13,33 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! # Privileges
+//! `CAP_NET_ADMIN` in the user namespace that owns the network namespace: root, or the owner of a user namespace in a network
+//! namespace made in it. `CAP_NET_BIND_SERVICE` there for host ports below `net.ipv4.ip_unprivileged_port_start`, and
+//! `CAP_SYS_ADMIN` to publish from a thread in another network namespace than the handle's. /proc must be mounted.
+//!
+//! # Kernel support
+//! Linux 5.7, for rules on the incoming interface in postrouting, with nf_tables, NAT and the expressions `ct`, `fib`, `masq`, `nat`;
+//! where they are modules the kernel loads them by itself, if it may. The first change fails with [`ErrorKind::Unsupported`] and the
+//! missing part if one is not there, and then changes nothing. Tables with an owner need 5.12, such that persist 6.9.
+//!
+//! IPv4 and IPv6. The kernel leads nothing from one to the other, and nothing from `::1` to a container: [`PortMapping::on`] refuses
+//! both, and a [`Proxy`] does both. Reserving a port of SCTP needs the module `sctp`, publishing it does not.
+//!
+//! # What it changes on the host
+//! One table of family inet with the name it was given, in one network namespace, and a bound socket for each published TCP and UDP
+//! port. Not changed, and the caller's to set:
+//! - `net.ipv4.ip_forward=1` and `net.ipv6.conf.all.forwarding=1`, for anything to be forwarded;
+//! - `net.ipv4.conf.<bridge>.route_localnet=1`, for the host to reach published ports by 127.0.0.1. The table drops packets
+//!   for and from 127.0.0.0/8 that come in by another interface than lo, so that it opens nothing else;
+//! - hairpin mode on the bridge's ports, for a container to reach its own published ports where br_netfilter is loaded.
+//!
+//! # Cleanup
+//! [`NetworkGuard`] and [`Published`] undo what they did when dropped, or by `remove()` with a result, or outlive the process by
+//! `persist()`. The last removal deletes the table. A killed process leaves its elements in the kernel, while its sockets are
+//! closed; [`Portmap::unpublish`] removes one port, [`Portmap::unpublish_owner`] those of one owner, [`Portmap::delete_table`] all at
+//! once, and [`Portmap::reconcile`] what is not declared. A [`Proxy`] ends with its process.
+//!
 //! # How it works
 //! What is wanted is a [`Ruleset`]: networks ([`NetworkSpec`]) and published ports ([`PortMapping`]) as a plain value. In nf_tables
 //! it is one table of 28 rules for both families, which do not depend on it; everything that does is an element of a set or a map.
@@ -48,7 +75,36 @@
 //! its keys where it did not see the table and ports are few, so that one more port beside many is one small transaction. Owners are comments of elements; rules have a hash of themselves as user data, by which it is seen that
 //! somebody changed one. [`Portmap::list`] reads all of it back, [`Portmap::reconcile`] and [`Portmap::reapply`] repair it.
 //!
-//! # Flushes and firewalls
+//! # Networks
+//! A bridge is managed with its subnets, and with what its containers may do ([`NetworkSpec`], [`Isolation`]). By default they reach
+//! each other and, in the name of the host, out; nobody reaches them but by published ports.
+//!
+//! ```no_run
+//! # let portmap = cofferdam_portmap::Portmap::open("myapp")?;
+//! use cofferdam_portmap::{Isolation, NetworkSpec};
+//!
+//! let databases = NetworkSpec::new("br1")?.subnet("10.2.0.0/24".parse()?);
+//! let databases = portmap.network(databases.isolation(Isolation::Strict))?; // of the host only DNS
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Declared state and flushes
+//! What should be is a [`Ruleset`]. [`Portmap::reconcile`] makes the table exactly that, by one transaction that touches nothing
+//! that is right already: for a program that starts again after a crash. [`Portmap::list`] reads back what is there, with the
+//! [`Owner`]s.
+//!
+//! ```no_run
+//! # let portmap = cofferdam_portmap::Portmap::open("myapp")?;
+//! use cofferdam_portmap::{PortMapping, Ruleset};
+//!
+//! let mut declared = Ruleset::new("myapp")?;
+//! let web = PortMapping::of_spec(&"8080:80".parse()?, "10.1.0.2".parse()?)?;
+//! declared.publish(web.owned_by("web".parse()?))?;
+//! let repaired = portmap.reconcile(&declared)?;
+//! println!("{} added, {} removed", repaired.added, repaired.removed);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! `nft flush ruleset`, as a restart of the `nftables` service has it, deletes the tables of everybody: then [`Portmap::reapply`]
 //! brings back ports, networks and guards in one transaction. With [`Ownership::Owned`] the kernel refuses it to others instead,
 //! and traffic never stops; the price is that no other process can change the table.
@@ -57,6 +113,15 @@
 //! [`PortSpec`] reads all of Docker's spellings, ranges and ports to be chosen among them. A port to be chosen is one the kernel
 //! would give to a socket without a port, that is not published and that no socket of the host has; for a container with addresses
 //! of both families [`Portmap::publish_to`] chooses the same in both.
+//!
+//! ```no_run
+//! # let portmap = cofferdam_portmap::Portmap::open("myapp")?;
+//! let dns = portmap.publish_to(&"53:53/udp".parse()?, &["10.1.0.2".parse()?, "fd00:1::2".parse()?])?;
+//! let range = portmap.publish(&"8000-8100:3000-3100".parse()?, "10.1.0.3".parse()?)?;
+//! let any = portmap.publish(&"80".parse()?, "10.1.0.3".parse()?)?;
+//! println!("chosen: {}", any.ports()[0].host_port());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 //!
 //! A published port is also reserved, if [`Reserve`] does not say otherwise: a socket is bound to it first, one for both families
 //! where it is of both, in the handle's network namespace. That socket has a filter that drops everything, and is never accepted
@@ -105,27 +170,6 @@
 //! takes `CAP_SYS_ADMIN` over it. The container then sees the connections come from its own addresses. In a network namespace
 //! made within a user namespace of one's own everything works as for root, but nothing leads there from the host.
 //!
-//! # Privileges
-//! `CAP_NET_ADMIN` in the user namespace that owns the network namespace: root, or the owner of a user namespace in a network
-//! namespace made in it. `CAP_NET_BIND_SERVICE` there for host ports below `net.ipv4.ip_unprivileged_port_start`, and
-//! `CAP_SYS_ADMIN` to publish from a thread in another network namespace than the handle's. /proc must be mounted.
-//!
-//! # Kernel support
-//! Linux 5.7, for rules on the incoming interface in postrouting, with nf_tables, NAT and the expressions `ct`, `fib`, `masq`, `nat`;
-//! where they are modules the kernel loads them by itself, if it may. The first change fails with [`ErrorKind::Unsupported`] and the
-//! missing part if one is not there, and then changes nothing. Tables with an owner need 5.12, such that persist 6.9.
-//!
-//! IPv4 and IPv6. The kernel leads nothing from one to the other, and nothing from `::1` to a container: [`PortMapping::on`] refuses
-//! both.
-//!
-//! # What it changes on the host
-//! One table of family inet with the name it was given, in one network namespace, and a bound socket for each published TCP and UDP
-//! port. Not changed, and the caller's to set:
-//! - `net.ipv4.ip_forward=1` and `net.ipv6.conf.all.forwarding=1`, for anything to be forwarded;
-//! - `net.ipv4.conf.<bridge>.route_localnet=1`, for the host to reach published ports by 127.0.0.1. The table drops packets
-//!   for and from 127.0.0.0/8 that come in by another interface than lo, so that it opens nothing else;
-//! - hairpin mode on the bridge's ports, for a container to reach its own published ports where br_netfilter is loaded.
-//!
 //! # Beside other firewalls
 //! Rules of others still hold: a packet that this table accepts may be dropped by another's chain at the same hook, since an accept
 //! ends one chain only. [`ForeignHook::find`] names the chains that drop what none of their rules accepts, such as those of ufw,
@@ -137,6 +181,15 @@
 //!   `org.fedoraproject.FirewallD1.zone`. Newer ones own their table, and the kernel refuses rules of others there;
 //! - iptables-legacy: its own programs, or the back end `Iptables`, whose rules stand before the others.
 //!
+//! ```no_run
+//! use cofferdam_portmap::ForeignHook;
+//!
+//! for hook in ForeignHook::find("myapp")? {
+//!     eprintln!("{hook}"); // which table, chain and policy, and whose
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! A reload of such a firewall may flush everything. firewalld says so on D-Bus, by the signal `Reloaded` of
 //! `org.fedoraproject.FirewallD1`; others say nothing, but `NFNLGRP_NFTABLES` of nfnetlink tells of each change. The caller listens, and
 //! calls [`Portmap::reapply`] and [`WayIn::reapply`]. A table that the handle owns is not flushed by others
@@ -147,12 +200,6 @@
 //! # Back ends
 //! nf_tables, by netlink: [`Portmap`]. It executes nothing. With the feature `iptables` a [`Ruleset`] can be given to
 //! `iptables-restore` instead, on hosts whose rules are managed so: `Iptables`, whose page says what it costs.
-//!
-//! # Cleanup
-//! [`NetworkGuard`] and [`Published`] undo what they did when dropped, or by `remove()` with a result, or outlive the process by
-//! `persist()`. The last removal deletes the table. A killed process leaves its elements in the kernel, while its sockets are
-//! closed; [`Portmap::unpublish`] removes one port, [`Portmap::unpublish_owner`] those of one owner, [`Portmap::delete_table`] all at
-//! once, and [`Portmap::reconcile`] what is not declared. A [`Proxy`] ends with its process.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod answer;

@@ -1,12 +1,16 @@
 //! The handle on a table in the kernel, and the guards of what it was given.
 
+mod builder;
+
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub use builder::PortmapBuilder;
 
 use crate::choice::{self, Place};
 use crate::conntrack::Conntrack;
 use crate::ephemeral::Turn;
-use crate::error::{ErrorKind, Failure, Result};
+use crate::error::{ErrorKind, Result};
 use crate::kernel::{Attempt, Delta, Kernel, Ownership, during};
 use crate::mapping::PortMapping;
 use crate::name::{IfName, Owner, TableName};
@@ -15,7 +19,6 @@ use crate::network::NetworkSpec;
 use crate::reconcile::Repaired;
 use crate::reservation::{Claim, Families, Reservation, Reserve};
 use crate::ruleset::{Ruleset, taken};
-use crate::socket::Socket;
 use crate::spec::PortSpec;
 use crate::wire;
 
@@ -27,62 +30,6 @@ use crate::wire;
 #[derive(Clone, Debug)]
 pub struct Portmap {
     pub(crate) shared: Arc<Shared>,
-}
-
-/// Says how a [`Portmap`] is to be.
-#[derive(Clone, Debug)]
-#[must_use = "a PortmapBuilder does nothing until open"]
-pub struct PortmapBuilder {
-    table_name: String,
-    ownership: Ownership,
-    reserve: Reserve,
-}
-
-impl PortmapBuilder {
-    /// Who else may change the table.
-    pub fn ownership(mut self, ownership: Ownership) -> Self {
-        self.ownership = ownership;
-        self
-    }
-
-    /// What is done about processes of the host that have a published port or may want it.
-    pub fn reserve(mut self, reserve: Reserve) -> Self {
-        self.reserve = reserve;
-        self
-    }
-
-    /// Binds no sockets to published ports: for who knows that they are free, and does not want to spend an fd on each. It is
-    /// [`reserve`](Self::reserve) with [`Reserve::Never`].
-    pub fn without_reservations(self) -> Self {
-        self.reserve(Reserve::Never)
-    }
-
-    /// Opens the table in the calling thread's network namespace, and makes nothing yet.
-    ///
-    /// # Errors
-    /// As [`Portmap::open`].
-    pub fn open(self) -> Result<Portmap> {
-        let table = TableName::new(&self.table_name)?;
-        let open = || {
-            let netns = NetNs::of_this_thread()?;
-            let mut socket = Socket::open()?;
-            socket.generation().map_err(no_nftables)?;
-            Ok((netns, socket, Conntrack::open()?))
-        };
-        let (netns, socket, conntrack) = open()
-            .map_err(|failure: Failure| failure.during(format_args!("open table inet {table}")))?;
-        let kernel = Mutex::new(Kernel::new(socket, table.clone(), self.ownership));
-        Ok(Portmap {
-            shared: Arc::new(Shared {
-                table,
-                netns,
-                reserve: self.reserve,
-                turn: Turn::default(),
-                kernel,
-                conntrack: Mutex::new(conntrack),
-            }),
-        })
-    }
 }
 
 impl Portmap {
@@ -99,11 +46,7 @@ impl Portmap {
 
     /// Says how the handle is to be.
     pub fn builder(table_name: &str) -> PortmapBuilder {
-        PortmapBuilder {
-            table_name: table_name.to_owned(),
-            ownership: Ownership::default(),
-            reserve: Reserve::default(),
-        }
+        PortmapBuilder::of(table_name)
     }
 
     /// Manages a bridge and its subnets, by one transaction: its containers reach out under an address of the host, reach each
@@ -138,8 +81,8 @@ impl Portmap {
     /// Publishes a port: leads it to `target`'s container port, by one transaction.
     ///
     /// Before that, it binds a socket to the port in the handle's network namespace, and keeps it in the guard: a port a
-    /// process of the host has is an error, and no process of the host can take a published one. That socket lets nothing in. SCTP
-    /// ports are not reserved so: it would load the kernel's SCTP module.
+    /// process of the host has is an error, and no process of the host can take a published one. That socket lets nothing in. For
+    /// SCTP it does so only where the kernel's module is loaded already. [`Reserve`] is for who wants none of it.
     ///
     /// Without a host address it is published on every one of the target's family. A port published on every address and the same
     /// on one address exclude each other, as with Docker.
@@ -606,18 +549,5 @@ fn publishing(ports: &[PortMapping]) -> String {
     match ports {
         [port] => format!("publish {port}"),
         _ => format!("publish {} ports", ports.len()),
-    }
-}
-
-/// What a kernel without nf_tables says to a message for it.
-fn no_nftables(failure: Failure) -> Failure {
-    match failure.errno() {
-        Some(libc::EINVAL | libc::ENOENT | libc::EOPNOTSUPP | libc::EAFNOSUPPORT) => failure
-            .of_kind(ErrorKind::Unsupported)
-            .with_note("the kernel has no nf_tables, or may not load it; a Proxy publishes without"),
-        Some(libc::EPERM) => failure.with_note(
-            "CAP_NET_ADMIN in the user namespace that owns the network namespace is missing; a Proxy publishes without",
-        ),
-        _ => failure,
     }
 }

@@ -308,6 +308,7 @@ mod tests {
             ruleset.to_string(),
             include_str!("../tests/data/ruleset.nft")
         );
+        assert!(!ruleset.to_string().contains("mark"), "others use marks");
     }
 
     #[test]

@@ -260,13 +260,15 @@ fn found_elements(answers: &Answers, set: Set) -> Vec<Element> {
 fn found_element(parts: &[u8], set: Set) -> Option<Element> {
     const NFTA_SET_ELEM_KEY: u16 = 1;
     const NFTA_SET_ELEM_DATA: u16 = 2;
+    const NFTA_SET_ELEM_FLAGS: u16 = 3;
     const NFTA_SET_ELEM_USERDATA: u16 = 6;
     const NFTA_SET_ELEM_KEY_END: u16 = 10;
     const NFTA_DATA_VALUE: u16 = 1;
     let bytes = |part| value(value(parts, part)?, NFTA_DATA_VALUE).map(<[u8]>::to_vec);
+    let is_catchall = number(parts, NFTA_SET_ELEM_FLAGS).is_some_and(|f| f & wire::CATCHALL != 0);
     Some(Element {
         set,
-        key: bytes(NFTA_SET_ELEM_KEY)?,
+        key: bytes(NFTA_SET_ELEM_KEY).or(is_catchall.then(Vec::new))?,
         key_end: bytes(NFTA_SET_ELEM_KEY_END),
         data: bytes(NFTA_SET_ELEM_DATA),
         comment: value(parts, NFTA_SET_ELEM_USERDATA).and_then(comment),
@@ -316,6 +318,54 @@ fn unexpected(step: &str, what: &str) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Numbers that look like chance, and are the same in each run.
+    fn chance() -> impl FnMut() -> u64 {
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        move || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state
+        }
+    }
+
+    #[test]
+    fn answers_of_any_content_are_read_without_panic() {
+        let table = TableName::new("t").unwrap();
+        let mut next = chance();
+        for set in Set::ALL {
+            let length =
+                |types: &[crate::layout::Type]| types.iter().map(|one| one.len()).sum::<u32>();
+            let element = Element {
+                set,
+                key: vec![1; length(set.key()) as usize],
+                key_end: set
+                    .has_intervals()
+                    .then(|| vec![2; length(set.key()) as usize]),
+                data: set.data().map(|types| vec![3; length(types) as usize]),
+                comment: Some("web".to_owned()),
+            };
+            let whole = wire::add_elements(&table, &[element]).remove(0).bytes;
+            for _ in 0..1000 {
+                let mut bytes = whole.clone();
+                for _ in 0..1 + next() % 4 {
+                    let at = 16 + next() as usize % (bytes.len() - 16);
+                    bytes[at] = next() as u8;
+                }
+                let mut answers = Answers::default();
+                answers.read(&bytes).unwrap();
+                let found = found_elements(&answers, set);
+                let shown: Vec<_> = found.iter().map(ToString::to_string).collect();
+                let (ruleset, strays) = crate::ruleset::Ruleset::read(table.clone(), found);
+                let read = ruleset.elements().len() + strays.len();
+                assert_eq!(read, shown.len(), "{shown:?}: nothing is passed over");
+                answers.iter().for_each(|answer| {
+                    let _either = found_table(answer);
+                });
+            }
+        }
+    }
 
     #[test]
     fn what_the_kernel_does_not_know_of_the_table_is_unsupported() {

@@ -10,14 +10,14 @@ mod world;
 
 use std::net::SocketAddr;
 
-use cofferdam_portmap::{ErrorKind, NetworkSpec, Owner, PortMapping, Portmap, Protocol};
+use cofferdam_portmap::{ErrorKind, NetworkSpec, Owner, PortMapping, Portmap, Protocol, Reserve};
 use cofferdam_testkit::{Need, NetNs, have};
 use world::{WEB, elements, generation, tables};
 
 const TABLE: &str = "cofferdam";
 
 fn handle(netns: &NetNs) -> Portmap {
-    let builder = Portmap::builder(TABLE).without_reservations();
+    let builder = Portmap::builder(TABLE).reserve(Reserve::Never);
     netns.run(|| builder.open()).unwrap()
 }
 

@@ -13,14 +13,14 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Barrier;
 use std::thread;
 
-use cofferdam_portmap::{ErrorKind, NetworkSpec, Owner, PortMapping, Portmap, Protocol};
+use cofferdam_portmap::{ErrorKind, NetworkSpec, Owner, PortMapping, Portmap, Protocol, Reserve};
 use cofferdam_testkit::{Need, NetNs, have, turns};
 use world::{WEB, elements, generation, rules, tables};
 
 const TABLE: &str = "cofferdam";
 
 fn unreserved(netns: &NetNs) -> Portmap {
-    let builder = Portmap::builder(TABLE).without_reservations();
+    let builder = Portmap::builder(TABLE).reserve(Reserve::Never);
     netns.run(|| builder.open()).unwrap()
 }
 

@@ -13,7 +13,9 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cofferdam_portmap::{NetworkSpec, Owner, PortMapping, PortSpec, Portmap, Protocol, Proxy};
+use cofferdam_portmap::{
+    NetworkSpec, Owner, PortMapping, PortSpec, Portmap, Protocol, Proxy, Reserve,
+};
 use cofferdam_testkit::{Need, NetNs, have, turns};
 use world::{BridgedPackets, HOST, MATE, NEIGHBOUR, WEB, World, add_address};
 
@@ -282,7 +284,7 @@ fn a_port_is_chosen_that_is_free_in_the_families_of_the_container() {
     let both: [IpAddr; 2] = ["10.1.0.2", "fd00::2"].map(|ip| ip.parse().unwrap());
     let _their = netns.run(|| TcpListener::bind("[::1]:40001")).unwrap();
     // Published by somebody who holds no socket.
-    let unreserved = netns.run(|| Portmap::builder(TABLE).without_reservations().open());
+    let unreserved = netns.run(|| Portmap::builder(TABLE).reserve(Reserve::Never).open());
     let unreserved = unreserved.unwrap();
     let _published = unreserved.publish(&spec("40002:80"), both[1]).unwrap();
     let chosen = portmap.publish_to(&spec("80"), &both).unwrap();

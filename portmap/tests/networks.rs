@@ -13,7 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
 use cofferdam_portmap::{Isolation, NetworkGuard, NetworkSpec, Portmap};
 use cofferdam_testkit::{Need, NetNs, have};
 use world::{
-    BRIDGE, BridgedPackets, HOST, MATE, NEIGHBOUR, STRANGER, WEB, Wait, World, arrives, tcp,
+    BRIDGE, BridgedPackets, HOST, MATE, NEIGHBOUR, STRANGER, WEB, Wait, World, arrives, sysctl, tcp,
 };
 
 fn app() -> NetworkSpec {
@@ -135,6 +135,10 @@ fn nothing_is_forwarded_into_or_out_of_an_internal_network() {
     for isolation in [Isolation::Internal, Isolation::Strict] {
         let world = World::new(BridgedPackets::Unseen);
         let (portmap, _networks) = managed(&world, app().isolation(isolation));
+        // As others do: it sets forwarding of every interface, whatever it was before.
+        for value in ["0", "1"] {
+            world.host.run(|| sysctl("ipv4/ip_forward", value));
+        }
         let server = listen(&world.web, 80);
         let _web = portmap
             .publish(&"8080:80".parse().unwrap(), WEB.into())

@@ -184,12 +184,13 @@ fn who_reads_slowly_slows_down_who_writes_and_loses_nothing() {
     }
     let _alone = alone();
     let (netns, length) = (NetNs::new(), 64 << 20);
+    // Made once and repeated: what is lost or twice changes the length, or what follows.
+    let sent = noise(7, 1_000_003).repeat(length / 1_000_003 + 1);
     let listener = listen(&netns, "127.0.0.1:80");
     let proxy = netns.run(|| Proxy::builder().start()).unwrap();
     let _proxied = proxy.publish(&spec("8080:80"), LOCALHOST).unwrap();
     let mut slow = dial(&netns, "127.0.0.1:8080");
     let (mut server, _) = listener.accept().unwrap();
-    let sent = noise(7, length);
     thread::scope(|scope| {
         let writing = scope.spawn(|| {
             server.write_all(&sent).unwrap();
@@ -288,7 +289,8 @@ fn udp_clients_are_told_apart_and_answered_from_where_they_wrote_to() {
     let _alone = alone();
     let (netns, many) = (NetNs::new(), 100);
     let server = netns.run(|| UdpSocket::bind("127.0.0.1:53")).unwrap();
-    let builder = Proxy::builder().udp_idle(Duration::from_millis(400));
+    let idle = Duration::from_millis(turns(1000, 5000) as u64);
+    let builder = Proxy::builder().udp_idle(idle);
     let proxy = netns.run(|| builder.start()).unwrap();
     let _proxied = proxy.publish(&spec("5353:53/udp"), LOCALHOST).unwrap();
     let before = descriptors();
@@ -327,7 +329,12 @@ fn udp_clients_are_told_apart_and_answered_from_where_they_wrote_to() {
             }
         }
     });
-    assert_eq!(proxy.stats().sessions, many as u64);
+    // One for each, and another for each that had to wait for longer than is idle.
+    let sessions = proxy.stats().sessions;
+    assert!(
+        (many as u64..=2 * many as u64).contains(&sessions),
+        "{sessions}"
+    );
     drop(clients);
     eventually("silent clients are forgotten", || descriptors() == before);
     nothing_spins("nobody there");
@@ -389,9 +396,8 @@ fn stopping_while_busy_leaves_no_descriptor_and_no_thread() {
             proxied.remove().unwrap();
         });
         drop(pairs);
-        // A thread that was joined is in /proc for a moment more.
-        let is_as_before = || (descriptors(), threads()) == before;
-        eventually(&format!("nothing is left, end {end}"), is_as_before);
+        // A thread that was joined is listed for a moment more.
+        eventually("nothing is left", || (descriptors(), threads()) == before);
         listen(&netns, &at);
     }
 }

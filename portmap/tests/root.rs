@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use cofferdam_portmap::{
     ErrorKind, NetworkGuard, NetworkSpec, PortMapping, PortSpec, Portmap, Protocol, Published,
+    Reserve,
 };
 use cofferdam_testkit::{Need, NetNs, have};
 use world::{
@@ -630,19 +631,15 @@ fn of_handles_that_want_the_same_port_at_once_one_gets_it() {
     }
     let netns = NetNs::new();
     let start = Barrier::new(4);
-    // SCTP: no socket decides, only the table. Two ask for every address, two for one.
-    let wanted = [
-        "7:7/sctp",
-        "127.0.0.1:7:7/sctp",
-        "7:7/sctp",
-        "127.0.0.1:7:7/sctp",
-    ];
+    // No socket decides, only the table. Two ask for every address, two for one.
+    let wanted = ["7:7", "127.0.0.1:7:7", "7:7", "127.0.0.1:7:7"];
     for _ in 0..20 {
         let got: Vec<Published> = thread::scope(|scope| {
             let workers = wanted.map(|text| {
                 let (netns, start) = (&netns, &start);
                 scope.spawn(move || {
-                    let portmap = netns.run(|| Portmap::open(TABLE)).unwrap();
+                    let portmap = Portmap::builder(TABLE).reserve(Reserve::Never);
+                    let portmap = netns.run(|| portmap.open()).unwrap();
                     start.wait();
                     portmap.publish(&spec(text), WEB.into())
                 })

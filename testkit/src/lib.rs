@@ -4,6 +4,7 @@
 
 mod children;
 mod command;
+mod module;
 mod need;
 mod netns;
 mod refuse;
@@ -12,6 +13,7 @@ mod sys;
 
 pub use children::{ignore_children, leave_no_zombies};
 pub use command::as_root_of_a_user_namespace;
+pub use module::load_module;
 pub use need::{Need, have, is_emulated, skip, turns};
 pub use netns::{NetNs, in_mount_namespace};
 pub use refuse::refuse_syscall;

@@ -467,6 +467,7 @@ mod tests {
         let chains = render(&ruleset(), Family::V4, &names).unwrap();
         let text = difference(Family::V4, &names, &Known::default(), &chains);
         assert_eq!(text, include_str!("../../tests/data/ruleset.iptables"));
+        assert!(!text.to_lowercase().contains("mark"), "others use marks");
         let known = Known::of(Family::V4, &names, chains.clone());
         assert_eq!(difference(Family::V4, &names, &known, &chains), "");
     }

@@ -169,6 +169,7 @@ mod tests {
             let chains = tree(&ports.iter().collect::<Vec<_>>(), &Names::of("t"));
             let most = ports
                 .iter()
+                .step_by(if count > 1000 { 37 } else { 1 })
                 .map(|port| walk(&chains, PUBLISHED, port.host_port()))
                 .inspect(|(_, led)| assert!(led))
                 .map(|(passed, _)| passed);

@@ -38,12 +38,17 @@ fn port(rule: &str) -> Option<PortMapping> {
         let ip: IpAddr = on.split('/').next()?.parse().ok()?;
         port = port.on(ip).ok()?;
     }
-    let comment = after("--comment").map(|text| text.trim_matches('"'));
-    let owner = comment.and_then(|text| text.strip_prefix("of:"));
+    let comment = after("--comment").map(unquoted);
+    let owner = comment.as_deref().and_then(|text| text.strip_prefix("of:"));
     match owner.and_then(|owner| Owner::new(owner).ok()) {
         Some(owner) => Some(port.owned_by(owner)),
         None => Some(port),
     }
+}
+
+/// A word as it was before iptables-save put it into quotes, and a backslash before those in it. No name has either.
+fn unquoted(word: &str) -> String {
+    word.trim_matches('"').replace('\\', "")
 }
 
 #[cfg(test)]
@@ -57,6 +62,7 @@ mod tests {
             -A app-PUB -d 127.0.0.1/32 -p tcp -m tcp --dport 8080 -m comment --comment of:web -j DNAT --to-destination 10.1.0.2:80\n\
             -A app-PUB -p tcp -m tcp --dport 4096:8191 -j app-PUB-t1\n\
             -A app-PUB-t1 -p udp -m udp --dport 53 -j DNAT --to-destination [fd00::2]:53\n\
+            -A app-PUB -p tcp -m tcp --dport 82 -m comment --comment \"of:it\\'s\" -j DNAT --to-destination 10.1.0.2:80\n\
             -A DOCKER -p tcp -m tcp --dport 81 -j DNAT --to-destination 10.1.0.2:80\n";
         let found = ports(saved, &Names::of("app"));
         let shown: Vec<_> = found.iter().map(ToString::to_string).collect();
@@ -64,7 +70,8 @@ mod tests {
             shown,
             [
                 "127.0.0.1:8080/tcp to 10.1.0.2:80 of web",
-                "[::]:53/udp to [fd00::2]:53"
+                "[::]:53/udp to [fd00::2]:53",
+                "0.0.0.0:82/tcp to 10.1.0.2:80 of it's"
             ]
         );
     }

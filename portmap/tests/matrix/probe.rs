@@ -172,19 +172,16 @@ fn answers(world: &World, questions: &[Question]) -> Vec<Outcome> {
         let open = trials.iter().filter_map(|trial| trial.socket.as_ref());
         wait(open.map(AsFd::as_fd), PollFlags::IN);
         trials.iter_mut().for_each(Trial::listen);
-        let waiting = questions
-            .iter()
-            .zip(&trials)
-            .any(|(question, trial)| question.must_come && trial.socket.is_some());
+        let waiting = questions.iter().zip(&trials).any(is_waited_for);
         if !waiting {
             let since = *all_came.get_or_insert_with(Instant::now);
             if since.elapsed() > quiet {
                 break;
             }
         } else if sent.elapsed() > quiet {
-            // A bridge's port may have been too new for the first one.
+            // A bridge's port may have been too new for the first one, and a busy machine too slow to tell a neighbour's address.
             sent = Instant::now();
-            again(questions, &trials);
+            again(world, questions, &mut trials);
         }
         if start.elapsed() > AT_MOST {
             break;
@@ -193,14 +190,28 @@ fn answers(world: &World, questions: &[Question]) -> Vec<Outcome> {
     trials.into_iter().map(|trial| trial.outcome).collect()
 }
 
-/// Sends the datagrams again that must be answered and are not yet.
-fn again(questions: &[Question], trials: &[Trial]) {
+fn is_waited_for((question, trial): (&Question, &Trial)) -> bool {
+    question.must_come && trial.outcome == Outcome::Nothing
+}
+
+/// Sends again what must be answered and is not yet: datagrams, and all that an error has ended.
+fn again(world: &World, questions: &[Question], trials: &mut [Trial]) {
     for (number, (question, trial)) in questions.iter().zip(trials).enumerate() {
-        if let (true, Protocol::Udp, Some(socket)) =
-            (question.must_come, question.protocol, &trial.socket)
-        {
-            let number = (number as u32).to_ne_bytes();
-            let _a_refusal_is_heard_later = rustix::net::send(socket, &number, SendFlags::empty());
+        if !is_waited_for((question, trial)) {
+            continue;
+        }
+        let number = number as u32;
+        match &trial.socket {
+            None => {
+                let asked = world.netns(question.from).run(|| ask(question, number));
+                trial.socket = asked.ok();
+            }
+            Some(socket) if question.protocol == Protocol::Udp => {
+                let number = number.to_ne_bytes();
+                let _a_refusal_is_heard_later =
+                    rustix::net::send(socket, &number, SendFlags::empty());
+            }
+            Some(_) => {}
         }
     }
 }

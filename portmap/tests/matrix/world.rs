@@ -3,8 +3,9 @@
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
+use std::sync::Once;
 
-use cofferdam_testkit::NetNs;
+use cofferdam_testkit::{NetNs, load_module};
 
 use crate::links::Links;
 
@@ -133,6 +134,18 @@ pub(crate) enum Bridged {
     Seen,
 }
 
+impl Bridged {
+    /// Those this kernel can have; of the VM's it is both.
+    pub(crate) fn possible() -> &'static [Self] {
+        static LOADED: Once = Once::new();
+        LOADED.call_once(|| load_module("br_netfilter"));
+        match Path::new("/proc/sys/net/bridge/bridge-nf-call-iptables").exists() {
+            true => &[Bridged::Unseen, Bridged::Seen],
+            false => &[Bridged::Unseen],
+        }
+    }
+}
+
 pub(crate) struct World(Vec<(Who, NetNs)>);
 
 impl World {
@@ -204,9 +217,9 @@ fn settings(bridged: Bridged) {
     }
     sysctl("ipv4/conf/lan0/rp_filter", "0");
     for name in ["iptables", "ip6tables"] {
-        let name = format!("bridge/bridge-nf-call-{name}");
-        if Path::new(&format!("/proc/sys/net/{name}")).exists() {
-            sysctl(&name, if bridged == Bridged::Seen { "1" } else { "0" });
+        if Bridged::possible().contains(&Bridged::Seen) {
+            let value = if bridged == Bridged::Seen { "1" } else { "0" };
+            sysctl(&format!("bridge/bridge-nf-call-{name}"), value);
         }
     }
 }

@@ -14,7 +14,7 @@ mod owned;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, TcpListener};
 
 use cofferdam_portmap::{
-    ErrorKind, Isolation, NetworkSpec, Owner, PortMapping, Portmap, Ruleset, TableRepair,
+    ErrorKind, Isolation, NetworkSpec, Owner, PortMapping, Portmap, Reserve, Ruleset, TableRepair,
 };
 use cofferdam_testkit::{Need, NetNs, have};
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE};
@@ -293,7 +293,7 @@ fn reapply_brings_back_what_the_handle_has_and_leaves_what_others_have() {
     flush_ruleset(&netns);
     drop(theirs);
     let elsewhere = "10.1.0.9".parse().unwrap();
-    let unreserved = Portmap::builder(TABLE).without_reservations();
+    let unreserved = Portmap::builder(TABLE).reserve(Reserve::Never);
     let unreserved = netns.run(|| unreserved.open()).unwrap();
     let taken = unreserved
         .publish(&"80:80/udp".parse().unwrap(), elsewhere)

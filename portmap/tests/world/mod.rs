@@ -5,10 +5,11 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
+use std::sync::Once;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cofferdam_testkit::NetNs;
+use cofferdam_testkit::{NetNs, is_emulated, load_module, skip};
 use netlink_packet_core::{
     DecodeError, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST,
     NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
@@ -93,14 +94,24 @@ impl BridgedPackets {
 
     /// Those this kernel can have.
     pub(crate) fn possible() -> Vec<Self> {
-        match Path::new(Self::PATH).exists() {
+        match Self::has_br_netfilter() {
             true => vec![BridgedPackets::Unseen, BridgedPackets::Seen],
-            false => vec![BridgedPackets::Unseen],
+            false => {
+                skip("br_netfilter for bridged packets", is_emulated());
+                vec![BridgedPackets::Unseen]
+            }
         }
     }
 
+    /// A namespace that is there when the module comes shows them: it comes before any.
+    fn has_br_netfilter() -> bool {
+        static LOADED: Once = Once::new();
+        LOADED.call_once(|| load_module("br_netfilter"));
+        Path::new(Self::PATH).exists()
+    }
+
     fn set(self) {
-        if Path::new(Self::PATH).exists() {
+        if Self::has_br_netfilter() {
             let value = (self == BridgedPackets::Seen) as u8;
             fs::write(Self::PATH, value.to_string()).unwrap();
         }
