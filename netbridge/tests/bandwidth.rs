@@ -93,13 +93,13 @@ fn flood(world: &World, way: Way) -> f64 {
         .set_read_timeout(Some(Duration::from_secs(2)))
         .unwrap();
     let to = receiver.local_addr().unwrap();
-    let (warm, all) = (Duration::from_millis(400), Duration::from_millis(1400));
+    let (warm, all) = (Duration::from_millis(300), Duration::from_millis(1000));
     thread::scope(|scope| {
         scope.spawn(move || {
             let start = Instant::now();
             let payload = [7; 1500 - 28];
             let mut sent = 0_u32;
-            while start.elapsed() < all + Duration::from_millis(200) {
+            while start.elapsed() < all + Duration::from_millis(100) {
                 // ENOBUFS, where the queue is full.
                 let _dropped = sender.send_to(&payload, to).is_err();
                 sent += 1;
@@ -147,7 +147,7 @@ fn tcp(world: &World, way: Way) -> f64 {
         scope.spawn(move || while sender.write_all(&[7; 16 << 10]).is_ok() {});
         let mut buffer = vec![0; 64 << 10];
         let (start, mut bytes) = (Instant::now(), 0);
-        while start.elapsed() < Duration::from_millis(1500) {
+        while start.elapsed() < Duration::from_millis(800) {
             bytes += receiver.read(&mut buffer).unwrap();
         }
         let rate = bytes as f64 * 8.0 / start.elapsed().as_secs_f64();
@@ -187,10 +187,10 @@ fn both_directions_go_at_the_rate_that_was_asked_for() {
         assert_eq!((ingress.bits, egress.bits), (20 * MEGABIT, 8 * MEGABIT));
         assert_eq!(shaping.by, Egress::Ifb);
         assert!(
-            ingress.drops > 0 && ingress.bytes > 2_000_000,
+            ingress.drops > 0 && ingress.bytes > 1_000_000,
             "{ingress:?}"
         );
-        assert!(egress.drops > 0 && egress.bytes > 1_000_000, "{egress:?}");
+        assert!(egress.drops > 0 && egress.bytes > 500_000, "{egress:?}");
         assert!(ingress.burst.abs_diff(25_000) < 25, "{ingress:?}");
         assert_eq!(Bandwidth::of(world.port.name()).unwrap().by, Egress::Ifb);
 
