@@ -293,6 +293,29 @@ fn three_hundred_networks_of_three_thousand_leases_are_quick() {
 }
 
 #[test]
+fn what_another_changed_is_seen_though_it_was_read_before() {
+    let scratch = Scratch::new("seen");
+    let (one, other) = (Ipam::open(&scratch.0), Ipam::open(&scratch.0));
+    let (one, other) = (one.unwrap(), other.unwrap());
+    let spec = |subnet: &str| NetworkSpec::new().subnet(net(subnet));
+    one.create("app", &spec("10.0.0.0/24")).unwrap();
+    // Long enough for files to be remembered.
+    thread::sleep(Duration::from_millis(60));
+    one.create("db", &spec("10.0.1.0/24")).unwrap();
+    assert!(other.remove("app").unwrap());
+    other.create("app", &spec("10.0.2.0/24")).unwrap();
+    let error = one.create("new", &spec("10.0.2.0/25")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
+    one.create("new", &spec("10.0.0.0/24")).unwrap();
+    thread::sleep(Duration::from_millis(60));
+    assert!(one.create("last", &spec("10.0.2.0/25")).is_err());
+    // Nor is a file remembered that somebody broke.
+    fs::write(scratch.0.join("new.net"), "").unwrap();
+    let error = one.create("last", &spec("10.0.9.0/24")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Malformed, "{error}");
+}
+
+#[test]
 fn a_file_that_is_not_whole_is_malformed_and_stays_as_it_is() {
     let scratch = Scratch::new("torn");
     let ipam = Ipam::open(&scratch.0).unwrap();
