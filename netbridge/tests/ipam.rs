@@ -454,7 +454,7 @@ fn no_lease_is_lost_or_doubled_by_processes_that_are_killed() {
     ipam.create("app", &dual("10.0.0.0/24", "fd00::/64"))
         .unwrap();
     let mut seed = 7_u64;
-    for round in 0..turns(16, 4) as u32 {
+    for round in 0..turns(16, 2) as u32 {
         let mut workers: Vec<_> = (0..2)
             .map(|n| Worker::start(&scratch.0, round * 2 + n, u32::MAX))
             .collect();
