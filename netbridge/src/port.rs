@@ -6,6 +6,7 @@ use std::os::fd::BorrowedFd;
 use ipnetwork::IpNetwork;
 use rustix::fs::fstat;
 
+use crate::announce::Tell;
 use crate::answer::{LinkAnswer, malformed};
 use crate::attachment::Attachment;
 use crate::bridge::Uplink;
@@ -187,6 +188,7 @@ impl<'a> Plan<'a> {
             addresses: addresses.collect::<Result<_>>()?,
             routes: attachment.all_routes(&what, gateway)?,
             sysctls: attachment.sysctls.clone(),
+            tell: Tell::OnceForwarded,
         };
         Ok(Plan {
             bridge,

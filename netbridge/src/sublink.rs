@@ -6,6 +6,7 @@ use std::os::fd::BorrowedFd;
 use ipnetwork::IpNetwork;
 use rustix::fs::fstat;
 
+use crate::announce::Tell;
 use crate::answer::{attributes, malformed};
 use crate::attachment::{Attachment, Gateway};
 use crate::error::{Error, ErrorKind, Result};
@@ -221,6 +222,7 @@ pub(crate) fn attach(
         addresses: attachment.addresses.clone(),
         routes,
         sysctls: attachment.sysctls.clone(),
+        tell: Tell::AsItGoesUp,
     };
     let inside = now(interface.configure(network.socket, netns, link.index()))?;
     inside.announcement.after_forwarding()?;
