@@ -402,8 +402,11 @@ fn threads_and_processes_share_a_directory() {
     let ipam = Ipam::open(&scratch.0).unwrap();
     ipam.create("app", &dual("10.0.0.0/16", "fd00::/64"))
         .unwrap();
-    let mut children: Vec<_> = (0..3).map(|n| Worker::start(&scratch.0, n, 25)).collect();
-    let each = 25;
+    let each = turns(25, 6);
+    let mut children: Vec<_> = (0..3)
+        .map(|n| Worker::start(&scratch.0, n, each as u32))
+        .collect();
+
     let by_threads: Vec<String> = thread::scope(|scope| {
         let work = |n| {
             let ipam = &ipam;
