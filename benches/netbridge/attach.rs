@@ -1,5 +1,6 @@
 //! The first container of a bridge, and the five hundredth.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cofferdam::netbridge::{Addresses, Attachment, Bridge, NetNs, Port};
@@ -10,7 +11,7 @@ use crate::{count_row, in_turns};
 
 /// A bridge and the containers on it that nobody measures.
 struct Network {
-    bridge: Bridge,
+    bridge: Arc<Bridge>,
     addresses: Addresses,
     others: Vec<(NetNs, Port)>,
 }
@@ -20,7 +21,7 @@ impl Network {
         let subnet = "10.200.0.1/16".parse().unwrap();
         let bridge = Bridge::builder(name.parse().unwrap()).address(subnet);
         let mut network = Network {
-            bridge: bridge.create().unwrap(),
+            bridge: Arc::new(bridge.create().unwrap()),
             addresses: Addresses::new(subnet).unwrap(),
             others: Vec::new(),
         };
@@ -47,15 +48,18 @@ impl Network {
         (took, messages)
     }
 
+    /// By a task of the runtime, as an embedder's are: from outside, each call is first brought to a worker and back.
     fn tokio(&mut self, runtime: &Runtime) -> Duration {
         let (netns, attachment) = self.next();
-        runtime.block_on(async {
+        let bridge = Arc::clone(&self.bridge);
+        let once = async move {
             let begin = Instant::now();
-            let port = self.bridge.attach_async(&netns, attachment).await.unwrap();
+            let port = bridge.attach_async(&netns, attachment).await.unwrap();
             let took = begin.elapsed();
             port.remove_async().await.unwrap();
             took
-        })
+        };
+        runtime.block_on(runtime.spawn(once)).unwrap()
     }
 
     fn floor(&mut self) -> Duration {
@@ -71,7 +75,7 @@ impl Network {
     fn remove(mut self) {
         let ports = self.others.drain(..).map(|(_netns, port)| port);
         self.bridge.detach_all(ports).unwrap();
-        self.bridge.remove().unwrap();
+        Arc::into_inner(self.bridge).unwrap().remove().unwrap();
     }
 }
 

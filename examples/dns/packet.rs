@@ -3,15 +3,15 @@
 use std::fmt::Write;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-pub const A: u16 = 1;
-pub const PTR: u16 = 12;
-pub const AAAA: u16 = 28;
-pub const SRV: u16 = 33;
+pub(crate) const A: u16 = 1;
+pub(crate) const PTR: u16 = 12;
+pub(crate) const AAAA: u16 = 28;
+pub(crate) const SRV: u16 = 33;
 
 const ID: [u8; 2] = [0x12, 0x34];
 
 /// A query with recursion desired.
-pub fn query(name: &str, kind: u16) -> Vec<u8> {
+pub(crate) fn query(name: &str, kind: u16) -> Vec<u8> {
     let mut bytes = ID.to_vec();
     bytes.extend([1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
     for label in name.split('.') {
@@ -25,7 +25,7 @@ pub fn query(name: &str, kind: u16) -> Vec<u8> {
 }
 
 /// The reply to a query that gives one address, for the example's own upstream.
-pub fn reply(query: &[u8], address: Ipv4Addr) -> Vec<u8> {
+pub(crate) fn reply(query: &[u8], address: Ipv4Addr) -> Vec<u8> {
     let mut bytes = query.to_vec();
     bytes[2..4].copy_from_slice(&[0x81, 0x80]);
     bytes[7] = 1;
@@ -35,7 +35,7 @@ pub fn reply(query: &[u8], address: Ipv4Addr) -> Vec<u8> {
 }
 
 /// What a reply says: the data of its records, or why there are none. `None` of one that is broken.
-pub fn read(reply: &[u8]) -> Option<Vec<String>> {
+pub(crate) fn read(reply: &[u8]) -> Option<Vec<String>> {
     let header = reply.get(..12).filter(|header| header[..2] == ID)?;
     let rcode = header[3] & 15;
     if rcode != 0 {

@@ -16,7 +16,7 @@ use crate::ifname::IfName;
 use crate::message::Mac;
 use crate::netns::run_in;
 use crate::sys;
-use crate::sysctl;
+use crate::sysctl::{self, Later};
 
 /// What says it once, as the last step of an attach.
 ///
@@ -28,8 +28,20 @@ pub(crate) struct Announcement {
     socket: UnixDatagram,
     name: IfName,
     mac: Mac,
+    /// What is not written yet.
+    settings: Vec<Later>,
     /// For each IPv6 address one that asks for its route.
     ipv6: Vec<(UdpSocket, IpAddr)>,
+}
+
+/// When the addresses are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tell {
+    /// As the interface goes up, and once more in the end: not every interface can do the latter.
+    AsItGoesUp,
+    /// In the end alone: a broadcast goes to each container of the network, at 1 to 2 us for each, and a bridge may forward
+    /// the first one already.
+    OnceForwarded,
 }
 
 /// The loopback's is 65536, and no other link's can be as large.
@@ -37,9 +49,18 @@ const LARGEST_MTU: u32 = 65535;
 
 impl Announcement {
     /// To be called on a thread inside.
-    pub(crate) fn open(name: &IfName, mac: Mac, addresses: &[IpNetwork]) -> Result<Self> {
+    pub(crate) fn open(
+        name: &IfName,
+        mac: Mac,
+        addresses: &[IpNetwork],
+        tell: Tell,
+    ) -> Result<Self> {
         let has = |of: fn(&IpNetwork) -> bool| addresses.iter().any(of);
-        sysctl::announce(name, has(IpNetwork::is_ipv4), has(IpNetwork::is_ipv6))?;
+        let mut settings =
+            sysctl::announce(name, has(IpNetwork::is_ipv4), has(IpNetwork::is_ipv6))?;
+        if tell == Tell::AsItGoesUp {
+            settings.drain(..).try_for_each(|later| later.write())?;
+        }
         let opened = |error| Error::sys("open a socket", error);
         let socket = UnixDatagram::unbound().map_err(opened)?;
         let ipv6 = addresses.iter().filter(|address| address.is_ipv6());
@@ -48,8 +69,14 @@ impl Announcement {
             socket,
             name: name.clone(),
             mac,
+            settings,
             ipv6: ipv6.map(ask).collect::<io::Result<_>>().map_err(opened)?,
         })
+    }
+
+    /// Leaves this setting to who made it: with `arp_notify` 0 nothing is told.
+    pub(crate) fn leave(&mut self, path: &str) {
+        self.settings.retain(|later| later.path() != path);
     }
 
     /// Whether the kernel takes in what is sent to each IPv6 address. It gives an address its route in a work queue, even
@@ -64,6 +91,7 @@ impl Announcement {
 
     /// When the bridge forwards for the interface.
     pub(crate) fn after_forwarding(&self) -> Result<()> {
+        self.settings.iter().try_for_each(Later::write)?;
         match sys::set_hardware_address(self.socket.as_fd(), self.name.as_str(), self.mac) {
             // A link that has its parent's address: no bridge had to learn of it, and it was said as it went up.
             Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),

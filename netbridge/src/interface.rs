@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 
-use crate::announce::Announcement;
+use crate::announce::{Announcement, Tell};
 use crate::answer::LinkAnswer;
 use crate::error::Result;
 use crate::ifname::IfName;
@@ -35,6 +35,7 @@ pub(crate) struct Interface {
     pub(crate) routes: Vec<Route>,
     /// Beside those that every interface has.
     pub(crate) sysctls: Vec<InterfaceSysctl>,
+    pub(crate) tell: Tell,
 }
 
 /// An interface that is configured, and the conversation in its namespace.
@@ -78,9 +79,10 @@ impl Interface {
         let socket = Socket::open()?;
         let name = socket.name_of(index)?;
         sysctl::ipv6(&name, self.ipv6())?;
-        let announcement = Announcement::open(&name, self.mac, &self.addresses)?;
+        let mut announcement = Announcement::open(&name, self.mac, &self.addresses, self.tell)?;
         for sysctl in &self.sysctls {
             sysctl::set(&name, sysctl)?;
+            announcement.leave(&sysctl.path(&name));
         }
         Ok(Entered {
             name,
@@ -172,6 +174,7 @@ mod tests {
             ],
             routes: vec![Route::default_via([10, 0, 0, 1].into())],
             sysctls: Vec::new(),
+            tell: Tell::OnceForwarded,
         };
         let requests = interface.requests(3, &IfName::derived("eth0".to_owned()));
         let said: Vec<&str> = requests

@@ -6,6 +6,7 @@ use std::os::fd::BorrowedFd;
 use ipnetwork::IpNetwork;
 use rustix::fs::fstat;
 
+use crate::announce::Tell;
 use crate::answer::{LinkAnswer, malformed};
 use crate::attachment::{Attachment, address_fault};
 use crate::bridge::Uplink;
@@ -187,6 +188,7 @@ impl<'a> Plan<'a> {
             addresses: addresses.collect::<Result<_>>()?,
             routes: attachment.all_routes(&what, gateway)?,
             sysctls: attachment.sysctls.clone(),
+            tell: Tell::OnceForwarded,
         };
         Ok(Plan {
             bridge,
@@ -380,7 +382,11 @@ async fn await_forwarding<T: Transport>(
 ) -> Result<()> {
     let forwarding: fn(&LinkAnswer) -> bool = LinkAnswer::is_forwarding;
     pauses.until(host, link.index(), forwarding).await?;
-    // Its carrier comes with its first port that forwards.
+    // Its carrier comes with its first port that forwards: most often it has it. The flag may show before the bridge has its
+    // queue, but the link watch gives both while nobody else has rtnetlink's lock: the announcement, which takes it, waits.
+    if bridge.socket.lock().is_running(&bridge.name) {
+        return Ok(());
+    }
     pauses
         .until(host, bridge.index, LinkAnswer::is_bridge_up)
         .await
@@ -403,24 +409,27 @@ mod tests {
             let both = bridge("br1")
                 .address("10.6.0.1/24".parse().unwrap())
                 .address("fd00:6::1/64".parse().unwrap());
-            let attachment = Attachment::new("10.5.0.2/24".parse().unwrap());
-            fewest(&ipv4.create().unwrap(), &attachment);
-            let attachment = Attachment::new("10.6.0.2/24".parse().unwrap())
-                .address("fd00:6::2/64".parse().unwrap());
-            fewest(&both.create().unwrap(), &attachment);
+            let attachment = |v4: &str| Attachment::new(v4.parse().unwrap());
+            let first = attachment("10.5.0.2/24");
+            fewest(&ipv4.create().unwrap(), first, attachment("10.5.0.3/24"));
+            let first = attachment("10.6.0.2/24").address("fd00:6::2/64".parse().unwrap());
+            let other = attachment("10.6.0.3/24").address("fd00:6::3/64".parse().unwrap());
+            fewest(&both.create().unwrap(), first, other);
         });
     }
 
-    /// One more for each pause, which a kernel before 6.8 or a busy machine may take; and one more before 6.2.
-    fn fewest(bridge: &Bridge, attachment: &Attachment) -> u32 {
+    /// One more for each pause, which a kernel before 6.8 or a busy machine may take; one more before 6.2; and one more for
+    /// the first port of a bridge. Nine, elsewhere.
+    fn fewest(bridge: &Bridge, first: Attachment, other: Attachment) {
+        let netns = crate::NetNs::new().unwrap();
+        let _first = bridge.attach(&netns, first).unwrap();
         let attach = |_| {
             let netns = crate::NetNs::new().unwrap();
-            let port = bridge.attach(&netns, attachment.clone()).unwrap();
+            let port = bridge.attach(&netns, other.clone()).unwrap();
             port.messages()
         };
         let fewest = (0..8).map(attach).min().unwrap();
         assert!(fewest <= 10, "{fewest}");
-        fewest
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ifname::IfName;
 use crate::message::Request;
 use crate::netns::run_in;
+use crate::sys;
 
 /// How often a dump that was interrupted by a change is done again.
 pub(crate) const DUMP_ATTEMPTS: usize = 20;
@@ -75,6 +76,12 @@ impl Socket {
         index_to_name(self, index)
             .map_err(|errno| Error::sys(format!("name of link {index}"), errno))?
             .parse()
+    }
+
+    /// Whether the kernel sends on the link of this name, as far as ioctl(2) `SIOCGIFFLAGS` can tell: it does not wait for
+    /// rtnetlink, as reading the link does. A link that is not there does not run.
+    pub(crate) fn is_running(&self, name: &IfName) -> bool {
+        sys::is_running(self.as_fd(), name.as_str()).unwrap_or(false)
     }
 
     /// The payloads of a dump, taken again where a change interrupted it.

@@ -6,6 +6,7 @@ use std::os::fd::BorrowedFd;
 use ipnetwork::IpNetwork;
 use rustix::fs::fstat;
 
+use crate::announce::Tell;
 use crate::answer::{IFLA_INFO_DATA, IFLA_LINKINFO, attribute, malformed};
 use crate::attachment::{Attachment, Gateway, address_fault};
 use crate::error::{Error, ErrorKind, Result};
@@ -293,6 +294,7 @@ pub(crate) fn attach(
         addresses: attachment.addresses.clone(),
         routes,
         sysctls: attachment.sysctls.clone(),
+        tell: Tell::AsItGoesUp,
     };
     let inside = now(interface.configure(&network.socket, netns, link.index()))?;
     inside.announcement.after_forwarding()?;

@@ -52,12 +52,32 @@ pub(crate) fn send_frame(socket: BorrowedFd<'_>, index: u32, frame: &[u8]) -> io
     Ok(())
 }
 
-/// ioctl(2) with `SIOCSIFHWADDR` for a link of the network namespace of `socket`.
-pub(crate) fn set_hardware_address(
-    socket: BorrowedFd<'_>,
-    name: &str,
-    mac: [u8; 6],
-) -> io::Result<()> {
+/// ioctl(2) with `SIOCGIFFLAGS`: whether a link of the network namespace of `socket` has `IFF_RUNNING`, which is that it is up
+/// and its operational state is "up" or not known.
+pub(crate) fn is_running(socket: BorrowedFd<'_>, name: &str) -> io::Result<bool> {
+    let mut request = libc::ifreq {
+        ifr_name: ifr_name(name)?,
+        ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: 0 },
+    };
+    // SAFETY: the kernel reads the name, which has its NUL, and writes the flags, all within the struct, which outlives the
+    // call.
+    let done = unsafe {
+        libc::ioctl(
+            socket.as_raw_fd(),
+            libc::SIOCGIFFLAGS as _,
+            &raw mut request,
+        )
+    };
+    if done < 0 {
+        let error = std::io::Error::last_os_error();
+        return Err(io::Errno::from_io_error(&error).unwrap_or(io::Errno::IO));
+    }
+    // SAFETY: the field was initialised as this variant, and the kernel wrote the same one.
+    let flags = unsafe { request.ifr_ifru.ifru_flags };
+    Ok(i32::from(flags) & libc::IFF_RUNNING != 0)
+}
+
+fn ifr_name(name: &str) -> io::Result<[libc::c_char; libc::IFNAMSIZ]> {
     let mut ifr_name = [0; libc::IFNAMSIZ];
     if name.len() >= ifr_name.len() {
         return Err(io::Errno::NODEV);
@@ -65,12 +85,21 @@ pub(crate) fn set_hardware_address(
     for (to, from) in ifr_name.iter_mut().zip(name.bytes()) {
         *to = from as libc::c_char;
     }
+    Ok(ifr_name)
+}
+
+/// ioctl(2) with `SIOCSIFHWADDR` for a link of the network namespace of `socket`.
+pub(crate) fn set_hardware_address(
+    socket: BorrowedFd<'_>,
+    name: &str,
+    mac: [u8; 6],
+) -> io::Result<()> {
     let mut sa_data = [0; 14];
     for (to, from) in sa_data.iter_mut().zip(mac) {
         *to = from as libc::c_char;
     }
     let request = libc::ifreq {
-        ifr_name,
+        ifr_name: ifr_name(name)?,
         ifr_ifru: libc::__c_anonymous_ifr_ifru {
             ifru_hwaddr: libc::sockaddr {
                 sa_family: libc::ARPHRD_ETHER,

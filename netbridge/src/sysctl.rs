@@ -1,6 +1,6 @@
 //! Settings under `/proc/sys/net`, which shows the network namespace of the thread that looks a path up.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::Path;
 
@@ -84,15 +84,44 @@ pub(crate) fn no_part_of(name: &IfName) -> Result<()> {
     write(&format!("{base}/arp_ignore"), "8")
 }
 
-/// Has the kernel tell the neighbours when the hardware address is set.
-pub(crate) fn announce(name: &IfName, ipv4: bool, ipv6: bool) -> Result<()> {
-    if ipv4 {
-        write(&format!("/proc/sys/net/ipv4/conf/{name}/arp_notify"), "1")?;
+/// What has the kernel tell the neighbours when the hardware address is set, and those of IPv4 when the link goes up.
+pub(crate) fn announce(name: &IfName, ipv4: bool, ipv6: bool) -> Result<Vec<Later>> {
+    let arp = ipv4.then(|| format!("/proc/sys/net/ipv4/conf/{name}/arp_notify"));
+    let ndisc = ipv6.then(|| format!("/proc/sys/net/ipv6/conf/{name}/ndisc_notify"));
+    let paths = arp.into_iter().chain(ndisc);
+    paths.map(|path| Later::open(path, "1")).collect()
+}
+
+/// A setting that is written later: by any thread, as the file stays that of the network namespace it was opened in.
+#[derive(Debug)]
+pub(crate) struct Later {
+    /// None where the file cannot be written to, and has the value.
+    file: Option<File>,
+    path: String,
+    value: &'static str,
+}
+
+impl Later {
+    fn open(path: String, value: &'static str) -> Result<Self> {
+        let file = match File::options().write(true).open(&path) {
+            Ok(file) => Some(file),
+            Err(_error) if has(&path, value) => None,
+            Err(error) => return Err(Error::sys(format!("write {value} to {path}"), error)),
+        };
+        Ok(Later { file, path, value })
     }
-    if ipv6 {
-        write(&format!("/proc/sys/net/ipv6/conf/{name}/ndisc_notify"), "1")?;
+
+    pub(crate) fn path(&self) -> &str {
+        &self.path
     }
-    Ok(())
+
+    pub(crate) fn write(&self) -> Result<()> {
+        let Some(mut file) = self.file.as_ref() else {
+            return Ok(());
+        };
+        file.write_all(self.value.as_bytes())
+            .map_err(|error| Error::sys(format!("write {} to {}", self.value, self.path), error))
+    }
 }
 
 /// A setting of the link that somebody asked for.
@@ -130,10 +159,14 @@ fn write(path: &str, value: &str) -> Result<()> {
     let Err(error) = put(path, value) else {
         return Ok(());
     };
-    if fs::read_to_string(path).is_ok_and(|now| now.trim_end() == value) {
+    if has(path, value) {
         return Ok(());
     }
     Err(Error::sys(format!("write {value} to {path}"), error))
+}
+
+fn has(path: &str, value: &str) -> bool {
+    fs::read_to_string(path).is_ok_and(|now| now.trim_end() == value)
 }
 
 fn put(path: &str, value: &str) -> io::Result<()> {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use cofferdam_netbridge::{
     Attachment, Bandwidth, Bridge, Egress, ErrorKind, IfName, NetNs, Port, Rate, links,
 };
-use cofferdam_testkit::{Need, have, is_emulated, skip};
+use cofferdam_testkit::{Need, have, is_emulated, skip, turns};
 
 const NEEDS: &[Need] = &[Need::Namespaces];
 const MEGABIT: u64 = 1_000_000;
@@ -93,13 +93,13 @@ fn flood(world: &World, way: Way) -> f64 {
         .set_read_timeout(Some(Duration::from_secs(2)))
         .unwrap();
     let to = receiver.local_addr().unwrap();
-    let (warm, all) = (Duration::from_millis(400), Duration::from_millis(1400));
+    let (warm, all) = (Duration::from_millis(300), Duration::from_millis(1000));
     thread::scope(|scope| {
         scope.spawn(move || {
             let start = Instant::now();
             let payload = [7; 1500 - 28];
             let mut sent = 0_u32;
-            while start.elapsed() < all + Duration::from_millis(200) {
+            while start.elapsed() < all + Duration::from_millis(100) {
                 // ENOBUFS, where the queue is full.
                 let _dropped = sender.send_to(&payload, to).is_err();
                 sent += 1;
@@ -147,7 +147,7 @@ fn tcp(world: &World, way: Way) -> f64 {
         scope.spawn(move || while sender.write_all(&[7; 16 << 10]).is_ok() {});
         let mut buffer = vec![0; 64 << 10];
         let (start, mut bytes) = (Instant::now(), 0);
-        while start.elapsed() < Duration::from_millis(1500) {
+        while start.elapsed() < Duration::from_millis(800) {
             bytes += receiver.read(&mut buffer).unwrap();
         }
         let rate = bytes as f64 * 8.0 / start.elapsed().as_secs_f64();
@@ -158,8 +158,8 @@ fn tcp(world: &World, way: Way) -> f64 {
 
 fn assert_about(measured: f64, megabits: f64) {
     let ratio = measured / (megabits * MEGABIT as f64);
-    // An emulated CPU with other tests on it sends less at times, but never more.
-    let least = if is_emulated() { 0.6 } else { 0.85 };
+    // A machine that is busy, or emulated, sends less at times, a third of it on a busy host, but never more.
+    let least = if is_emulated() { 0.2 } else { 0.7 };
     assert!(
         (least..1.15).contains(&ratio),
         "{ratio} of {megabits} Mbit/s"
@@ -169,55 +169,59 @@ fn assert_about(measured: f64, megabits: f64) {
 #[test]
 fn both_directions_go_at_the_rate_that_was_asked_for() {
     in_a_world(|world| {
+        // An emulated CPU may not get 20 Mbit/s through: then a quarter of it.
+        let (down, up) = (turns(20, 5) as u64, turns(8, 2) as u64);
         let bandwidth = Bandwidth::new()
-            .ingress(Rate::bits(20 * MEGABIT))
-            .egress(Rate::bits(8 * MEGABIT));
+            .ingress(Rate::bits(down * MEGABIT))
+            .egress(Rate::bits(up * MEGABIT));
         let mut shaper = world.port.limit(&bandwidth).unwrap();
         let (received, sent) = both(world);
         eprintln!(
-            "{:.2} of 20 and {:.2} of 8 Mbit/s",
+            "{:.2} of {down} and {:.2} of {up} Mbit/s",
             received / 1e6,
             sent / 1e6
         );
-        assert_about(received, 20.0);
-        assert_about(sent, 8.0);
+        assert_about(received, down as f64);
+        assert_about(sent, up as f64);
 
         let shaping = shaper.read().unwrap();
         let (ingress, egress) = (shaping.ingress.unwrap(), shaping.egress.unwrap());
-        assert_eq!((ingress.bits, egress.bits), (20 * MEGABIT, 8 * MEGABIT));
+        assert_eq!((ingress.bits, egress.bits), (down * MEGABIT, up * MEGABIT));
         assert_eq!(shaping.by, Egress::Ifb);
+        for (limit, bits) in [(&ingress, down * MEGABIT), (&egress, up * MEGABIT)] {
+            assert!(limit.drops > 0 && limit.bytes * 8 > bits / 2, "{limit:?}");
+        }
         assert!(
-            ingress.drops > 0 && ingress.bytes > 2_000_000,
+            ingress.burst.abs_diff(down * MEGABIT / 800) < 25,
             "{ingress:?}"
         );
-        assert!(egress.drops > 0 && egress.bytes > 1_000_000, "{egress:?}");
-        assert!(ingress.burst.abs_diff(25_000) < 25, "{ingress:?}");
         assert_eq!(Bandwidth::of(world.port.name()).unwrap().by, Egress::Ifb);
 
         let more = bandwidth
-            .ingress(Rate::bits(40 * MEGABIT))
-            .egress(Rate::bits(16 * MEGABIT));
+            .ingress(Rate::bits(2 * down * MEGABIT))
+            .egress(Rate::bits(2 * up * MEGABIT));
         shaper.change(&more).unwrap();
         let (received, sent) = both(world);
         eprintln!(
-            "{:.2} of 40 and {:.2} of 16 Mbit/s",
+            "{:.2} of {} and {:.2} of {} Mbit/s",
             received / 1e6,
-            sent / 1e6
+            2 * down,
+            sent / 1e6,
+            2 * up
         );
-        assert_about(received, 40.0);
-        assert_about(sent, 16.0);
+        assert_about(received, (2 * down) as f64);
+        assert_about(sent, (2 * up) as f64);
         // Changed in place: what was counted before is still there.
         assert!(shaper.read().unwrap().egress.unwrap().bytes > egress.bytes);
 
         // TCP has headers, and what it makes of a queue that is full.
         let (received, sent) = (tcp(world, Way::In), tcp(world, Way::Out));
-        eprintln!(
-            "{:.2} of 40 and {:.2} of 16 Mbit/s by TCP",
-            received / 1e6,
-            sent / 1e6
-        );
-        assert!((28e6..46e6).contains(&received), "{received}");
-        assert!((11e6..18.4e6).contains(&sent), "{sent}");
+        eprintln!("{:.2} and {:.2} Mbit/s by TCP", received / 1e6, sent / 1e6);
+        let least = if is_emulated() { 0.2 } else { 0.7 };
+        for (measured, megabits) in [(received, 2 * down), (sent, 2 * up)] {
+            let ratio = measured / (megabits * MEGABIT) as f64;
+            assert!((least..1.15).contains(&ratio), "{ratio} of {megabits}");
+        }
 
         shaper.remove().unwrap();
         assert_eq!(
@@ -225,7 +229,7 @@ fn both_directions_go_at_the_rate_that_was_asked_for() {
             Default::default()
         );
         let (received, sent) = both(world);
-        let least = if is_emulated() { 20e6 } else { 42e6 };
+        let least = if is_emulated() { 5e6 } else { 42e6 };
         assert!(received.min(sent) > least, "{received} {sent}");
     });
 }

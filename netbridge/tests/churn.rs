@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use cofferdam_netbridge::{Attachment, Bridge, Inspect, NetNs, Pools, links};
+use cofferdam_netbridge::{Attachment, Bridge, Inspect, NetNs, Pools, Port, links};
 use cofferdam_testkit::{Need, have, turns};
 
 /// Tells the re-executed test binary that it is the process that churns.
@@ -29,30 +29,36 @@ fn two_hundred_at_once_fail_for_no_reason_and_every_thread_stays_where_it_is() {
         let bridge = bridge.create().unwrap();
         let before = links().unwrap().len();
         let churning = Churning::start();
-        let (total, next) = (turns(200, 40), AtomicUsize::new(0));
+        let (total, next) = (turns(200, 24), AtomicUsize::new(0));
         thread::scope(|scope| {
             for _ in 0..16 {
                 scope.spawn(|| {
                     let here = NetNs::new().unwrap();
                     here.run(|| {
+                        let mut attached = Vec::new();
                         while let Some(n) =
                             Some(next.fetch_add(1, Ordering::Relaxed)).filter(|n| *n < total)
                         {
-                            cycle(&bridge, &world, &here, n);
+                            attached.extend(cycle(&bridge, &world, &here, n));
                         }
+                        detach(&bridge, &here, attached);
                     })
                     .unwrap();
                 });
             }
         });
         let made = churning.stop();
-        assert!(made > 20, "the other process made only {made} links");
+        assert!(
+            made > turns(20, 4),
+            "the other process made only {made} links"
+        );
         assert_eq!(links().unwrap().len(), before);
     });
 }
 
-/// One attach, questions, a panic inside, a detach; `here` is where the thread is, `world` where the bridge is.
-fn cycle(bridge: &Bridge, world: &NetNs, here: &NetNs, n: usize) {
+/// One attach, questions, a panic inside, and of every fourth a detach, which takes the kernel a while; `here` is where the
+/// thread is, `world` where the bridge is.
+fn cycle(bridge: &Bridge, world: &NetNs, here: &NetNs, n: usize) -> Option<(NetNs, Port)> {
     let netns = NetNs::new().unwrap();
     let address = format!("10.5.{}.{}/16", n / 200 + 1, n % 200 + 1);
     let attachment = Attachment::new(address.parse().unwrap());
@@ -66,12 +72,24 @@ fn cycle(bridge: &Bridge, world: &NetNs, here: &NetNs, n: usize) {
     let panic = catch_unwind(inside).unwrap_err();
     assert_eq!(*panic.downcast::<usize>().unwrap(), n);
     assert_eq!(identity(&NetNs::of_caller().unwrap()), identity(here));
-    match n % 3 {
+    match n % 12 {
         0 => port.remove().unwrap(),
-        1 => bridge.detach_all([port]).unwrap(),
-        _ => drop(port),
+        4 => bridge.detach_all([port]).unwrap(),
+        8 => drop(port),
+        _ => return Some((netns, port)),
     }
     assert_eq!(netns.run(|| links().unwrap().len()).unwrap(), 1);
+    assert_eq!(identity(&NetNs::of_caller().unwrap()), identity(here));
+    None
+}
+
+/// All the others of a thread at once.
+fn detach(bridge: &Bridge, here: &NetNs, attached: Vec<(NetNs, Port)>) {
+    let (namespaces, ports): (Vec<_>, Vec<_>) = attached.into_iter().unzip();
+    bridge.detach_all(ports).unwrap();
+    for netns in namespaces {
+        assert_eq!(netns.run(|| links().unwrap().len()).unwrap(), 1);
+    }
     assert_eq!(identity(&NetNs::of_caller().unwrap()), identity(here));
 }
 

@@ -12,7 +12,7 @@ use cofferdam_netbridge::{
     Addresses, Attachment, Bridge, ErrorKind, Gateway, IfName, IpNetwork, NetNs, Pool, Pools, Port,
     delete_link, enable_forwarding, enable_forwarding_on, links, loopback_up,
 };
-use cofferdam_testkit::{Need, have};
+use cofferdam_testkit::{Need, have, turns};
 use netlink_packet_route::link::{
     BridgePortState, InfoBridge, InfoBridgePort, InfoData, LinkAttribute, LinkFlags, LinkInfo,
     State,
@@ -20,6 +20,10 @@ use netlink_packet_route::link::{
 
 #[expect(dead_code, reason = "shared with the other tests")]
 mod kernel;
+#[path = "kernel/left.rs"]
+mod left;
+
+use left::Left;
 
 const NEEDS: &[Need] = &[Need::Namespaces];
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -39,19 +43,17 @@ fn net(text: &str) -> IpNetwork {
     text.parse().unwrap()
 }
 
-fn bridge(address: &str) -> Bridge {
-    Bridge::builder(name("br0"))
-        .address(net(address))
-        .create()
-        .unwrap()
+fn bridge(address: &str) -> Left<Bridge> {
+    let builder = Bridge::builder(name("br0")).address(net(address));
+    Left::new(builder.create().unwrap())
 }
 
-fn attach(bridge: &Bridge, address: &str) -> (NetNs, Port) {
+fn attach(bridge: &Bridge, address: &str) -> (NetNs, Left<Port>) {
     let netns = NetNs::new().unwrap();
     let port = bridge
         .attach(&netns, Attachment::new(net(address)))
         .unwrap();
-    (netns, port)
+    (netns, Left::new(port))
 }
 
 fn link_names() -> BTreeSet<String> {
@@ -165,7 +167,7 @@ fn both_ends_and_the_bridge_are_operational_when_attach_returns() {
             port.remove().unwrap();
             states
         };
-        let states: Vec<_> = (0..20).map(operational).collect();
+        let states: Vec<_> = (0..turns(20, 5)).map(operational).collect();
         // A machine may be too busy for the 0.3 s of one.
         let slow = states.iter().filter(|states| **states != [State::Up; 3]);
         assert!(slow.count() <= 1, "{states:?}");
@@ -296,7 +298,7 @@ fn a_bridge_has_what_was_asked_for() {
 
         // A port comes and goes: neither MAC nor MTU move.
         let (_netns, port) = attach(&bridge, "10.5.0.2/24");
-        port.remove().unwrap();
+        port.into_inner().remove().unwrap();
         let link = kernel::link("br0").unwrap();
         assert!(link.attributes.contains(&LinkAttribute::Mtu(1300)));
         assert!(link.attributes.contains(&LinkAttribute::Address(mac)));
@@ -345,7 +347,7 @@ fn sysctls_are_set_only_where_asked_for_and_only_in_the_namespace_of_the_thread(
             .forwarding()
             .create()
             .unwrap();
-        for (bridge, value) in [(&plain, "0"), (&asked, "1")] {
+        for (bridge, value) in [(&*plain, "0"), (&asked, "1")] {
             let conf = format!("ipv4/conf/{}", bridge.name());
             assert_eq!(sysctl(&format!("{conf}/route_localnet")), value);
             assert_eq!(sysctl(&format!("{conf}/forwarding")), value);
@@ -375,7 +377,7 @@ fn the_mtu_is_inferred_from_the_default_route() {
             .unwrap();
         let before = bridge("10.5.0.1/24");
         assert_eq!(before.mtu(), 1500);
-        before.remove().unwrap();
+        before.into_inner().remove().unwrap();
 
         kernel::add_route("0.0.0.0/0", uplink.index(), Some([10, 9, 0, 2]));
         let bridge = bridge("10.5.0.1/24");
@@ -511,7 +513,7 @@ fn an_address_can_be_attached_again_when_its_port_is_gone() {
         let attachment = Attachment::new(net("10.5.0.2/24"));
         let error = bridge.attach(&other, attachment.clone()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
-        port.remove().unwrap();
+        port.into_inner().remove().unwrap();
         let port = bridge.attach(&other, attachment).unwrap();
         let gateway = UdpSocket::bind("10.5.0.1:0").unwrap();
         gateway.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -532,7 +534,7 @@ fn the_address_of_a_persisted_port_is_claimed_until_it_is_released() {
         let (_netns, port) = attach(&bridge, "10.5.0.2/24");
         let error = bridge.release(address).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
-        port.persist();
+        port.into_inner().persist();
         let error = again().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
 
@@ -552,7 +554,7 @@ fn remove_and_drop_leave_no_link_and_persist_leaves_all() {
             let bridge = bridge("10.5.0.1/24");
             let (netns, port) = attach(&bridge, "10.5.0.2/24");
             assert_eq!(link_names().len(), before.len() + 2);
-            (bridge, netns, port)
+            (bridge.into_inner(), netns, port.into_inner())
         };
         let (bridge, netns, port) = make();
         port.remove().unwrap();
@@ -583,7 +585,7 @@ fn what_was_persisted_is_deleted_by_name() {
         let bridge = bridge("10.5.0.1/24");
         let (one, first) = attach(&bridge, "10.5.0.2/24");
         let (two, second) = attach(&bridge, "10.5.0.3/24");
-        let (first, br0) = (first.persist(), bridge.persist());
+        let (first, br0) = (first.into_inner().persist(), bridge.into_inner().persist());
         assert_eq!(link_names().len(), before.len() + 3);
 
         delete_link(&first).unwrap();
@@ -593,7 +595,7 @@ fn what_was_persisted_is_deleted_by_name() {
         // From the container's end, under its port.
         two.run(|| delete_link(&name("eth0"))).unwrap().unwrap();
         assert_eq!(link_names(), before);
-        second.remove().unwrap();
+        second.into_inner().remove().unwrap();
         for gone in [first, br0] {
             delete_link(&gone).unwrap();
         }
@@ -620,14 +622,14 @@ fn the_end_of_the_namespace_takes_the_link_away() {
         let (one, left) = attach(&bridge, "10.5.0.2/24");
         let (two, kept) = attach(&bridge, "10.5.0.3/24");
         let (three, dropped) = attach(&bridge, "10.5.0.4/24");
-        left.persist();
+        left.into_inner().persist();
         drop((one, two, three));
         let begin = Instant::now();
         while link_names() != before {
             assert!(begin.elapsed() < DEADLINE, "{:?}", link_names());
             thread::sleep(Duration::from_millis(5));
         }
-        kept.remove().unwrap();
+        kept.into_inner().remove().unwrap();
         drop(dropped);
         assert_eq!(link_names(), before);
     });
@@ -645,7 +647,7 @@ fn a_bridge_that_was_deleted_by_another_is_not_found_and_removed_without_an_erro
         assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
         assert_eq!(link_names(), before);
         assert_eq!(netns.run(link_names).unwrap().len(), 1);
-        bridge.remove().unwrap();
+        bridge.into_inner().remove().unwrap();
     });
 }
 
@@ -711,11 +713,11 @@ fn bridges_made_at_once_get_subnets_of_their_own() {
         let host = NetNs::of_caller().unwrap();
         // Many routes take long to read, and the pool is just enough for all: so they meet.
         loopback_up().unwrap();
-        for n in 0..2000 {
+        for n in 0..turns(2000, 400) {
             kernel::add_route(&format!("192.168.{}.{}/32", n / 250, n % 250), 1, None);
         }
         let pools = Pools::new([Pool::new(net("10.8.0.0/21"), 24).unwrap()]);
-        for round in 0..4 {
+        for round in 0..turns(3, 1) {
             let create = |n| {
                 let builder = Bridge::builder(name(&format!("net{round}x{n}")));
                 let builder = builder.pools(pools.clone());
@@ -754,7 +756,7 @@ fn many_threads_attach_and_remove_at_once() {
         let host = NetNs::of_caller().unwrap();
         thread::scope(|scope| {
             for _ in 0..4 {
-                scope.spawn(|| host.run(|| (0..13).for_each(|_| cycle())).unwrap());
+                scope.spawn(|| host.run(|| (0..turns(8, 2)).for_each(|_| cycle())).unwrap());
             }
         });
         assert_eq!(link_names(), before);
@@ -827,7 +829,7 @@ fn the_callers_thread_stays_in_its_namespace() {
         let bridge = bridge("10.5.0.1/24");
         let (_netns, port) = attach(&bridge, "10.5.0.2/24");
         assert_eq!(identity(), before);
-        port.remove().unwrap();
+        port.into_inner().remove().unwrap();
         assert_eq!(identity(), before);
     });
 }

@@ -4,8 +4,9 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::{
     AtFlags, CWD, Dir, FlockOperation, Mode, OFlags, flock, fstat, fsync, mkdirat, openat,
@@ -14,6 +15,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::network::Network;
+use super::outline::{Outline, Outlines, Version};
 use super::store::{Store, absent};
 use super::text;
 use crate::error::{Error, ErrorKind, Result};
@@ -35,6 +37,7 @@ const FILE: Mode = Mode::from_raw_mode(0o600);
 pub(super) struct Directory {
     fd: OwnedFd,
     path: PathBuf,
+    outlines: Mutex<Outlines>,
 }
 
 impl Directory {
@@ -48,7 +51,8 @@ impl Directory {
         let fd = openat(CWD, path, flags, Mode::empty())
             .map_err(|errno| Error::sys(what("open"), errno))?;
         let path = path.to_owned();
-        Ok(Directory { fd, path })
+        let outlines = Mutex::default();
+        Ok(Directory { fd, path, outlines })
     }
 
     /// Waits for the lock. Each call has an fd of its own for it: threads of this process wait for each other, too.
@@ -167,6 +171,30 @@ impl Directory {
         Ok(Some(network))
     }
 
+    /// `None` where there is no such file.
+    fn outline(&self, name: &str) -> Result<Option<Outline>> {
+        let file = format!("{name}{SUFFIX}");
+        let version = match statat(&self.fd, file.as_str(), AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => return Ok(None),
+            stat => Version::of(&stat.map_err(|errno| self.failed("stat", &file, errno))?),
+        };
+        let outlines = || self.outlines.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(outline) = outlines().find(name, &version) {
+            return Ok(Some(outline.clone()));
+        }
+        let now = SystemTime::now(); // before it is read
+        let outline = self.network(name)?.as_ref().map(Outline::of);
+        if let Some(outline) = &outline {
+            outlines().put(version, outline, now);
+        }
+        Ok(outline)
+    }
+
+    fn forget_all_but(&self, names: &[String]) {
+        let mut outlines = self.outlines.lock().unwrap_or_else(PoisonError::into_inner);
+        outlines.keep(names);
+    }
+
     fn malformed(&self, file: &str, why: &str) -> Error {
         Error::plain(ErrorKind::Malformed, self.what("read", file), why)
     }
@@ -190,6 +218,13 @@ pub(super) struct Locked<'a> {
 impl Store for Locked<'_> {
     fn read(&mut self, name: &str) -> Result<Network> {
         self.directory.network(name)?.ok_or_else(|| absent(name))
+    }
+
+    fn outlines(&mut self) -> Result<Vec<Outline>> {
+        let names = self.names()?;
+        self.directory.forget_all_but(&names);
+        let outline = |name: &String| self.directory.outline(name)?.ok_or_else(|| absent(name));
+        names.iter().map(outline).collect()
     }
 
     fn write(&mut self, network: &Network) -> Result<()> {

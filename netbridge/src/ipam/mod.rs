@@ -14,6 +14,7 @@ mod hash;
 mod name;
 mod network;
 mod occupied;
+mod outline;
 mod pools;
 #[cfg(test)]
 pub(crate) mod random;

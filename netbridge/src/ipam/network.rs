@@ -7,7 +7,7 @@ use ipnetwork::IpNetwork;
 
 use super::addresses::Addresses;
 use super::name::check_owner;
-use super::span::{Family, Span};
+use super::span::Family;
 use super::subnet::Subnet;
 use crate::error::{Error, Result};
 
@@ -147,12 +147,6 @@ impl Network {
 
     pub(super) fn allocators(&self) -> &[Addresses] {
         &self.subnets
-    }
-
-    pub(super) fn overlaps(&self, network: IpNetwork) -> bool {
-        let family = Family::of(network.ip());
-        self.subnet(family)
-            .is_some_and(|subnet| Span::of(subnet.network()).overlaps(Span::of(network)))
     }
 
     /// All that is asked for. After an error, the value is to be thrown away: it has a part of it.

@@ -9,6 +9,7 @@ use super::directory::Directory;
 use super::name::{check_name, check_owner};
 use super::network::{Lease, LeaseRequest, Network};
 use super::occupied::Occupied;
+use super::outline::Outline;
 use super::pools::Pools;
 use super::span::Family;
 use super::subnet::Subnet;
@@ -71,8 +72,8 @@ impl NetworkSpec {
 /// leave what was before the call or what is after it. A file that is not whole, or of something else, is `Malformed` and
 /// stays as it is. The lock is flock(2)'s, which ends with its holder; it is waited for, 10 s at most, and then `Busy`.
 ///
-/// A call reads only the network it is about, but [`create`](Ipam::create), [`networks`](Ipam::networks) and
-/// [`release_owner`](Ipam::release_owner), which read all. As addresses hardly outlive the boot, a directory in `/run` is
+/// A call reads only the network it is about, but [`networks`](Ipam::networks) and [`release_owner`](Ipam::release_owner),
+/// which read all; [`create`](Ipam::create) reads those that changed since this value read them for it. As addresses hardly outlive the boot, a directory in `/run` is
 /// right, and 100 times as fast as a disk.
 #[derive(Debug)]
 pub struct Ipam(Backend);
@@ -108,7 +109,7 @@ impl Ipam {
     pub fn create(&self, name: &str, spec: &NetworkSpec) -> Result<Network> {
         check_name("network", name)?;
         self.locked(|store| {
-            let others = all(store)?;
+            let others = store.outlines()?;
             let network = made(name, spec, &others)?;
             store.write(&network)?;
             Ok(network)
@@ -212,6 +213,8 @@ pub(super) trait Store {
     fn write(&mut self, network: &Network) -> Result<()>;
     /// Whether it was there.
     fn remove(&mut self, name: &str) -> Result<bool>;
+    /// Of all networks, by name.
+    fn outlines(&mut self) -> Result<Vec<Outline>>;
     /// In order.
     fn names(&mut self) -> Result<Vec<String>>;
 }
@@ -237,6 +240,10 @@ impl Store for MutexGuard<'_, Networks> {
         self.get(name).cloned().ok_or_else(|| absent(name))
     }
 
+    fn outlines(&mut self) -> Result<Vec<Outline>> {
+        Ok(self.values().map(Outline::of).collect())
+    }
+
     fn write(&mut self, network: &Network) -> Result<()> {
         self.insert(network.name().to_owned(), network.clone());
         Ok(())
@@ -260,22 +267,21 @@ pub(super) fn absent(name: &str) -> Error {
     Error::plain(ErrorKind::NotFound, what, "there is none of this name")
 }
 
-fn made(name: &str, spec: &NetworkSpec, others: &[Network]) -> Result<Network> {
+fn made(name: &str, spec: &NetworkSpec, others: &[Outline]) -> Result<Network> {
     let what = || format!("create network {name}");
-    if others.iter().any(|other| other.name() == name) {
+    if others.iter().any(|other| other.name == name) {
         let why = "there is one of this name";
         return Err(Error::plain(ErrorKind::AlreadyExists, what(), why));
     }
     for subnet in &spec.given {
         if let Some(other) = others.iter().find(|o| o.overlaps(subnet.network())) {
-            let why = format!("{subnet} overlaps network {}", other.name());
+            let why = format!("{subnet} overlaps network {}", other.name);
             return Err(Error::plain(ErrorKind::AlreadyExists, what(), why));
         }
     }
     let networks = others
         .iter()
-        .flat_map(Network::subnets)
-        .map(Subnet::network);
+        .flat_map(|other| other.subnets.iter().copied());
     let occupied = networks.fold(spec.occupied.clone(), Occupied::on_link_network);
     let mut subnets = spec.given.clone();
     for (family, pools) in &spec.picked {
