@@ -333,7 +333,8 @@ fn ports_of_several_namespaces_are_detached_each_in_its_own() {
                 .any(|(_, port)| port.index() == first.1.index())
         );
         let second = attach(&here, &["10.5.0.3"]);
-        let all = ports.into_iter().map(|(_, port)| port).chain([second.1]);
+        let ports = ports.into_iter().map(|(_, port)| port);
+        let all = ports.chain([second.1]).map(Left::into_inner);
         here.detach_all(all).unwrap();
         assert_eq!(names(), ["lo", "br0", first.1.name().as_str()]);
         assert_eq!(host.run(names).unwrap(), ["lo", "br0"]);
