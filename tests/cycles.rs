@@ -2,9 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use cofferdam::{Container, Network, Rootfs, Stdio};
+use cofferdam::{Container, ContainerBuilder, Network, Rootfs, Stdio};
 use cofferdam_testkit::{Need, NetNs, Snapshot, have, turns};
 
 #[test]
@@ -14,51 +14,56 @@ fn starts_and_stops_leave_nothing_that_grows() {
     }
     NetNs::new().run(|| {
         let network = Network::bridge("cycles").create().unwrap();
-        let web = Container::builder()
-            .name("web")
-            .rootfs(Rootfs::layers(["/"]));
-        let web = web.network(&network).publish("9000:80".parse().unwrap());
-        let web = web.command("sh").args([
-            "-c",
-            "trap 'exit 7' TERM; while :; do sleep 60 & wait; done",
-        ]);
-        let web = web.build().unwrap();
-        let cycle = |web: &Container| {
-            let running = web.start().unwrap();
-            let _sample = running.stats().unwrap();
-            let status = running.stop(Duration::from_secs(10)).unwrap();
-            assert_eq!(status.code(), Some(7));
-        };
+        let alone = web().build().unwrap();
+        let connected = web().network(&network);
+        let connected = connected.publish("9000:80".parse().unwrap());
+        let connected = connected.build().unwrap();
         // What is made once and kept: the first starts make it.
-        for _ in 0..turns(20, 3) {
-            cycle(&web);
-        }
-        let (before, threads, rss) = (Snapshot::take(), threads(), rss());
-        for _ in 0..turns(1000, 50) {
-            cycle(&web);
-        }
-        before.assert_same(&format!("cofferdam-{}-", std::process::id()));
-        assert_eq!(threads_now(threads), threads);
-        let grown = rss_now().saturating_sub(rss);
-        assert!(grown < 1 << 20, "{grown} bytes more");
-        drop(web);
-        network.remove().unwrap();
-    });
+        cycles(&alone, turns(40, 4));
+        (0..3).for_each(|_| cycle(&connected));
 
-    fn threads_now(before: usize) -> usize {
-        // One that was thrown away may be listed a moment longer.
-        for _ in 0..100 {
-            if threads() == before {
-                break;
-            }
+        let before = (Snapshot::take(), threads(), rss());
+        cycles(&alone, turns(1000, 50));
+        // Each link takes the kernel some tens of milliseconds to remove.
+        (0..turns(10, 5)).for_each(|_| cycle(&connected));
+        // Threads that were thrown away, and links of dead namespaces, may be listed a moment longer.
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while (threads() != before.1 || Snapshot::take().links != before.0.links)
+            && Instant::now() < deadline
+        {
             std::thread::sleep(Duration::from_millis(10));
         }
-        threads()
-    }
+        let mine = format!("cofferdam-{}-", std::process::id());
+        before.0.assert_same(&mine);
+        assert_eq!(threads(), before.1);
+        let grown = rss().saturating_sub(before.2);
+        assert!(grown < 1 << 20, "{grown} bytes more");
+        drop(connected);
+        network.remove().unwrap();
+    });
+}
 
-    fn rss_now() -> u64 {
-        rss()
-    }
+fn web() -> ContainerBuilder {
+    let web = Container::builder().name("web");
+    let web = web.rootfs(Rootfs::layers(["/"])).stdin(Stdio::piped());
+    web.command("sh")
+        .args(["-c", "trap 'exit 7' TERM; read line"])
+}
+
+/// So many, on four threads: each waits for the kernel most of the time.
+fn cycles(web: &Container, count: usize) {
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            scope.spawn(move || (thread..count).step_by(4).for_each(|_| cycle(web)));
+        }
+    });
+}
+
+fn cycle(web: &Container) {
+    let running = web.start().unwrap();
+    let _sample = running.stats().unwrap();
+    let status = running.stop(Duration::from_secs(10)).unwrap();
+    assert_eq!(status.code(), Some(7));
 }
 
 fn threads() -> usize {

@@ -192,10 +192,10 @@ fn limits_are_changed_while_it_runs_and_hitting_them_is_told() {
     let mut events = web.events().unwrap();
     let fork = || {
         web.exec("sh")
-            .args(["-c", "sleep 0 & sleep 0 & sleep 0 & wait"])
+            .args(["-c", "for i in 1 2 3 4 5 6 7 8; do sleep 0.2 & done; wait"])
     };
     assert!(fork().output().unwrap().stderr.is_empty());
-    web.update(&Limits::new().pids_max(4)).unwrap();
+    web.update(&Limits::new().pids_max(8)).unwrap();
     let output = fork().output().unwrap();
     assert!(!output.stderr.is_empty(), "{output:?}");
     let event = events.next(SOON).unwrap();
