@@ -72,8 +72,10 @@ impl Container {
                 Ok(Running::new(subject, name, command, parts, record))
             }
             Err(error) => {
-                // All of it undid itself; what did not is found by its record, which a failed removal leaves.
-                let _gone = record.remove().is_ok();
+                // All of it undid itself by now. What could not is for `reap`.
+                if !record.has_cgroup() {
+                    let _gone = record.remove().is_ok();
+                }
                 Err(error)
             }
         }

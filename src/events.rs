@@ -22,7 +22,7 @@ pub enum Event {
     PidsLimited(u64),
     /// All its processes are held still: [`Running::pause`].
     Paused,
-    /// They go on.
+    /// They go on, or are being killed.
     Resumed,
     /// Its program has ended. The last event.
     Exited(ExitStatus),

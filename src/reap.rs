@@ -194,7 +194,11 @@ fn remove_cgroup(facts: &Facts, subject: &Subject, removed: &mut Vec<Removed>) -
     if paths.is_empty() {
         return Ok(());
     }
-    let cgroup = hierarchy.open(&paths).map_err(failed("open its cgroup"))?;
+    let cgroup = match hierarchy.open(&paths) {
+        // Another process reaps too.
+        Err(error) if error.kind() == cofferdam_cgroups::ErrorKind::NotFound => return Ok(()),
+        opened => opened.map_err(failed("open its cgroup"))?,
+    };
     cgroup.kill().map_err(failed("kill its cgroup"))?;
     cgroup.remove().map_err(failed("remove its cgroup"))?;
     removed.extend(paths.into_iter().map(Removed::Cgroup));

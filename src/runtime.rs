@@ -208,6 +208,12 @@ impl Record {
         (&self.file).write_all(fact.line().as_bytes())
     }
 
+    /// Whether a directory is there that it speaks of.
+    pub(crate) fn has_cgroup(&self) -> bool {
+        let paths = Self::peek(&self.path).unwrap_or_default().cgroup_paths;
+        paths.iter().any(|path| path.exists())
+    }
+
     /// Nothing is left of what it speaks of.
     pub(crate) fn remove(self) -> io::Result<()> {
         match fs::remove_file(&self.path) {
