@@ -183,7 +183,16 @@ fn remove_cgroup(facts: &Facts, subject: &Subject, removed: &mut Vec<Removed>) -
         return Ok(());
     };
     let failed = |step| subject.failed::<cofferdam_cgroups::Error>(step);
-    let hierarchy = Hierarchy::detect().map_err(failed("find the cgroup filesystem"))?;
+    let hierarchy = match Hierarchy::detect() {
+        // Where there are none, none was made.
+        Err(error)
+            if error.kind() == cofferdam_cgroups::ErrorKind::Unsupported
+                && facts.cgroup_paths.is_empty() =>
+        {
+            return Ok(());
+        }
+        found => found.map_err(failed("find the cgroup filesystem"))?,
+    };
     let mut paths = hierarchy
         .find(name)
         .map_err(failed("look for its cgroup"))?;

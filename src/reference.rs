@@ -163,6 +163,10 @@ fn checked(facts: &Facts, subject: &Subject) -> Result<Option<cofferdam_cgroups:
     let (Some(name), Some((pid, _))) = (&facts.cgroup, facts.program) else {
         return Ok(None);
     };
+    if facts.cgroup_paths.is_empty() {
+        // It was started where it could have none.
+        return Ok(None);
+    }
     let member = fs::read_to_string(format!("/proc/{pid}/cgroup"));
     let member = member.map_err(subject.failed("find its cgroup"))?;
     if !member
