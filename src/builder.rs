@@ -11,6 +11,7 @@ use cofferdam_portmap::PortSpec;
 
 use crate::container::Container;
 use crate::error::{Error, Result, Subject};
+use crate::lifecycle::Lifecycle;
 use crate::network::Network;
 use crate::rootfs::Rootfs;
 use crate::running::Running;
@@ -27,8 +28,9 @@ pub struct ContainerBuilder {
     network: Option<Network>,
     aliases: Vec<String>,
     ports: Vec<PortSpec>,
-    limits: Limits,
-    command: Command,
+    pub(crate) limits: Limits,
+    pub(crate) command: Command,
+    pub(crate) lifecycle: Lifecycle,
     hostname: Option<OsString>,
 }
 
@@ -42,6 +44,7 @@ impl ContainerBuilder {
             ports: Vec::new(),
             limits: Limits::new(),
             command: Command::new(""),
+            lifecycle: Lifecycle::default(),
             hostname: None,
         }
     }
@@ -234,6 +237,7 @@ impl ContainerBuilder {
             ports: self.ports,
             limits: self.limits,
             command,
+            lifecycle: self.lifecycle,
         })
     }
 

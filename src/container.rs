@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use cofferdam_cgroups::{Cgroup, CgroupName, Hierarchy, Limits};
 use cofferdam_dns::{Name, ResolvConf};
@@ -11,9 +10,11 @@ use cofferdam_portmap::PortSpec;
 
 use crate::builder::ContainerBuilder;
 use crate::error::{Result, Subject};
+use crate::lifecycle::Lifecycle;
 use crate::network::{Attached, Network};
 use crate::rootfs::Rootfs;
-use crate::running::Running;
+use crate::running::{Parts, Running, enter};
+use crate::runtime::{Fact, Record};
 
 /// What the names of this suite's cgroups begin with.
 const CGROUP_PREFIX: &str = "cofferdam";
@@ -29,6 +30,7 @@ pub struct Container {
     pub(crate) ports: Vec<PortSpec>,
     pub(crate) limits: Limits,
     pub(crate) command: Command,
+    pub(crate) lifecycle: Lifecycle,
 }
 
 impl Container {
@@ -47,27 +49,53 @@ impl Container {
     /// network namespace the network was made in.
     ///
     /// Needs what the parts need: root, or a user namespace that has the caller as root; and for limits, write access to
-    /// the cgroup filesystem. When it fails, nothing of it is left.
+    /// the cgroup filesystem. When it fails, nothing of it is left. Without limits it has a cgroup all the same, where the
+    /// machine gives one; if not, it cannot be paused, watched or listed.
+    ///
+    /// What a start makes on the host is [written down](ContainerBuilder::runtime_dir) first, for [`reap`](crate::reap).
     ///
     /// # Errors
     /// The line names the step and the item: a layer that is missing (`NotFound`), a port that is taken
     /// (`AlreadyExists`, `Busy`), a limit the machine cannot apply (`Unsupported`), a program that does not exist
-    /// (`NotFound`), and so on.
+    /// (`NotFound`), a runtime directory that cannot be written (`PermissionDenied`), and so on.
     pub fn start(&self) -> Result<Running> {
+        let dir = self.lifecycle.runtime_dir.as_deref();
+        let record = Record::create(dir, &self.name, |id| {
+            let cgroup = format!("{CGROUP_PREFIX}-{id}");
+            vec![Fact::Name(self.name.clone()), Fact::Cgroup(cgroup)]
+        });
+        let record = record.map_err(self.subject.failed("write down what is made"))?;
+        match self.launch(&record) {
+            Ok(parts) => {
+                let (subject, name) = (self.subject.clone(), self.name.clone());
+                let command = Some(self.command.clone());
+                Ok(Running::new(subject, name, command, parts, record))
+            }
+            Err(error) => {
+                // All of it undid itself by now. What could not is for `reap`.
+                if !record.has_cgroup() {
+                    let _gone = record.remove().is_ok();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn launch(&self, record: &Record) -> Result<Parts> {
         // Each of these undoes itself when a later step fails.
         let root = self
             .rootfs
             .as_ref()
             .map(|rootfs| rootfs.open(&self.subject))
             .transpose()?;
-        let cgroup = self.create_cgroup()?;
+        let cgroup = self.create_cgroup(record)?;
         let attached = self.attach()?;
         let mut command = self.command.clone();
         if let Some(root) = root {
             command = command.root(root);
         }
         if let Some(cgroup) = &cgroup {
-            command = self.enter(command, cgroup)?;
+            command = enter(&self.subject, command, cgroup)?;
         }
         if let Some(attached) = &attached {
             command = self.join(command, attached)?;
@@ -75,42 +103,39 @@ impl Container {
         let spawned = command
             .spawn()
             .map_err(self.subject.failed("start the program"))?;
-        Ok(Running::new(
-            self.subject.clone(),
-            self.name.clone(),
+        let (pid, started) = (spawned.pid(), spawned.start_time());
+        let started = started.map_err(self.subject.failed("look at the program"))?;
+        record
+            .add(&Fact::Program { pid, started })
+            .map_err(self.subject.failed("write down what is made"))?;
+        Ok(Parts {
             spawned,
             cgroup,
             attached,
-        ))
+        })
     }
 
-    /// A cgroup of its own, if it has limits.
-    fn create_cgroup(&self) -> Result<Option<Cgroup>> {
-        static STARTS: AtomicU32 = AtomicU32::new(0);
-        if self.limits == Limits::new() {
-            return Ok(None);
+    /// A cgroup of its own; where it has no limits, if that can be had.
+    fn create_cgroup(&self, record: &Record) -> Result<Option<Cgroup>> {
+        use cofferdam_cgroups::ErrorKind::{NotFound, PermissionDenied, Unsupported};
+        let name = CgroupName::new(format!("{CGROUP_PREFIX}-{}", record.id()));
+        let name = name.map_err(self.subject.failed("name the cgroup"))?;
+        let made = Hierarchy::detect().and_then(|hierarchy| hierarchy.create(&name, &self.limits));
+        let cgroup = match made {
+            Err(error)
+                if self.limits == Limits::new()
+                    && matches!(error.kind(), NotFound | PermissionDenied | Unsupported) =>
+            {
+                return Ok(None);
+            }
+            made => made.map_err(self.subject.failed("create the cgroup"))?,
+        };
+        for path in cgroup.paths() {
+            record
+                .add(&Fact::CgroupPath(path.to_owned()))
+                .map_err(self.subject.failed("write down what is made"))?;
         }
-        let (process, start) = (std::process::id(), STARTS.fetch_add(1, Ordering::Relaxed));
-        let name = format!("{CGROUP_PREFIX}-{process}-{start}-{}", self.name);
-        let failed = |step| self.subject.failed::<cofferdam_cgroups::Error>(step);
-        let name = CgroupName::new(name).map_err(failed("name the cgroup"))?;
-        let hierarchy = Hierarchy::detect().map_err(failed("find the cgroup filesystem"))?;
-        hierarchy
-            .create(&name, &self.limits)
-            .map(Some)
-            .map_err(failed("create the cgroup"))
-    }
-
-    fn enter(&self, mut command: Command, cgroup: &Cgroup) -> Result<Command> {
-        let failed = || self.subject.failed("duplicate a cgroup's file descriptor");
-        let entry = cgroup.entry();
-        if let Some(dir) = entry.dir {
-            command = command.cgroup(dir.try_clone_to_owned().map_err(failed())?);
-        }
-        for procs in entry.procs {
-            command = command.cgroup_procs(procs.try_clone_to_owned().map_err(failed())?);
-        }
-        Ok(command)
+        Ok(Some(cgroup))
     }
 
     fn attach(&self) -> Result<Option<Attached>> {

@@ -1,6 +1,7 @@
 //! What can go wrong, and in which step.
 
 use std::io;
+use std::path::Path;
 
 /// The result of this crate's calls.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -95,6 +96,17 @@ enum Inner {
         subject: String,
         reason: &'static str,
     },
+    #[error("{subject}: {reason}")]
+    Gone {
+        subject: String,
+        reason: &'static str,
+    },
+    #[error("{subject}: {what}: {reason}")]
+    Lacks {
+        subject: String,
+        what: &'static str,
+        reason: &'static str,
+    },
 }
 
 impl Error {
@@ -115,6 +127,8 @@ impl Error {
             },
             Inner::Invalid { .. } => ErrorKind::InvalidInput,
             Inner::Busy { .. } => ErrorKind::Busy,
+            Inner::Gone { .. } => ErrorKind::NotFound,
+            Inner::Lacks { .. } => ErrorKind::Unsupported,
         }
     }
 
@@ -129,7 +143,10 @@ impl Error {
             Inner::Portmap { source, .. } => source.raw_os_error(),
             Inner::Dns { source, .. } => source.raw_os_error(),
             Inner::Io { source, .. } => source.raw_os_error(),
-            Inner::Invalid { .. } | Inner::Busy { .. } => None,
+            Inner::Invalid { .. }
+            | Inner::Busy { .. }
+            | Inner::Gone { .. }
+            | Inner::Lacks { .. } => None,
         }
     }
 
@@ -154,6 +171,22 @@ impl Error {
             reason,
         }))
     }
+
+    /// What is to be worked on is no more.
+    pub(crate) fn gone(subject: &Subject, reason: &'static str) -> Self {
+        let subject = subject.0.clone();
+        Error(Box::new(Inner::Gone { subject, reason }))
+    }
+
+    /// It was started without what this takes.
+    pub(crate) fn lacks(subject: &Subject, what: &'static str, reason: &'static str) -> Self {
+        let subject = subject.0.clone();
+        Error(Box::new(Inner::Lacks {
+            subject,
+            what,
+            reason,
+        }))
+    }
 }
 
 /// Of whom an error speaks: `container web`, `network app`.
@@ -167,6 +200,10 @@ impl Subject {
 
     pub(crate) fn network(name: &str) -> Self {
         Subject(format!("network {name}"))
+    }
+
+    pub(crate) fn runtime(path: &Path) -> Self {
+        Subject(format!("runtime directory: {}", path.display()))
     }
 
     /// For `map_err`: this step failed.

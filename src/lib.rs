@@ -4,18 +4,34 @@
 mod builder;
 mod container;
 mod error;
+mod events;
+mod exec;
+#[cfg(feature = "tokio")]
+mod futures;
+mod lifecycle;
 mod network;
+mod process;
+mod reap;
+mod reference;
 mod rootfs;
 mod running;
+mod runtime;
+mod stats;
 
 pub use builder::ContainerBuilder;
 pub use container::Container;
 pub use error::{Error, ErrorKind, Result};
+pub use events::{Event, Events};
+pub use exec::{Exec, Process};
 pub use network::{Network, NetworkBuilder};
+pub use reap::{Reaped, Removed, reap, reap_in};
+pub use reference::Reference;
 pub use rootfs::Rootfs;
 pub use running::Running;
+pub use stats::{LinkStats, Stats, TopProcess};
 
-pub use cofferdam_namespaces::{Capabilities, Capability, Mount, Stdio, User};
+pub use cofferdam_cgroups::Limits;
+pub use cofferdam_namespaces::{Capabilities, Capability, Mount, Stdio, Terminal, User};
 pub use cofferdam_portmap::{PortSpec, Protocol};
 pub use ipnetwork::IpNetwork;
 
@@ -36,6 +52,10 @@ mod tests {
         any_thread::<Container>();
         any_thread::<ContainerBuilder>();
         any_thread::<Running>();
+        any_thread::<Events<'_>>();
+        any_thread::<Exec<'_>>();
+        any_thread::<Process>();
+        any_thread::<Reference>();
         any_thread::<Network>();
         any_thread::<Error>();
     }

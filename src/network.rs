@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cofferdam_dns::{Endpoint, Hosts, LISTEN, Name, Server, SharedZone};
@@ -11,9 +12,10 @@ use cofferdam_portmap::{NetworkGuard, NetworkSpec, PortSpec, Portmap, Published}
 use ipnetwork::IpNetwork;
 
 use crate::error::{Error, Result, Subject};
+use crate::runtime::Noted;
 
 /// The nf_tables table of every network in a network namespace.
-const TABLE: &str = "cofferdam";
+pub(crate) const TABLE: &str = "cofferdam";
 
 /// A network that containers share: a bridge with a subnet, translated to the host's address on the way out, whose
 /// containers find each other by name at 127.0.0.11. A cheap handle; clones are the same network.
@@ -34,6 +36,7 @@ struct Inner {
     addresses: Mutex<Addresses>,
     gateway: IpNetwork,
     bridge: Bridge,
+    noted: Noted,
 }
 
 /// Says what a [`Network`] is to be.
@@ -42,6 +45,7 @@ struct Inner {
 pub struct NetworkBuilder {
     name: String,
     subnet: Option<IpNetwork>,
+    runtime_dir: Option<PathBuf>,
 }
 
 impl NetworkBuilder {
@@ -49,6 +53,13 @@ impl NetworkBuilder {
     /// of Docker's pools that no route of the host overlaps.
     pub fn gateway(mut self, address: IpNetwork) -> Self {
         self.subnet = Some(address);
+        self
+    }
+
+    /// Where it is written down what is made on the host, before it is made: as
+    /// [`ContainerBuilder::runtime_dir`](crate::ContainerBuilder::runtime_dir).
+    pub fn runtime_dir(mut self, path: impl Into<PathBuf>) -> Self {
+        self.runtime_dir = Some(path.into());
         self
     }
 
@@ -62,7 +73,11 @@ impl NetworkBuilder {
     /// `CAP_NET_ADMIN`, `Unsupported` where the kernel has no bridges or nf_tables.
     pub fn create(self) -> Result<Network> {
         let subject = Subject::network(&self.name);
-        let mut builder = Bridge::builder(bridge_name(&subject, &self.name)?);
+        let bridge = bridge_name(&subject, &self.name)?;
+        let dir = self.runtime_dir.as_deref();
+        let noted = Noted::bridge(dir, &self.name, bridge.as_str());
+        let noted = noted.map_err(subject.failed("write down what is made"))?;
+        let mut builder = Bridge::builder(bridge);
         if let Some(subnet) = self.subnet {
             builder = builder.address(subnet);
         }
@@ -94,6 +109,7 @@ impl NetworkBuilder {
             addresses,
             gateway,
             bridge,
+            noted,
         })))
     }
 }
@@ -104,6 +120,7 @@ impl Network {
         NetworkBuilder {
             name: name.into(),
             subnet: None,
+            runtime_dir: None,
         }
     }
 
@@ -150,6 +167,9 @@ impl Network {
             .bridge
             .remove()
             .map_err(subject.failed("remove the bridge"));
+        if dns.is_err() || rules.is_err() || bridge.is_err() {
+            inner.noted.keep();
+        }
         dns.and(rules).and(bridge)
     }
 

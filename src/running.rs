@@ -1,55 +1,78 @@
 //! A container that runs.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::process::{ExitStatus, Output};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use cofferdam_cgroups::Cgroup;
-use cofferdam_namespaces::Spawned;
+use cofferdam_cgroups::{Cgroup, Limits, Skipped};
+use cofferdam_namespaces::{Command, Spawned, Terminal};
 
-use crate::error::{Result, Subject};
+use crate::error::{Error, Result, Subject};
+use crate::exec::Exec;
 use crate::network::Attached;
+use crate::runtime::Record;
+use crate::stats::Sources;
 
 /// How long [`Running::remove`] waits for a killed program.
 const DEATH: Duration = Duration::from_secs(10);
+/// How long Drop does.
+const SUDDEN_DEATH: Duration = Duration::from_secs(1);
+/// How long [`Running::pause`] waits for all processes to stand still.
+const STILL: Duration = Duration::from_secs(10);
 const SIGTERM: i32 = 15;
 /// How long a program has to install its handlers.
 const GROWN_UP: Duration = Duration::from_secs(1);
 
 /// A container that [`Container::start`](crate::Container::start) started.
 ///
-/// Dropping it kills all its processes and removes what was made for it, which takes some tens of milliseconds;
-/// [`remove`](Self::remove) and [`stop`](Self::stop) tell how that went. It does not stop by itself when its program
-/// ends: limits, network and ports are there until then. As an [`AsFd`] it is a pidfd, readable once the program has ended.
+/// Dropping it kills all its processes and removes what was made for it, which takes some tens of milliseconds, and at most
+/// about two seconds; [`remove`](Self::remove) and [`stop`](Self::stop) tell how that went, and [`detach`](Self::detach) lets it
+/// live on. It does not stop by itself when its program ends: limits, network and ports are there until then. Where its process
+/// is killed it runs on, until somebody calls [`reap`](crate::reap).
+///
+/// What takes `&self` can be called from any thread at once. As an [`AsFd`] it is a pidfd, readable once the program has ended.
 #[derive(Debug)]
 #[must_use = "dropping a Running kills the container"]
 pub struct Running {
     subject: Subject,
     name: String,
     started: Instant,
-    // In the order in which they have to go.
-    spawned: Spawned,
-    cgroup: Option<Cgroup>,
-    attached: Option<Attached>,
+    /// What its program was started by, where this process did.
+    command: Option<Command>,
+    sources: Mutex<Option<Sources>>,
+    parts: Parts,
+    /// None once it is taken apart, or not ours any more.
+    record: Option<Record>,
+}
+
+/// What there is of it, in the order in which it has to go.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) spawned: Spawned,
+    pub(crate) cgroup: Option<Cgroup>,
+    pub(crate) attached: Option<Attached>,
 }
 
 impl Running {
     pub(crate) fn new(
         subject: Subject,
         name: String,
-        spawned: Spawned,
-        cgroup: Option<Cgroup>,
-        attached: Option<Attached>,
+        command: Option<Command>,
+        parts: Parts,
+        record: Record,
     ) -> Self {
         Running {
             subject,
             name,
             started: Instant::now(),
-            spawned,
-            cgroup,
-            attached,
+            command,
+            sources: Mutex::new(None),
+            parts,
+            record: Some(record),
         }
     }
 
@@ -62,49 +85,56 @@ impl Running {
     /// The pid of its program, as the caller counts.
     #[must_use]
     pub fn pid(&self) -> u32 {
-        self.spawned.pid()
+        self.parts.spawned.pid()
     }
 
     /// Its address in its network.
     #[must_use]
     pub fn address(&self) -> Option<IpAddr> {
-        self.attached.as_ref().map(Attached::address)
+        self.parts.attached.as_ref().map(Attached::address)
     }
 
-    /// How many of its processes were killed for lack of memory. 0 without limits.
+    /// How many of its processes were killed for lack of memory. 0 without a limit on it.
     ///
     /// # Errors
     /// If the cgroup cannot be read.
     pub fn oom_kills(&self) -> Result<u64> {
-        let Some(cgroup) = &self.cgroup else {
-            return Ok(0);
-        };
-        cgroup
-            .oom_kills()
-            .map_err(self.subject.failed("read the cgroup"))
+        use cofferdam_cgroups::ErrorKind::Unsupported;
+        match self.cgroup().map(Cgroup::oom_kills) {
+            None => Ok(0),
+            // It was made without the memory controller.
+            Some(Err(error)) if error.kind() == Unsupported => Ok(0),
+            Some(kills) => kills.map_err(self.subject.failed("read the cgroup")),
+        }
     }
 
     /// The caller's end of its standard input, if it is a pipe and nobody took it.
     pub fn take_stdin(&mut self) -> Option<File> {
-        self.spawned.stdin.take()
+        self.parts.spawned.stdin.take()
     }
 
     /// The caller's end of its standard output, if it is a pipe and nobody took it.
     pub fn take_stdout(&mut self) -> Option<File> {
-        self.spawned.stdout.take()
+        self.parts.spawned.stdout.take()
     }
 
     /// The caller's end of its standard error, if it is a pipe and nobody took it.
     pub fn take_stderr(&mut self) -> Option<File> {
-        self.spawned.stderr.take()
+        self.parts.spawned.stderr.take()
+    }
+
+    /// The caller's end of its [terminal](crate::ContainerBuilder::terminal), if it has one and nobody took it.
+    pub fn take_terminal(&mut self) -> Option<Terminal> {
+        self.parts.spawned.terminal.take()
     }
 
     /// Waits for the end of its program.
     ///
     /// # Errors
-    /// `NotFound` if another part of this process took the status.
+    /// `StatusLost` if another part of this process took the status, or if it is not this one's child, on a kernel before 6.15.
     pub fn wait(&mut self) -> Result<ExitStatus> {
-        self.spawned.wait().map_err(self.subject.failed("wait"))
+        let waited = self.parts.spawned.wait();
+        waited.map_err(self.subject.failed("wait"))
     }
 
     /// The status of its program, if it has ended.
@@ -112,7 +142,8 @@ impl Running {
     /// # Errors
     /// As [`wait`](Self::wait).
     pub fn try_wait(&self) -> Result<Option<ExitStatus>> {
-        self.spawned.try_wait().map_err(self.subject.failed("wait"))
+        let status = self.parts.spawned.try_wait();
+        status.map_err(self.subject.failed("wait"))
     }
 
     /// Waits at most this long for the end of its program. `None`: it still runs.
@@ -120,9 +151,8 @@ impl Running {
     /// # Errors
     /// As [`wait`](Self::wait).
     pub fn wait_timeout(&self, timeout: Duration) -> Result<Option<ExitStatus>> {
-        self.spawned
-            .wait_timeout(timeout)
-            .map_err(self.subject.failed("wait"))
+        let waited = self.parts.spawned.wait_timeout(timeout);
+        waited.map_err(self.subject.failed("wait"))
     }
 
     /// Sends its program the signal with this number.
@@ -132,36 +162,102 @@ impl Running {
     /// # Errors
     /// `InvalidInput` for a number that is no signal.
     pub fn signal(&self, signal: i32) -> Result<()> {
-        self.spawned
-            .signal(signal)
-            .map_err(self.subject.failed("send a signal"))
+        let sent = self.parts.spawned.signal(signal);
+        sent.map_err(self.subject.failed("send a signal"))
     }
 
-    /// Kills all its processes with `SIGKILL`. [`wait`](Self::wait) tells when they have ended.
+    /// Kills all its processes with `SIGKILL`, paused or not. [`wait`](Self::wait) tells when they have ended.
     ///
     /// # Errors
     /// If the cgroup cannot be killed; the program is killed all the same.
     pub fn kill(&self) -> Result<()> {
-        let program = self
-            .spawned
-            .kill()
-            .map_err(self.subject.failed("kill the program"));
-        let cgroup = self.cgroup.as_ref().map_or(Ok(()), Cgroup::kill);
+        let program = self.parts.spawned.kill();
+        let program = program.map_err(self.subject.failed("kill the program"));
+        let cgroup = self.cgroup().map_or(Ok(()), Cgroup::kill);
         program.and(cgroup.map_err(self.subject.failed("kill the cgroup")))
     }
 
-    /// Sends `SIGTERM`, waits this long, kills what is left, and removes the container. Returns the status of its program.
+    /// Holds all its processes still, and returns when they are. [`resume`](Self::resume) lets them go on.
     ///
-    /// A program that has no handler for `SIGTERM` when it is a second old is not waited for: as pid 1 it would never notice.
+    /// # Errors
+    /// `Busy` if one does not stop within 10 s, `Unsupported` for a container without a cgroup, `NotFound` once it has ended.
+    #[doc(alias = "cgroup.freeze")]
+    pub fn pause(&self) -> Result<()> {
+        self.needs_program()?;
+        let frozen = self.needs_cgroup()?.freeze(STILL);
+        frozen.map_err(self.subject.failed("pause"))
+    }
+
+    /// Lets its processes go on. That they do is success.
+    ///
+    /// # Errors
+    /// As [`pause`](Self::pause).
+    pub fn resume(&self) -> Result<()> {
+        let thawed = self.needs_cgroup()?.thaw();
+        thawed.map_err(self.subject.failed("resume"))
+    }
+
+    /// Whether its processes are held still.
+    ///
+    /// # Errors
+    /// As [`pause`](Self::pause).
+    pub fn is_paused(&self) -> Result<bool> {
+        let frozen = self.needs_cgroup()?.is_frozen();
+        frozen.map_err(self.subject.failed("look whether it is paused"))
+    }
+
+    /// Changes limits while it runs: those that are set in `limits`, the others stay. Returns what was left out by
+    /// [`Limits::best_effort`].
+    ///
+    /// # Errors
+    /// `InvalidInput` for a limit that cannot be; `Unsupported` for one that the machine cannot apply, on cgroup v1 also one of
+    /// a controller that the container was started without a limit of.
+    pub fn update(&self, limits: &Limits) -> Result<Vec<Skipped>> {
+        let updated = self.needs_cgroup()?.update(limits);
+        updated.map_err(self.subject.failed("update the limits"))
+    }
+
+    /// Another program in it: what `docker exec` does. [`Exec::output`], [`Exec::status`] and [`Exec::spawn`] run it.
+    ///
+    /// ```no_run
+    /// # let web = cofferdam::Container::builder().command("/app").start()?;
+    /// let who = web.exec("id").arg("-u").output()?;
+    /// # Ok::<(), cofferdam::Error>(())
+    /// ```
+    pub fn exec(&self, program: impl Into<OsString>) -> Exec<'_> {
+        let command = match &self.command {
+            Some(command) => command.beside(program),
+            None => Command::new(program),
+        };
+        Exec::new(self, command)
+    }
+
+    /// [`stop_with`](Self::stop_with) `SIGTERM`.
     ///
     /// # Errors
     /// As [`wait`](Self::wait) and [`remove`](Self::remove).
     pub fn stop(self, timeout: Duration) -> Result<ExitStatus> {
+        self.stop_with(SIGTERM, timeout)
+    }
+
+    /// Sends its program this signal, waits this long, kills what is left, and removes the container. Returns the status of
+    /// its program. One that is paused is resumed first.
+    ///
+    /// A program that has no handler for the signal when it is a second old is not waited for: as pid 1 it would never notice.
+    ///
+    /// # Errors
+    /// As [`wait`](Self::wait) and [`remove`](Self::remove), and `InvalidInput` for a number that is no signal: it is removed
+    /// all the same.
+    pub fn stop_with(self, signal: i32, timeout: Duration) -> Result<ExitStatus> {
         let deadline = Instant::now().checked_add(timeout);
         let over = |now| deadline.is_some_and(|deadline| now >= deadline);
+        if let Some(cgroup) = self.cgroup() {
+            // Where there is no freezer it cannot be paused.
+            let _thawed = cgroup.thaw().is_ok();
+        }
         while self.try_wait()?.is_none() {
-            if !self.spawned.is_deaf_to(SIGTERM) {
-                self.signal(SIGTERM)?;
+            if !self.parts.spawned.is_deaf_to(signal) {
+                self.signal(signal)?;
                 let left =
                     deadline.map_or(timeout, |at| at.saturating_duration_since(Instant::now()));
                 self.wait_timeout(left)?;
@@ -179,26 +275,10 @@ impl Running {
     /// of its program.
     ///
     /// # Errors
-    /// The first step that failed, after all others were tried.
-    pub fn remove(self) -> Result<ExitStatus> {
-        let killed = self.kill();
-        let status = self
-            .spawned
-            .wait_timeout(DEATH)
-            .map_err(self.subject.failed("wait"));
-        let Running {
-            subject,
-            spawned,
-            cgroup,
-            attached,
-            ..
-        } = self;
-        drop(spawned);
-        let cgroup = cgroup.map_or(Ok(()), Cgroup::remove);
-        let cgroup = cgroup.map_err(subject.failed("remove the cgroup"));
-        let attached = attached.map_or(Ok(()), |attached| attached.remove(&subject));
-        killed.and(cgroup).and(attached)?;
-        status?.ok_or_else(|| crate::Error::busy(&subject, "it does not end, though killed"))
+    /// The first step that failed, after all others were tried. What is left then, [`reap`](crate::reap) finds.
+    pub fn remove(mut self) -> Result<ExitStatus> {
+        let status = self.take_apart(DEATH)?;
+        status.ok_or_else(|| Error::busy(&self.subject, "it does not end, though killed"))
     }
 
     /// Reads its standard output and error to their ends, waits for its program, and removes it.
@@ -206,17 +286,120 @@ impl Running {
     /// # Errors
     /// As [`wait`](Self::wait) and [`remove`](Self::remove), or if a pipe cannot be read.
     pub fn output(mut self) -> Result<Output> {
-        let output = self
-            .spawned
-            .output()
-            .map_err(self.subject.failed("read its output"))?;
+        let output = self.parts.spawned.output();
+        let output = output.map_err(self.subject.failed("read its output"))?;
         self.remove()?;
         Ok(output)
+    }
+
+    /// All of it, at most once. `None`: the program has not ended in time.
+    fn take_apart(&mut self, time: Duration) -> Result<Option<ExitStatus>> {
+        let Some(record) = self.record.take() else {
+            return Ok(None);
+        };
+        // Its socket keeps the network namespace.
+        *self.sources() = None;
+        let subject = self.subject.clone();
+        let killed = self.kill();
+        let status = self.parts.spawned.wait_timeout(time);
+        let status = status.map_err(subject.failed("wait"));
+        let cgroup = self.parts.cgroup.take();
+        let cgroup = cgroup.map_or(Ok(()), |cgroup| cgroup.remove_within(time));
+        let cgroup = cgroup.map_err(subject.failed("remove the cgroup"));
+        let attached = self.parts.attached.take();
+        let attached = attached.map_or(Ok(()), |attached| attached.remove(&subject));
+        let ended = matches!(status, Ok(Some(_)) | Err(_));
+        killed.and(cgroup).and(attached)?;
+        if ended {
+            // A record that is left is one for `reap`.
+            let removed = record.remove();
+            removed.map_err(subject.failed("remove its record"))?;
+        }
+        status
+    }
+
+    pub(crate) fn subject(&self) -> &Subject {
+        &self.subject
+    }
+
+    pub(crate) fn cgroup(&self) -> Option<&Cgroup> {
+        self.parts.cgroup.as_ref()
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(crate) fn spawned(&mut self) -> &mut Spawned {
+        &mut self.parts.spawned
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(crate) async fn ended(&self) -> Result<ExitStatus> {
+        let ended = self.parts.spawned.wait_async().await;
+        ended.map_err(self.subject.failed("wait"))
+    }
+
+    pub(crate) fn needs_cgroup(&self) -> Result<&Cgroup> {
+        let reason = "it was started where it could have none";
+        let lacks = || Error::lacks(&self.subject, "it takes a cgroup", reason);
+        self.cgroup().ok_or_else(lacks)
+    }
+
+    pub(crate) fn needs_program(&self) -> Result<()> {
+        match self.try_wait()? {
+            None => Ok(()),
+            Some(_) => Err(Error::gone(&self.subject, "its program has ended")),
+        }
+    }
+
+    pub(crate) fn start_time(&self) -> Result<u64> {
+        let started = self.parts.spawned.start_time();
+        started.map_err(self.subject.failed("look at the program"))
+    }
+
+    pub(crate) fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    pub(crate) fn record(&self) -> Option<&Record> {
+        self.record.as_ref()
+    }
+
+    pub(crate) fn sources(&self) -> MutexGuard<'_, Option<Sources>> {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps all of it, though nobody holds it any more.
+    pub(crate) fn let_go(mut self) {
+        self.record = None;
+        // Its end in the network is this process's, until that ends.
+        std::mem::forget(self.parts.attached.take());
+        if let Some(cgroup) = self.parts.cgroup.take() {
+            cgroup.persist();
+        }
+        self.parts.spawned.keep();
+    }
+}
+
+/// Has a program start inside a cgroup.
+pub(crate) fn enter(subject: &Subject, mut command: Command, cgroup: &Cgroup) -> Result<Command> {
+    let failed = || subject.failed("duplicate a cgroup's file descriptor");
+    let entry = cgroup.entry();
+    if let Some(dir) = entry.dir {
+        command = command.cgroup(dir.try_clone_to_owned().map_err(failed())?);
+    }
+    for procs in entry.procs {
+        command = command.cgroup_procs(procs.try_clone_to_owned().map_err(failed())?);
+    }
+    Ok(command)
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _told_to_nobody = self.take_apart(SUDDEN_DEATH).is_ok();
     }
 }
 
 impl AsFd for Running {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.spawned.as_fd()
+        self.parts.spawned.as_fd()
     }
 }

@@ -295,7 +295,9 @@ fn limits_hold() {
     sleeper.kill().unwrap();
     assert_eq!(sleeper.remove().unwrap().signal(), Some(9));
     let ours = format!("cofferdam-{}-", std::process::id());
-    let left = Hierarchy::detect().unwrap().find(&ours).unwrap();
+    let mut left = Hierarchy::detect().unwrap().find(&ours).unwrap();
+    // Other tests have containers too.
+    left.retain(|path| path.to_string_lossy().ends_with("-eater"));
     assert!(left.is_empty(), "{left:?}");
 }
 

@@ -60,6 +60,7 @@
 
 mod applied;
 mod attributes;
+mod beside;
 mod capabilities;
 mod command;
 mod compile;

@@ -1,5 +1,6 @@
 //! A program that runs.
 
+mod adopt;
 mod lost;
 mod process;
 #[cfg(feature = "tokio")]
@@ -76,8 +77,13 @@ impl Spawned {
 
     /// Lets it live on without this handle, unreaped. Returns its pid.
     pub fn persist(mut self) -> u32 {
-        self.armed = false;
+        self.keep();
         self.process.pid
+    }
+
+    /// As [`persist`](Self::persist), for who goes on using the handle: from now on Drop does not kill.
+    pub fn keep(&mut self) {
+        self.armed = false;
     }
 
     /// Its pid, as the caller's pid namespace counts. Good for messages: once it is reaped, the number can mean another.

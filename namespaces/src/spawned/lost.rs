@@ -30,7 +30,8 @@ pub(super) fn status(pid: u32, pidfd: BorrowedFd<'_>) -> Result<Option<ExitStatu
     Err(Error::status_lost(pid))
 }
 
-fn has_ended(pidfd: BorrowedFd<'_>) -> Result<bool> {
+/// Whether all its threads have, be it waited for or not.
+pub(super) fn has_ended(pidfd: BorrowedFd<'_>) -> Result<bool> {
     let mut fds = [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];
     poll(&mut fds, Some(&Timespec::default())).map_err(Error::sys("poll"))?;
     Ok(!fds[0].revents().is_empty())

@@ -1,0 +1,47 @@
+//! How a container lives: what the builder says of it beside its files and its network.
+
+use std::path::PathBuf;
+
+use cofferdam_cgroups::Limits;
+
+use crate::builder::ContainerBuilder;
+
+/// What is said of a container's life.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Lifecycle {
+    pub(crate) runtime_dir: Option<PathBuf>,
+}
+
+impl ContainerBuilder {
+    /// All of its limits at once, instead of those set before: weights, I/O, cpusets, devices and what else
+    /// [`Limits`] has.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Whether pid 1 inside is a reaper of some 40 KiB, whose only child the program is at first. It forwards every signal, reaps
+    /// whoever ends, and exits as the program does. A program that is pid 1 itself, as it is unless asked, has to reap, and
+    /// does not hear signals it has no handler for.
+    pub fn init(mut self, init: bool) -> Self {
+        self.command = self.command.init(init);
+        self
+    }
+
+    /// Gives it a pseudoterminal with so many rows and columns, where its streams lead that are not led elsewhere.
+    /// [`Running::take_terminal`](crate::Running::take_terminal) is the other end.
+    pub fn terminal(mut self, rows: u16, columns: u16) -> Self {
+        self.command = self.command.terminal(rows, columns);
+        self
+    }
+
+    /// Where it is written down what a start makes on the host, before it is made: a file for each container, for
+    /// [`reap_in`](crate::reap_in) to find after this process was killed.
+    ///
+    /// Unless set it is the first of these that can be written to, which [`reap`](crate::reap) looks through:
+    /// `/run/cofferdam` for root, `$XDG_RUNTIME_DIR/cofferdam`, `/tmp/cofferdam-<uid>`.
+    pub fn runtime_dir(mut self, path: impl Into<PathBuf>) -> Self {
+        self.lifecycle.runtime_dir = Some(path.into());
+        self
+    }
+}
