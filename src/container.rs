@@ -7,13 +7,15 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use cofferdam_cgroups::{Cgroup, CgroupName, Hierarchy, Limits};
 use cofferdam_dns::{Name, ResolvConf};
 use cofferdam_namespaces::{Command, Mount, Namespace, Namespaces};
+use cofferdam_overlay::VolumeRef;
 use cofferdam_portmap::PortSpec;
 
 use crate::builder::ContainerBuilder;
 use crate::error::{Result, Subject};
 use crate::network::{Attached, Network};
-use crate::rootfs::Rootfs;
-use crate::running::Running;
+use crate::rootfs::{Opened, Rootfs};
+use crate::running::{Held, Running};
+use crate::volume::Named;
 
 /// What the names of this suite's cgroups begin with.
 const CGROUP_PREFIX: &str = "cofferdam";
@@ -28,6 +30,7 @@ pub struct Container {
     pub(crate) network: Option<(Network, Vec<Name>)>,
     pub(crate) ports: Vec<PortSpec>,
     pub(crate) limits: Limits,
+    pub(crate) named: Vec<Named>,
     pub(crate) command: Command,
 }
 
@@ -60,11 +63,15 @@ impl Container {
             .as_ref()
             .map(|rootfs| rootfs.open(&self.subject))
             .transpose()?;
+        let volumes = self.volumes(root.as_ref())?;
         let cgroup = self.create_cgroup()?;
         let attached = self.attach()?;
         let mut command = self.command.clone();
+        let mut written = None;
         if let Some(root) = root {
+            let (root, upper) = root.into_root();
             command = command.root(root);
+            written = upper;
         }
         if let Some(cgroup) = &cgroup {
             command = self.enter(command, cgroup)?;
@@ -81,7 +88,18 @@ impl Container {
             spawned,
             cgroup,
             attached,
+            Held { written, volumes },
         ))
+    }
+
+    /// Named volumes, made and filled where they are new.
+    fn volumes(&self, root: Option<&Opened>) -> Result<Vec<VolumeRef>> {
+        let Some(root) = root else {
+            return Ok(Vec::new());
+        };
+        let each = self.named.iter();
+        each.map(|named| named.acquire(&self.subject, root))
+            .collect()
     }
 
     /// A cgroup of its own, if it has limits.

@@ -1,6 +1,7 @@
 //! What can go wrong, and in which step.
 
 use std::io;
+use std::path::Path;
 
 /// The result of this crate's calls.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -167,6 +168,10 @@ impl Subject {
 
     pub(crate) fn network(name: &str) -> Self {
         Subject(format!("network {name}"))
+    }
+
+    pub(crate) fn volumes(path: &Path) -> Self {
+        Subject(format!("volumes {}", path.display()))
     }
 
     /// For `map_err`: this step failed.

@@ -2,11 +2,15 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod builder;
+mod commit;
 mod container;
 mod error;
+mod image;
 mod network;
 mod rootfs;
 mod running;
+mod secret;
+mod volume;
 
 pub use builder::ContainerBuilder;
 pub use container::Container;
@@ -14,8 +18,10 @@ pub use error::{Error, ErrorKind, Result};
 pub use network::{Network, NetworkBuilder};
 pub use rootfs::Rootfs;
 pub use running::Running;
+pub use secret::Secret;
+pub use volume::{Volume, Volumes};
 
-pub use cofferdam_namespaces::{Capabilities, Capability, Mount, Stdio, User};
+pub use cofferdam_namespaces::{Capabilities, Capability, IdMap, Mount, Stdio, User};
 pub use cofferdam_portmap::{PortSpec, Protocol};
 pub use ipnetwork::IpNetwork;
 

@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 
 use cofferdam_cgroups::Cgroup;
 use cofferdam_namespaces::Spawned;
+use cofferdam_overlay::VolumeRef;
 
 use crate::error::{Result, Subject};
 use crate::network::Attached;
+use crate::rootfs::Written;
 
 /// How long [`Running::remove`] waits for a killed program.
 const DEATH: Duration = Duration::from_secs(10);
@@ -26,13 +28,22 @@ const GROWN_UP: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 #[must_use = "dropping a Running kills the container"]
 pub struct Running {
-    subject: Subject,
+    pub(crate) subject: Subject,
     name: String,
     started: Instant,
     // In the order in which they have to go.
     spawned: Spawned,
-    cgroup: Option<Cgroup>,
+    pub(crate) cgroup: Option<Cgroup>,
     attached: Option<Attached>,
+    pub(crate) held: Held,
+}
+
+/// What is held as long as it runs: the upper it writes to, and named volumes.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) written: Option<Written>,
+    #[expect(dead_code, reason = "held, not read")]
+    pub(crate) volumes: Vec<VolumeRef>,
 }
 
 impl Running {
@@ -42,6 +53,7 @@ impl Running {
         spawned: Spawned,
         cgroup: Option<Cgroup>,
         attached: Option<Attached>,
+        held: Held,
     ) -> Self {
         Running {
             subject,
@@ -50,6 +62,7 @@ impl Running {
             spawned,
             cgroup,
             attached,
+            held,
         }
     }
 
