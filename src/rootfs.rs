@@ -35,7 +35,7 @@ pub struct Rootfs {
 #[derive(Clone, Debug)]
 enum Source {
     Directory(PathBuf),
-    Layers(Layers),
+    Layers(Box<Layers>),
 }
 
 #[derive(Clone, Debug)]
@@ -110,12 +110,12 @@ impl Rootfs {
 
     fn stacked(directories: Vec<PathBuf>, base: Base) -> Self {
         Rootfs {
-            source: Source::Layers(Layers {
+            source: Source::Layers(Box::new(Layers {
                 overlay: Overlay::builder(&directories).scratch(),
                 directories,
                 upper: None,
                 base,
-            }),
+            })),
             read_only: false,
         }
     }
@@ -166,7 +166,7 @@ impl Rootfs {
             Source::Layers(layers) => {
                 let mount = layers.overlay.detached();
                 let mount = mount.map_err(subject.failed("mount the layers"))?;
-                Root::Layers(mount, layers.clone())
+                Root::Layers(Box::new((mount, Layers::clone(layers))))
             }
         };
         Ok(Opened {
@@ -186,7 +186,7 @@ pub(crate) struct Opened {
 #[derive(Debug)]
 enum Root {
     Directory(PathBuf),
-    Layers(OverlayMount, Layers),
+    Layers(Box<(OverlayMount, Layers)>),
 }
 
 impl Opened {
@@ -194,7 +194,7 @@ impl Opened {
     pub(crate) fn fd(&self) -> io::Result<OwnedFd> {
         match &self.root {
             Root::Directory(path) => File::open(path).map(OwnedFd::from),
-            Root::Layers(mount, _) => mount.as_fd().try_clone_to_owned(),
+            Root::Layers(layers) => layers.0.as_fd().try_clone_to_owned(),
         }
     }
 
@@ -202,7 +202,8 @@ impl Opened {
     pub(crate) fn into_root(self) -> (RootFs, Option<Written>) {
         let (root, written) = match self.root {
             Root::Directory(path) => (RootFs::directory(path), None),
-            Root::Layers(mut mount, layers) => {
+            Root::Layers(both) => {
+                let (mut mount, layers) = *both;
                 let written = Written::of(&mut mount, layers);
                 (RootFs::mount(mount.into_fd()), written)
             }
