@@ -50,7 +50,8 @@ impl Container {
     /// network namespace the network was made in.
     ///
     /// Needs what the parts need: root, or a user namespace that has the caller as root; and for limits, write access to
-    /// the cgroup filesystem. When it fails, nothing of it is left.
+    /// the cgroup filesystem. When it fails, nothing of it is left
+    /// but named volumes, which stay as those of any container do.
     ///
     /// # Errors
     /// The line names the step and the item: a layer that is missing (`NotFound`), a port that is taken

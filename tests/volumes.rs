@@ -254,6 +254,10 @@ fn a_secret_is_for_whom_it_is_meant_and_nowhere_else() {
         let said = run(root(), "echo x > /run/secrets/password");
         assert!(said.contains("Read-only"), "{said}");
 
+        let closed = container("r", Rootfs::layers([world.join("root")]).read_only());
+        let said = run(closed.secret(secret.clone()), "cat /run/secrets/password");
+        assert_eq!(said, "hunter2", "in a root that is read-only");
+
         let builder = script(root(), "sleep 60");
         let bytes = format!("{:?}", b"hunter2".as_slice());
         for shown in [

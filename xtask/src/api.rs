@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::Result;
 use crate::command::{cargo, root, run};
@@ -63,37 +63,39 @@ fn kept(package: &Package) -> PathBuf {
 fn listed(workspace: &Workspace, package: &Package) -> Result<String> {
     let name = package.name.replace('-', "_");
     let directory = workspace.target_directory.join("doc").join(&name);
+    let all = fs::read_to_string(directory.join("all.html"))?;
     let mut lines = BTreeSet::new();
-    pages(&directory, &name, &mut lines)?;
+    for page in pages(&all) {
+        let Some((path, kind)) = item(page) else {
+            continue;
+        };
+        let item = format!("{name}::{path}");
+        lines.insert(format!("{item}: {kind}"));
+        let page = fs::read_to_string(directory.join(page))?;
+        lines.extend(members(&page).map(|member| format!("{item}::{member}")));
+    }
     if lines.is_empty() {
         return Err(format!("{}: no documentation", directory.display()).into());
     }
     Ok(lines.into_iter().map(|line| line + "\n").collect())
 }
 
-fn pages(directory: &Path, module: &str, lines: &mut BTreeSet<String>) -> Result<()> {
-    for entry in fs::read_dir(directory)? {
-        let path = entry?.path();
-        let name = path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        if path.is_dir() {
-            pages(&path, &format!("{module}::{name}"), lines)?;
-        } else if let Some((kind, item)) = item(&name) {
-            let item = format!("{module}::{item}");
-            lines.insert(format!("{item}: {kind}"));
-            let page = fs::read_to_string(&path)?;
-            lines.extend(members(&page).map(|member| format!("{item}::{member}")));
-        }
-    }
-    Ok(())
+/// What the page of all items links to. Pages of items that are gone are left where they were.
+fn pages(all: &str) -> impl Iterator<Item = &str> {
+    let links = all.split("href=\"").skip(1);
+    links.filter_map(|rest| rest.split('"').next())
 }
 
-/// `("struct", "Mount")` of `struct.Mount.html`.
-fn item(file: &str) -> Option<(&str, &str)> {
-    file.strip_suffix(".html")?.split_once('.')
+/// `("seccomp::Filter", "struct")` of `seccomp/struct.Filter.html`.
+fn item(page: &str) -> Option<(String, &str)> {
+    const KINDS: [&str; 8] = [
+        "struct", "enum", "union", "trait", "fn", "constant", "type", "macro",
+    ];
+    let (module, file) = page.rsplit_once('/').unwrap_or(("", page));
+    let (kind, name) = file.strip_suffix(".html")?.split_once('.')?;
+    let above = module.split('/').filter(|name| !name.is_empty());
+    let path: Vec<_> = above.chain([name]).collect();
+    KINDS.contains(&kind).then(|| (path.join("::"), kind))
 }
 
 /// `bind: pub fn bind(source: impl Into<PathBuf>) -> Self` and so on.
@@ -178,8 +180,9 @@ mod tests {
         let found: Vec<_> = members(page).collect();
         let bind = "bind: pub fn bind(path: impl Into<PathBuf>) -> Self";
         assert_eq!(found, [bind, "Null: Null", "path: PathBuf"]);
-        assert_eq!(item("struct.Mount.html"), Some(("struct", "Mount")));
-        assert_eq!(item("index.html"), None);
+        let all = r#"<a href="index.html">x</a><a href="a/struct.Mount.html">y</a>"#;
+        let items: Vec<_> = pages(all).filter_map(item).collect();
+        assert_eq!(items, [("a::Mount".to_owned(), "struct")]);
     }
 
     #[test]
