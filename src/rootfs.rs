@@ -101,7 +101,7 @@ impl Rootfs {
     /// An image of a [`LayerStore`](cofferdam_overlay::LayerStore), else as [`layers`](Self::layers). What the image says of program,
     /// arguments, environment, working directory and user holds where the builder says nothing: a
     /// [`command`](crate::ContainerBuilder::command) takes the place of entrypoint and command, [`args`](crate::ContainerBuilder::args)
-    /// alone that of the command.
+    /// alone that of the command. Its working directory has to exist.
     #[must_use]
     pub fn image(image: impl Into<Arc<Image>>) -> Self {
         let image = image.into();
