@@ -327,7 +327,7 @@ fn what_a_container_wrote_is_told_and_becomes_a_layer() {
     in_world(|world| {
         let store = LayerStore::open(world.join("layers")).unwrap();
         let rootfs = Rootfs::image(image(world, &store));
-        let changes = "echo x > /data/more; rm -r /data/sub; touch /done; while :; do sleep 0.01; echo . >> /grows; done";
+        let changes = "echo x > /data/more; rm -r /data/sub; echo . > /grows; touch /done; while :; do sleep 0.01; echo . >> /grows; done";
         let builder = container("writer", rootfs)
             .user(User::id(0, 0))
             .pids_max(64);
