@@ -11,10 +11,13 @@ use cofferdam_portmap::PortSpec;
 
 use crate::container::Container;
 use crate::error::{Error, Result, Subject};
+use crate::image::Program;
 use crate::lifecycle::Lifecycle;
 use crate::network::Network;
 use crate::rootfs::Rootfs;
 use crate::running::Running;
+use crate::secret::{self, Secret};
+use crate::volume::Named;
 
 /// The size of a [`tmpfs`](ContainerBuilder::tmpfs): 64 MiB.
 const TMPFS_SIZE: u64 = 64 << 20;
@@ -31,6 +34,9 @@ pub struct ContainerBuilder {
     pub(crate) limits: Limits,
     pub(crate) command: Command,
     pub(crate) lifecycle: Lifecycle,
+    program: Program,
+    pub(crate) named: Vec<Named>,
+    pub(crate) secrets: Vec<Secret>,
     hostname: Option<OsString>,
 }
 
@@ -45,6 +51,9 @@ impl ContainerBuilder {
             limits: Limits::new(),
             command: Command::new(""),
             lifecycle: Lifecycle::default(),
+            program: Program::default(),
+            named: Vec::new(),
+            secrets: Vec::new(),
             hostname: None,
         }
     }
@@ -102,11 +111,6 @@ impl ContainerBuilder {
         self
     }
 
-    /// A file or directory of the host, seen at `target` inside, both ways writable. Needs a root.
-    pub fn volume(self, source: impl Into<PathBuf>, target: impl Into<PathBuf>) -> Self {
-        self.mount(Mount::bind(source, target))
-    }
-
     /// An empty filesystem in memory, of at most 64 MiB. Needs a root.
     pub fn tmpfs(self, target: impl Into<PathBuf>) -> Self {
         self.mount(Mount::tmpfs(target, TMPFS_SIZE))
@@ -118,40 +122,40 @@ impl ContainerBuilder {
         self
     }
 
-    /// The program. A name without a slash is looked for in its `PATH`, inside.
+    /// The program, instead of what its image has. A name without a slash is looked for in its `PATH`, inside.
     pub fn command(mut self, program: impl Into<OsString>) -> Self {
-        self.command = self.command.program(program);
+        self.program.command = Some(program.into());
         self
     }
 
     /// One more argument.
     pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
-        self.command = self.command.arg(arg);
+        self.program.args.push(arg.into());
         self
     }
 
     /// More arguments.
     pub fn args(mut self, args: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
-        self.command = self.command.args(args);
+        self.program.args.extend(args.into_iter().map(Into::into));
         self
     }
 
-    /// Sets an environment variable. Without any there is `PATH` and nothing else.
+    /// Sets an environment variable. Without any there is `PATH`, and what its image has.
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
-        self.command = self.command.env(name, value);
+        self.program.env.push((name.into(), value.into()));
         self
     }
 
-    /// The directory it starts in: `/` unless set.
+    /// The directory it starts in: its image's, or `/`, unless set.
     pub fn workdir(mut self, path: impl Into<PathBuf>) -> Self {
-        self.command = self.command.workdir(path);
+        self.program.workdir = Some(path.into());
         self
     }
 
-    /// Who it runs as: `User::id(1000, 1000)`, or `"app".parse()?`, which is looked up in its rootfs at every start. Root
-    /// unless set.
+    /// Who it runs as: `User::id(1000, 1000)`, or `"app".parse()?`, which is looked up in its rootfs at every start. Its
+    /// image's, or root, unless set.
     pub fn user(mut self, user: User) -> Self {
-        self.command = self.command.user(user);
+        self.program.user = Some(user);
         self
     }
 
@@ -222,7 +226,16 @@ impl ContainerBuilder {
             .validate()
             .map_err(subject.failed("check the limits"))?;
         let hostname = self.hostname.unwrap_or_else(|| name.clone().into());
+        if let Some(secret) = self.secrets.iter().find(|secret| !secret.is_named()) {
+            let reason = "is not 1 to 128 letters, digits, ., _ and -";
+            return Err(Error::invalid(&subject, "secret", secret.name(), reason));
+        }
         let command = self.command.hostname(hostname);
+        let command = secret::mounts(self.secrets)
+            .into_iter()
+            .fold(command, Command::mount);
+        let image = self.rootfs.as_ref().and_then(Rootfs::config);
+        let command = self.program.of(&subject, image, command)?;
         // The real root is opened when it starts; whether there is one is what the check needs.
         let root = self.rootfs.as_ref().map(|_| RootFs::directory("/"));
         let checked = root.into_iter().fold(command.clone(), Command::root);
@@ -236,6 +249,7 @@ impl ContainerBuilder {
             network: self.network.map(|network| (network, names)),
             ports: self.ports,
             limits: self.limits,
+            named: self.named,
             command,
             lifecycle: self.lifecycle,
         })

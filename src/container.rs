@@ -6,15 +6,17 @@ use std::path::Path;
 use cofferdam_cgroups::{Cgroup, CgroupName, Hierarchy, Limits};
 use cofferdam_dns::{Name, ResolvConf};
 use cofferdam_namespaces::{Command, Mount, Namespace, Namespaces};
+use cofferdam_overlay::VolumeRef;
 use cofferdam_portmap::PortSpec;
 
 use crate::builder::ContainerBuilder;
 use crate::error::{Result, Subject};
 use crate::lifecycle::Lifecycle;
 use crate::network::{Attached, Network};
-use crate::rootfs::Rootfs;
-use crate::running::{Parts, Running, enter};
+use crate::rootfs::{Opened, Rootfs};
+use crate::running::{Held, Parts, Running, enter};
 use crate::runtime::{Fact, Record};
+use crate::volume::Named;
 
 /// What the names of this suite's cgroups begin with.
 const CGROUP_PREFIX: &str = "cofferdam";
@@ -29,6 +31,7 @@ pub struct Container {
     pub(crate) network: Option<(Network, Vec<Name>)>,
     pub(crate) ports: Vec<PortSpec>,
     pub(crate) limits: Limits,
+    pub(crate) named: Vec<Named>,
     pub(crate) command: Command,
     pub(crate) lifecycle: Lifecycle,
 }
@@ -49,8 +52,9 @@ impl Container {
     /// network namespace the network was made in.
     ///
     /// Needs what the parts need: root, or a user namespace that has the caller as root; and for limits, write access to
-    /// the cgroup filesystem. When it fails, nothing of it is left. Without limits it has a cgroup all the same, where the
-    /// machine gives one; if not, it cannot be paused, watched or listed.
+    /// the cgroup filesystem. When it fails, nothing of it is left but named volumes, which stay as those of any container do.
+    /// Without limits it has a cgroup all the same, where the machine gives one; if not, it cannot be paused, watched or
+    /// listed.
     ///
     /// What a start makes on the host is [written down](ContainerBuilder::runtime_dir) first, for [`reap`](crate::reap).
     ///
@@ -88,11 +92,15 @@ impl Container {
             .as_ref()
             .map(|rootfs| rootfs.open(&self.subject))
             .transpose()?;
+        let volumes = self.volumes(root.as_ref())?;
         let cgroup = self.create_cgroup(record)?;
         let attached = self.attach()?;
         let mut command = self.command.clone();
+        let mut written = None;
         if let Some(root) = root {
+            let (root, upper) = root.into_root();
             command = command.root(root);
+            written = upper;
         }
         if let Some(cgroup) = &cgroup {
             command = enter(&self.subject, command, cgroup)?;
@@ -112,7 +120,18 @@ impl Container {
             spawned,
             cgroup,
             attached,
+            held: Held { written, volumes },
         })
+    }
+
+    /// Named volumes, made and filled where they are new.
+    fn volumes(&self, root: Option<&Opened>) -> Result<Vec<VolumeRef>> {
+        let Some(root) = root else {
+            return Ok(Vec::new());
+        };
+        let each = self.named.iter();
+        each.map(|named| named.acquire(&self.subject, root))
+            .collect()
     }
 
     /// A cgroup of its own; where it has no limits, if that can be had.

@@ -206,6 +206,10 @@ impl Subject {
         Subject(format!("runtime directory: {}", path.display()))
     }
 
+    pub(crate) fn volumes(path: &Path) -> Self {
+        Subject(format!("volumes {}", path.display()))
+    }
+
     /// For `map_err`: this step failed.
     pub(crate) fn failed<E: Mechanism>(&self, step: &'static str) -> impl FnOnce(E) -> Error {
         let subject = self.0.clone();

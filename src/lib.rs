@@ -2,12 +2,14 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod builder;
+mod commit;
 mod container;
 mod error;
 mod events;
 mod exec;
 #[cfg(feature = "tokio")]
 mod futures;
+mod image;
 mod lifecycle;
 mod network;
 mod process;
@@ -16,7 +18,9 @@ mod reference;
 mod rootfs;
 mod running;
 mod runtime;
+mod secret;
 mod stats;
+mod volume;
 
 pub use builder::ContainerBuilder;
 pub use container::Container;
@@ -28,10 +32,12 @@ pub use reap::{Reaped, Removed, reap, reap_in};
 pub use reference::Reference;
 pub use rootfs::Rootfs;
 pub use running::Running;
+pub use secret::Secret;
 pub use stats::{LinkStats, Stats, TopProcess};
+pub use volume::{Volume, Volumes};
 
 pub use cofferdam_cgroups::Limits;
-pub use cofferdam_namespaces::{Capabilities, Capability, Mount, Stdio, Terminal, User};
+pub use cofferdam_namespaces::{Capabilities, Capability, IdMap, Mount, Stdio, Terminal, User};
 pub use cofferdam_portmap::{PortSpec, Protocol};
 pub use ipnetwork::IpNetwork;
 

@@ -10,7 +10,7 @@ use cofferdam_namespaces::Spawned;
 
 use crate::error::{Error, Result, Subject};
 use crate::process::{Identity, boot};
-use crate::running::{Parts, Running};
+use crate::running::{Held, Parts, Running};
 use crate::runtime::{Fact, Facts, Record};
 
 /// Which container is meant, for another process or a later one: [`Running::detach`] gives it, [`Running::attach`] takes it.
@@ -124,6 +124,7 @@ impl Running {
                 spawned,
                 cgroup,
                 attached: None,
+                held: Held::default(),
             },
             Err(error) => {
                 // It is not the one that is meant: it is to live.

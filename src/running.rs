@@ -10,10 +10,12 @@ use std::time::{Duration, Instant};
 
 use cofferdam_cgroups::{Cgroup, Limits, Skipped};
 use cofferdam_namespaces::{Command, Spawned, Terminal};
+use cofferdam_overlay::VolumeRef;
 
 use crate::error::{Error, Result, Subject};
 use crate::exec::Exec;
 use crate::network::Attached;
+use crate::rootfs::Written;
 use crate::runtime::Record;
 use crate::stats::Sources;
 
@@ -38,7 +40,7 @@ const GROWN_UP: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 #[must_use = "dropping a Running kills the container"]
 pub struct Running {
-    subject: Subject,
+    pub(crate) subject: Subject,
     name: String,
     started: Instant,
     /// What its program was started by, where this process did.
@@ -55,6 +57,15 @@ pub(crate) struct Parts {
     pub(crate) spawned: Spawned,
     pub(crate) cgroup: Option<Cgroup>,
     pub(crate) attached: Option<Attached>,
+    pub(crate) held: Held,
+}
+
+/// What is held as long as it runs: the upper it writes to, and named volumes.
+#[derive(Debug, Default)]
+pub(crate) struct Held {
+    pub(crate) written: Option<Written>,
+    #[expect(dead_code, reason = "held, not read")]
+    pub(crate) volumes: Vec<VolumeRef>,
 }
 
 impl Running {
@@ -320,6 +331,10 @@ impl Running {
 
     pub(crate) fn subject(&self) -> &Subject {
         &self.subject
+    }
+
+    pub(crate) fn written_upper(&self) -> Option<&Written> {
+        self.parts.held.written.as_ref()
     }
 
     pub(crate) fn cgroup(&self) -> Option<&Cgroup> {

@@ -16,7 +16,7 @@ use crate::directory::MOUNT;
 use crate::effective::Effective;
 use crate::error::{Error, Inner, Result};
 use crate::lock::UpperLock;
-use crate::mount::{Applied, Made};
+use crate::mount::{Applied, Made, ScratchUpper};
 use crate::options::Asked;
 use crate::overlay::Overlay;
 use crate::upper::{Directories, Upper};
@@ -74,6 +74,12 @@ fn in_namespace_of_its_own(overlay: &Overlay) -> Result<Made> {
         applied: Applied::Classic,
         effective: Some(effective),
         lock,
+        upper: upper
+            .filter(|_| overlay.upper().is_some_and(Upper::is_scratch))
+            .map(|opened| ScratchUpper {
+                directory: opened.upper,
+                tmpfs: None,
+            }),
     })
 }
 

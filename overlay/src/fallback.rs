@@ -35,6 +35,7 @@ pub(crate) fn copy(overlay: &Overlay, directory: &Path, refused: Error) -> Resul
         applied: Applied::Copied,
         effective: None,
         lock: None,
+        upper: None,
     }))
 }
 

@@ -29,6 +29,7 @@
 //! | layers that are there once for many processes, by the names of images | [`LayerStore`], [`LayerStoreBuilder`] |
 //! | images from and to disk (feature `images`, on by default) | [`LayerStore::import`](LayerStore#method.import), [`LayerStore::image`](LayerStore#method.image) |
 //! | deep stacks made one layer | [`flatten`] |
+//! | directories by name that outlive containers, filled on first use | [`VolumeStore`] |
 //!
 //! # Privileges
 //!
@@ -113,11 +114,12 @@ pub use error::{Error, ErrorKind, Result};
 pub use flatten::{Flatten, Flattened, flatten};
 pub use lock::UpperLock;
 pub use marks::Marks;
-pub use mount::{Applied, MountedOverlay, OverlayMount};
+pub use mount::{Applied, MountedOverlay, OverlayMount, ScratchUpper};
 pub use options::{Fsync, RedirectDir, Switch, Verity, Xino};
 pub use overlay::Overlay;
 pub use store::{
-    Collected, Expected, Finding, Flaw, LayerRef, LayerStore, LayerStoreBuilder, chain_id,
+    Collected, Expected, Finding, Flaw, LayerRef, LayerStore, LayerStoreBuilder, VolumeRef,
+    VolumeStore, chain_id,
 };
 #[cfg(feature = "images")]
 pub use store::{Compress, History, Image, ImageConfig, ImageSource, Platform};

@@ -1,6 +1,6 @@
 //! An overlay that is mounted: detached, or at a place.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::{fmt, fs};
@@ -24,6 +24,7 @@ pub struct OverlayMount {
     effective: Option<Effective>,
     /// After the mount, which it is to outlive.
     lock: Option<UpperLock>,
+    upper: Option<ScratchUpper>,
 }
 
 /// What a way to mount has to show.
@@ -34,6 +35,27 @@ pub(crate) struct Made {
     /// Where it was read already, because it cannot be later.
     pub(crate) effective: Option<Effective>,
     pub(crate) lock: Option<UpperLock>,
+    /// Of a scratch upper.
+    pub(crate) upper: Option<ScratchUpper>,
+}
+
+/// The upper of a [scratch](crate::Overlay::scratch) mount, which no path leads to. Its memory is free once this and the mount
+/// are gone.
+#[derive(Debug)]
+pub struct ScratchUpper {
+    pub(crate) directory: OwnedFd,
+    /// The detached mount it is on, where that would be taken apart without.
+    #[expect(dead_code, reason = "held, not read")]
+    pub(crate) tmpfs: Option<OwnedFd>,
+}
+
+impl ScratchUpper {
+    /// What this process can open it by as long as this value lives: for [`Diff::of`](crate::Diff::of) and
+    /// [`LayerStore::commit`](crate::LayerStore::commit).
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        format!("/proc/self/fd/{}", self.directory.as_raw_fd()).into()
+    }
 }
 
 /// How a mount was made, which depends on the kernel.
@@ -65,6 +87,7 @@ impl OverlayMount {
             applied: made.applied,
             effective: made.effective,
             lock: made.lock,
+            upper: made.upper,
         }
     }
 
@@ -99,6 +122,12 @@ impl OverlayMount {
     /// The lock of an [`upperdir`](crate::Overlay::upperdir), for who keeps the mount beyond this value to keep as long.
     pub fn take_lock(&mut self) -> Option<UpperLock> {
         self.lock.take()
+    }
+
+    /// The upper of a [scratch](crate::Overlay::scratch) mount, for who wants to compare or commit it. None of another, of one that
+    /// was copied, and of one that was taken.
+    pub fn take_upper(&mut self) -> Option<ScratchUpper> {
+        self.upper.take()
     }
 
     /// Attaches it to the directory `target`, as by move_mount(2).
@@ -235,6 +264,7 @@ impl MountedOverlay {
             applied,
             effective,
             lock,
+            upper,
         } = mount;
         drop(fd);
         // A process that another thread is just starting has copies of all fds, of this mount too, for a moment.
@@ -257,6 +287,7 @@ impl MountedOverlay {
                 applied,
                 effective,
                 lock,
+                upper,
             });
         Err(match error.kind() {
             ErrorKind::Busy => error.because("files in it are open, or something is mounted in it"),

@@ -42,11 +42,13 @@ pub(crate) fn mount(overlay: &Overlay) -> Result<Option<Made>> {
     set_options(&context, overlay, userxattr)?;
     let fd = create(context, overlay)
         .map_err(|refusal| directory::diagnose(overlay, refusal.on(&overlay.name())))?;
+    let (upper, lock) = on_top.map_or((None, None), |(opened, lock)| (opened.scratch(), lock));
     Ok(Some(Made {
         fd,
         applied: Applied::Native,
         effective: None,
-        lock: on_top.and_then(|(_, lock)| lock),
+        upper,
+        lock,
     }))
 }
 

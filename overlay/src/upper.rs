@@ -10,6 +10,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use crate::error::{Error, Inner, Result};
+use crate::mount::ScratchUpper;
 use crate::{directory, scratch};
 
 /// What was asked for.
@@ -25,7 +26,6 @@ pub(crate) struct Directories {
     pub(crate) upper: OwnedFd,
     pub(crate) work: OwnedFd,
     /// A detached mount they are on. Closing it takes the mount apart: it must be open until overlayfs has a copy of its own.
-    #[expect(dead_code, reason = "held, not read")]
     pub(crate) mount: Option<OwnedFd>,
 }
 
@@ -36,6 +36,13 @@ impl Directories {
             work: directory::open_as("open workdir", work)?,
             mount: None,
         })
+    }
+
+    /// What there is to keep of a scratch upper on a detached mount.
+    pub(crate) fn scratch(self) -> Option<ScratchUpper> {
+        let tmpfs = Some(self.mount?);
+        let directory = self.upper;
+        Some(ScratchUpper { directory, tmpfs })
     }
 
     /// Whether one of two directories is inside of the other, or the same.

@@ -33,6 +33,7 @@ const STEPS: &[Step] = &[
     ("clippy", clippy),
     ("clippy per feature", clippy_features),
     ("doc", doc),
+    ("public items are those of docs/api", public),
 ];
 
 /// Runs every step, whatever an earlier one said.
@@ -196,6 +197,11 @@ fn doc(workspace: &Workspace) -> Result<()> {
         run(command.arg("--all-features"))?;
     }
     Ok(())
+}
+
+/// After [`doc`], whose pages it reads.
+fn public(workspace: &Workspace) -> Result<()> {
+    none(crate::api::changes(workspace)?)
 }
 
 /// An error of all that was found, if anything was.

@@ -1,6 +1,7 @@
 //! Developer commands, run as `cargo xtask COMMAND`.
 #![expect(clippy::print_stdout, reason = "a command line talks")]
 
+mod api;
 mod apt;
 mod arch;
 mod artifact;
@@ -33,6 +34,7 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 const USAGE: &str = "\
 usage: cargo xtask COMMAND
   check             fmt, clippy per feature, docs, licences, number of crates, borders between crates, places of unsafe
+  api               writes what each crate makes public to docs/api, with which check compares
   test [ARGS]       cargo test --workspace ARGS
   test-root [ARGS]  the same as root, where a skip that root could have run is a failure
   bench [ARGS]      cargo bench ARGS; without --bench, every bench of the workspace
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
     let success = |()| ExitCode::SUCCESS;
     let done = match command.as_str() {
         "check" => check::check().map(success),
+        "api" => api::write().map(success),
         "test" => test(&rest).map(success),
         "test-root" => test_root(&rest).map(success),
         "bench" => bench(&rest).map(success),

@@ -1,5 +1,7 @@
 //! Filesystems and files in memory.
 
+use std::fmt;
+
 /// A tmpfs.
 #[derive(Clone, Debug)]
 pub(crate) struct Tmpfs {
@@ -23,17 +25,38 @@ impl Tmpfs {
     }
 }
 
-/// A file with its content.
-#[derive(Clone, Debug)]
+/// A file with its content, which may be a secret: it is not shown.
+#[derive(Clone)]
 pub(crate) struct InMemory {
     pub(crate) content: Vec<u8>,
     pub(crate) mode: u32,
     pub(crate) owner: Option<(u32, u32)>,
 }
 
+impl fmt::Debug for InMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InMemory")
+            .field("bytes", &self.content.len())
+            .field("mode", &self.mode)
+            .field("owner", &self.owner)
+            .finish()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_in_a_file_is_not_shown() {
+        let file = InMemory {
+            content: b"hidden".to_vec(),
+            mode: 0o400,
+            owner: None,
+        };
+        let shown = format!("{file:?}");
+        assert_eq!(shown, "InMemory { bytes: 6, mode: 256, owner: None }");
+    }
 
     #[test]
     fn options_are_what_was_set() {

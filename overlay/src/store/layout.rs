@@ -112,7 +112,7 @@ impl Layout {
     }
 }
 
-fn open_root(path: &Path) -> Result<Area> {
+pub(super) fn open_root(path: &Path) -> Result<Area> {
     match DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}

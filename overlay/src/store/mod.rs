@@ -19,6 +19,7 @@ mod remove;
 mod stack;
 mod staged;
 mod unpack;
+mod volumes;
 
 pub use builder::LayerStoreBuilder;
 pub use chain::chain_id;
@@ -28,5 +29,6 @@ pub use collect::Collected;
 pub use image::{Compress, History, Image, ImageConfig, ImageSource, Platform};
 pub use layer::LayerRef;
 pub use layers::{Expected, LayerStore};
+pub use volumes::{VolumeRef, VolumeStore};
 
 pub(crate) use problem::Fault;

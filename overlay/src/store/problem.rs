@@ -52,6 +52,19 @@ pub(crate) enum Fault {
         "keep in a store: {name:?} is no name to keep something by: 1 to 200 of letters, digits and . _ - : @ /"
     )]
     BadName { name: String },
+    #[error(
+        "volume {name:?}: its name is not 1 to 128 of letters, digits and . _ -, beginning with a letter or digit"
+    )]
+    BadVolumeName { name: String },
+    #[error("remove volume {name:?} of {}: it is in use", Shown(path))]
+    VolumeInUse { path: PathBuf, name: String },
+    #[error("volume {name:?}: {} has none of this name", Shown(path))]
+    NoVolume { path: PathBuf, name: String },
+    #[error(
+        "open volumes {}: it is neither a store of volumes nor empty",
+        Shown(path)
+    )]
+    NoVolumes { path: PathBuf },
     #[cfg(feature = "images")]
     #[error("{}: its sha256 is {found}, not {expected}", Shown(path))]
     Digest {
@@ -68,7 +81,11 @@ impl Fault {
     pub(crate) fn kind(&self) -> ErrorKind {
         match self {
             Fault::OpenToOthers { .. } | Fault::Foreign { .. } => ErrorKind::PermissionDenied,
-            Fault::NoLayer { .. } | Fault::NoPin { .. } => ErrorKind::NotFound,
+            Fault::NoLayer { .. } | Fault::NoPin { .. } | Fault::NoVolume { .. } => {
+                ErrorKind::NotFound
+            }
+            Fault::BadVolumeName { .. } | Fault::NoVolumes { .. } => ErrorKind::InvalidInput,
+            Fault::VolumeInUse { .. } => ErrorKind::Busy,
             Fault::PinExists { .. } => ErrorKind::AlreadyExists,
             Fault::NoStore { .. } | Fault::BadName { .. } | Fault::ForeignLayer { .. } => {
                 ErrorKind::InvalidInput
