@@ -11,7 +11,9 @@ mod running;
 pub use builder::ContainerBuilder;
 pub use container::Container;
 pub use error::{Error, ErrorKind, Result};
-pub use network::{Network, NetworkBuilder};
+pub use network::{
+    Connection, EndpointInfo, Network, NetworkBuilder, NetworkInfo, NetworkKind, PublishedPort,
+};
 pub use rootfs::Rootfs;
 pub use running::Running;
 

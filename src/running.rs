@@ -65,10 +65,14 @@ impl Running {
         self.spawned.pid()
     }
 
-    /// Its address in its network.
+    /// Its address in its network; in several, the one that published ports lead to.
     #[must_use]
     pub fn address(&self) -> Option<IpAddr> {
-        self.attached.as_ref().map(Attached::address)
+        self.attached.as_ref().and_then(Attached::address)
+    }
+
+    pub(crate) fn attached(&self) -> Option<&Attached> {
+        self.attached.as_ref()
     }
 
     /// How many of its processes were killed for lack of memory. 0 without limits.
