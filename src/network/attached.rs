@@ -226,7 +226,7 @@ impl Attached {
         let route = route.map_err(subject.failed("move the default route"));
         // Where the routes lead may decide where ports do.
         let again = self.lead_again(state);
-        let removed = endpoint.remove(subject);
+        let removed = endpoint.leave(subject);
         ports.and(served).and(route).and(again).and(removed)
     }
 

@@ -116,29 +116,31 @@ impl Endpoint {
 
     /// Takes it apart.
     pub(super) fn remove(self, subject: &Subject) -> Result<()> {
-        let Endpoint {
-            listed,
-            link,
-            leases,
-            network,
-            ..
-        } = self;
+        let Endpoint { listed, link, .. } = self;
         drop(listed);
-        let removed = link
-            .remove()
-            .map_err(subject.failed("detach from the network"));
-        let flows = end_flows(&network, &leases).map_err(subject.failed("end its flows"));
+        link.remove()
+            .map_err(subject.failed("detach from the network"))
+    }
+
+    /// Takes it apart while the container lives on, whose programs may hold what is connected by it. When a container ends,
+    /// its ports end the flows that led to it; to look for others takes the kernel longer than all the rest, and an address
+    /// is not given again before all others were.
+    pub(super) fn leave(self, subject: &Subject) -> Result<()> {
+        let addresses: Vec<IpAddr> = self.addresses().collect();
+        let network = self.network.clone();
+        let removed = self.remove(subject);
+        let flows = end_flows(&network, &addresses).map_err(subject.failed("end its flows"));
         removed.and(flows)
     }
 }
 
-/// So that whoever gets the address next gets no packets of its flows. Where the kernel cannot tell, there is nothing to do.
-fn end_flows(network: &Network, leases: &[Lease]) -> cofferdam_portmap::Result<()> {
+/// Where the kernel cannot tell, there is nothing to do.
+fn end_flows(network: &Network, addresses: &[IpAddr]) -> cofferdam_portmap::Result<()> {
     let Some(portmap) = network.portmap() else {
         return Ok(());
     };
-    for lease in leases {
-        match portmap.end_flows_of(lease.address.ip()) {
+    for address in addresses {
+        match portmap.end_flows_of(*address) {
             Err(error) if error.kind() != cofferdam_portmap::ErrorKind::Unsupported => {
                 return Err(error);
             }

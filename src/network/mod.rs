@@ -75,6 +75,7 @@ struct Names {
 }
 
 /// What carries its packets, in the order in which it has to go.
+#[allow(clippy::large_enum_variant, reason = "there is one a network")]
 enum Medium {
     Bridge {
         managed: NetworkGuard,

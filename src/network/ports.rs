@@ -59,7 +59,7 @@ impl Port {
             }
         };
         Ok(Port {
-            spec: spec.clone(),
+            spec: *spec,
             pinned,
             lead,
         })
