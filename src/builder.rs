@@ -5,15 +5,13 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use cofferdam_cgroups::Limits;
-use cofferdam_dns::Name;
 use cofferdam_namespaces::{Capabilities, Command, Mount, RootFs, Stdio, User};
-use cofferdam_portmap::PortSpec;
 
 use crate::container::Container;
 use crate::error::{Error, Result, Subject};
 use crate::image::Program;
 use crate::lifecycle::Lifecycle;
-use crate::network::Network;
+use crate::network::Networking;
 use crate::rootfs::Rootfs;
 use crate::running::Running;
 use crate::secret::{self, Secret};
@@ -28,9 +26,7 @@ const TMPFS_SIZE: u64 = 64 << 20;
 pub struct ContainerBuilder {
     name: Option<String>,
     rootfs: Option<Rootfs>,
-    network: Option<Network>,
-    aliases: Vec<String>,
-    ports: Vec<PortSpec>,
+    pub(crate) networking: Networking,
     pub(crate) limits: Limits,
     pub(crate) command: Command,
     pub(crate) lifecycle: Lifecycle,
@@ -45,9 +41,7 @@ impl ContainerBuilder {
         ContainerBuilder {
             name: None,
             rootfs: None,
-            network: None,
-            aliases: Vec::new(),
-            ports: Vec::new(),
+            networking: Networking::default(),
             limits: Limits::new(),
             command: Command::new(""),
             lifecycle: Lifecycle::default(),
@@ -68,25 +62,6 @@ impl ContainerBuilder {
     /// Its root directory. Without one it has the caller's own, and namespaces of its own all the same.
     pub fn rootfs(mut self, rootfs: Rootfs) -> Self {
         self.rootfs = Some(rootfs);
-        self
-    }
-
-    /// Connects it to this network. Without one it has a loopback and nothing else. Needs a root, for the files by which
-    /// programs find names.
-    pub fn network(mut self, network: &Network) -> Self {
-        self.network = Some(network.clone());
-        self
-    }
-
-    /// One more name for it in its network. Containers may share an alias; whoever asks gets all their addresses.
-    pub fn alias(mut self, name: impl Into<String>) -> Self {
-        self.aliases.push(name.into());
-        self
-    }
-
-    /// Leads a port of the host to one of the container: `"127.0.0.1:8080:80".parse()?`. Needs a network.
-    pub fn publish(mut self, port: PortSpec) -> Self {
-        self.ports.push(port);
         self
     }
 
@@ -197,31 +172,9 @@ impl ContainerBuilder {
     pub fn build(self) -> Result<Container> {
         let name = self.name.unwrap_or_else(next_name);
         let subject = Subject::container(&name);
-        let own_name = label(&subject, "name", &name)?;
-        let mut names = vec![own_name];
-        for alias in &self.aliases {
-            names.push(label(&subject, "alias", alias)?);
-        }
-        if self.network.is_none() {
-            let reason = "needs a network";
-            if let Some(port) = self.ports.first() {
-                return Err(Error::invalid(&subject, "publish", port, reason));
-            }
-            if let Some(alias) = self.aliases.first() {
-                return Err(Error::invalid(&subject, "alias", alias, reason));
-            }
-        }
-        if let Some(network) = self.network.as_ref().filter(|_| self.rootfs.is_none()) {
-            return Err(Error::invalid(
-                &subject,
-                "network",
-                network.name(),
-                "needs a rootfs",
-            ));
-        }
-        if let Some(twice) = repeated(&self.ports) {
-            return Err(Error::invalid(&subject, "publish", twice, "is there twice"));
-        }
+        let networking = self
+            .networking
+            .check(&subject, &name, self.rootfs.is_some())?;
         self.limits
             .validate()
             .map_err(subject.failed("check the limits"))?;
@@ -246,8 +199,7 @@ impl ContainerBuilder {
             subject,
             name,
             rootfs: self.rootfs,
-            network: self.network.map(|network| (network, names)),
-            ports: self.ports,
+            networking,
             limits: self.limits,
             named: self.named,
             command,
@@ -268,27 +220,6 @@ impl ContainerBuilder {
 fn next_name() -> String {
     static LAST: AtomicU32 = AtomicU32::new(0);
     format!("c{}", LAST.fetch_add(1, Ordering::Relaxed) + 1)
-}
-
-/// One label of a host name.
-fn label(subject: &Subject, item: &'static str, text: &str) -> Result<Name> {
-    match text.parse::<Name>() {
-        Ok(name) if !text.contains('.') => Ok(name),
-        _ => Err(Error::invalid(
-            subject,
-            item,
-            text,
-            "is not 1 to 63 letters, digits, - and _",
-        )),
-    }
-}
-
-fn repeated(ports: &[PortSpec]) -> Option<&PortSpec> {
-    ports
-        .iter()
-        .enumerate()
-        .find(|(at, port)| ports[..*at].contains(port))
-        .map(|(_, port)| port)
 }
 
 #[cfg(test)]

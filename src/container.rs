@@ -1,18 +1,13 @@
 //! A container as described, and its start.
 
-use std::fs;
-use std::path::Path;
-
 use cofferdam_cgroups::{Cgroup, CgroupName, Hierarchy, Limits};
-use cofferdam_dns::{Name, ResolvConf};
-use cofferdam_namespaces::{Command, Mount, Namespace, Namespaces};
+use cofferdam_namespaces::Command;
 use cofferdam_overlay::VolumeRef;
-use cofferdam_portmap::PortSpec;
 
 use crate::builder::ContainerBuilder;
 use crate::error::{Result, Subject};
 use crate::lifecycle::Lifecycle;
-use crate::network::{Attached, Network};
+use crate::network::Plan;
 use crate::rootfs::{Opened, Rootfs};
 use crate::running::{Held, Parts, Running, enter};
 use crate::runtime::{Fact, Record};
@@ -28,8 +23,7 @@ pub struct Container {
     pub(crate) subject: Subject,
     pub(crate) name: String,
     pub(crate) rootfs: Option<Rootfs>,
-    pub(crate) network: Option<(Network, Vec<Name>)>,
-    pub(crate) ports: Vec<PortSpec>,
+    pub(crate) networking: Plan,
     pub(crate) limits: Limits,
     pub(crate) named: Vec<Named>,
     pub(crate) command: Command,
@@ -94,9 +88,10 @@ impl Container {
             .transpose()?;
         let volumes = self.volumes(root.as_ref())?;
         let cgroup = self.create_cgroup(record)?;
-        let attached = self.attach()?;
+        let attached = self.networking.attach(&self.subject, &self.name)?;
         let mut command = self.command.clone();
         let mut written = None;
+        let has_root = root.is_some();
         if let Some(root) = root {
             let (root, upper) = root.into_root();
             command = command.root(root);
@@ -105,9 +100,9 @@ impl Container {
         if let Some(cgroup) = &cgroup {
             command = enter(&self.subject, command, cgroup)?;
         }
-        if let Some(attached) = &attached {
-            command = self.join(command, attached)?;
-        }
+        command = self
+            .networking
+            .enter(command, attached.as_ref(), &self.subject, has_root)?;
         let spawned = command
             .spawn()
             .map_err(self.subject.failed("start the program"))?;
@@ -155,39 +150,5 @@ impl Container {
                 .map_err(self.subject.failed("write down what is made"))?;
         }
         Ok(Some(cgroup))
-    }
-
-    fn attach(&self) -> Result<Option<Attached>> {
-        let Some((network, names)) = &self.network else {
-            return Ok(None);
-        };
-        network.attach(&self.subject, names, &self.ports).map(Some)
-    }
-
-    /// The network namespace, and the files by which programs find names, but for those the caller mounts.
-    fn join(&self, command: Command, attached: &Attached) -> Result<Command> {
-        let netns = attached
-            .netns()
-            .map_err(self.subject.failed("duplicate a namespace"))?;
-        let command = command.namespaces(Namespaces::default().join(Namespace::Net, netns));
-        // A host without the file has no nameservers and no search domains.
-        let host = fs::read_to_string(Path::new("/etc/resolv.conf")).unwrap_or_default();
-        let resolv_conf = ResolvConf::parse(&host).for_container().to_string();
-        let files = [
-            ("/etc/resolv.conf", resolv_conf),
-            ("/etc/hosts", attached.hosts().to_string()),
-            ("/etc/hostname", format!("{}\n", self.name)),
-        ];
-        // What the caller mounts there is what the caller wants there.
-        let taken = |path: &str| {
-            self.command
-                .mounts()
-                .iter()
-                .any(|mount| mount.target() == Path::new(path))
-        };
-        let missing = files.into_iter().filter(|(path, _)| !taken(path));
-        Ok(missing.fold(command, |command, (path, content)| {
-            command.mount(Mount::file(path, content))
-        }))
     }
 }

@@ -27,7 +27,9 @@ pub use container::Container;
 pub use error::{Error, ErrorKind, Result};
 pub use events::{Event, Events};
 pub use exec::{Exec, Process};
-pub use network::{Network, NetworkBuilder};
+pub use network::{
+    Connection, EndpointInfo, Network, NetworkBuilder, NetworkInfo, NetworkKind, PublishedPort,
+};
 pub use reap::{Reaped, Removed, reap, reap_in};
 pub use reference::Reference;
 pub use rootfs::Rootfs;

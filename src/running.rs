@@ -99,10 +99,14 @@ impl Running {
         self.parts.spawned.pid()
     }
 
-    /// Its address in its network.
+    /// Its address in its network; in several, the one that published ports lead to.
     #[must_use]
     pub fn address(&self) -> Option<IpAddr> {
-        self.parts.attached.as_ref().map(Attached::address)
+        self.attached().and_then(Attached::address)
+    }
+
+    pub(crate) fn attached(&self) -> Option<&Attached> {
+        self.parts.attached.as_ref()
     }
 
     /// How many of its processes were killed for lack of memory. 0 without a limit on it.
