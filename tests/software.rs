@@ -1,11 +1,10 @@
 //! Debian's own redis, postgresql and nginx, in containers of one network, used by name, with limits, killed and started again.
 //!
-//! The root is made by mmdebstrap from Debian's archive, which takes a minute, and kept in cargo's directory for tests.
+//! The root is made by `.ci/software` from Debian's archive, which takes a minute, and kept in cargo's directory for tests.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 
 use cofferdam::cgroups::{Hierarchy, Mode};
@@ -14,44 +13,15 @@ use cofferdam::{Container, ContainerBuilder, Mount, Network, Rootfs, Running, St
 use cofferdam_testkit::{Need, NetNs, have, in_mount_namespace, skip};
 use rustix::mount::{MountFlags, mount};
 
-const PACKAGES: &str = "redis-server,postgresql,nginx-light";
 const HBA: &str = "local all all trust\nhost all all 0.0.0.0/0 trust\n";
 const POSTGRES: &str = "d=/etc/postgresql/*/main/postgresql.conf; v=$(echo $d | cut -d/ -f4); \
     exec /usr/lib/postgresql/$v/bin/postgres -D /var/lib/postgresql/$v/main -c config_file=$(echo $d) \
     -c hba_file=/etc/hba.conf -c listen_addresses=* -c ssl=off -c unix_socket_directories=/tmp";
 
-/// Debian as a tar. None where its archive cannot be reached.
+/// Debian as a tar, if it has been made: a test has no way out of its network namespace.
 fn debian() -> Option<PathBuf> {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("software.tar");
-    if path.exists() {
-        return Some(path);
-    }
-    let new = path.with_extension(format!("{}.new.tar", std::process::id()));
-    // Tests have a network of their own, without a way out.
-    let made = Command::new("nsenter")
-        .args([
-            "--target",
-            "1",
-            "--net",
-            "mmdebstrap",
-            "--quiet",
-            "--variant=minbase",
-        ])
-        .arg(format!("--include={PACKAGES}"))
-        .arg("--aptopt=APT::Install-Recommends false")
-        .args(
-            ["doc", "man", "locale"]
-                .map(|name| format!("--dpkgopt=path-exclude=/usr/share/{name}/*")),
-        )
-        .arg("bookworm")
-        .arg(&new)
-        .status();
-    if made.is_ok_and(|status| status.success()) {
-        fs::rename(&new, &path).unwrap();
-        return Some(path);
-    }
-    let _half = fs::remove_file(new);
-    None
+    path.exists().then_some(path)
 }
 
 struct World {
@@ -145,16 +115,11 @@ fn software_as_debian_ships_it_runs_and_its_data_stays() {
         Ok(Mode::Unified) => Need::Cgroup2Controller("memory"),
         _ => Need::Cgroup1Controller("memory"),
     };
-    if !have(&[
-        Need::Root,
-        controller,
-        Need::Program("mmdebstrap"),
-        Need::Filesystem("overlay"),
-    ]) {
+    if !have(&[Need::Root, controller, Need::Filesystem("overlay")]) {
         return;
     }
     let Some(debian) = debian() else {
-        skip("Debian's archive", true);
+        skip("what .ci/software makes", false);
         return;
     };
     in_mount_namespace(|| {
