@@ -386,8 +386,16 @@ impl Vxlan {
     /// # Errors
     /// `NotFound` where there is none of the address.
     pub fn remove_fdb(&self, fdb: Fdb) -> Result<()> {
-        let what = self.fdb_what("remove", fdb);
-        self.ask(message::delete_fdb(self.fdb_route(fdb), what))
+        let (what, route) = (self.fdb_what("remove", fdb), self.fdb_route(fdb));
+        let removed = self.ask(message::delete_fdb(route, what.clone()));
+        if !route.by_bridge {
+            return removed;
+        }
+        match self.ask(message::delete_fdb_of_bridge(route, what)) {
+            // One who has the address spoke at another port: the bridge knows better already.
+            Err(error) if error.kind() == ErrorKind::NotFound => removed,
+            of_bridge => removed.and(of_bridge),
+        }
     }
 
     /// Lists the entries, those the kernel learnt among them.

@@ -125,9 +125,20 @@ pub(crate) fn put_fdb(route: FdbRoute, put: Put, what: String) -> Request {
     Request::new(what, put.flags(), message)
 }
 
+/// `bridge fdb del <mac> dev <name> dst <vtep> self`
 pub(crate) fn delete_fdb(route: FdbRoute, what: String) -> Request {
-    let message = RouteNetlinkMessage::DelNeighbour(fdb(route));
-    Request::new(what, 0, message)
+    delete_fdb_of(NeighbourFlags::Own, route, what)
+}
+
+/// `bridge fdb del <mac> dev <name> master`, a request of its own: where the bridge has none, the kernel looks no further.
+pub(crate) fn delete_fdb_of_bridge(route: FdbRoute, what: String) -> Request {
+    delete_fdb_of(NeighbourFlags::Controller, route, what)
+}
+
+fn delete_fdb_of(whose: NeighbourFlags, route: FdbRoute, what: String) -> Request {
+    let mut message = fdb(route);
+    message.header.flags = whose;
+    Request::new(what, 0, RouteNetlinkMessage::DelNeighbour(message))
 }
 
 /// Has the bridge learn nothing from what comes in on its port.

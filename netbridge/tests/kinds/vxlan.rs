@@ -17,7 +17,7 @@ struct Node {
     container: NetNs,
     port: Port,
     vxlan: Vxlan,
-    _bridge: Bridge,
+    bridge: Bridge,
     _host: Host,
     at: IpAddr,
 }
@@ -51,7 +51,7 @@ impl Node {
             container,
             port,
             vxlan,
-            _bridge: bridge,
+            bridge,
             _host: host,
             at: ip(&at),
         }
@@ -93,6 +93,28 @@ fn two_hosts_whose_entries_are_fed_talk_and_flood_nothing() {
             let from = udp(&one.container, "10.9.0.1");
             silence(&from, &udp(&two.container, "10.9.0.2"));
         }
+    });
+}
+
+#[test]
+fn an_entry_can_be_removed_once_its_container_lives_here() {
+    in_own_netns(KINDS, || {
+        let lan = Lan::new();
+        let node = |number| Node::new(&lan, number, "10.5.0.", |v| v.no_learning().proxy());
+        let (one, two) = (node(1), node(2));
+        one.vxlan.add_fdb(two.fdb()).unwrap();
+        let moved = NetNs::new().unwrap();
+        let attachment = Attachment::new(two.port.addresses()[0]);
+        let port = one.bridge.attach(&moved, attachment).unwrap();
+        assert_eq!(port.mac(), two.port.mac());
+        // It has said where it is, and the bridge has heard it.
+        let (here, there) = (udp(&one.container, "10.9.0.1"), udp(&moved, "10.9.0.2"));
+        echo(&there, &here);
+        one.vxlan.remove_fdb(two.fdb()).unwrap();
+        assert!(one.vxlan.fdb().unwrap().is_empty());
+        echo(&here, &there);
+        let again = one.vxlan.remove_fdb(two.fdb()).unwrap_err();
+        assert_eq!(again.kind(), ErrorKind::NotFound);
     });
 }
 
@@ -165,7 +187,7 @@ fn another_vni_is_another_network() {
         let wanted = udp(&two.container, "10.9.0.2");
         echo(&udp(&one.container, "10.9.0.1"), &wanted);
         two.vxlan.remove().unwrap();
-        let bridge = two._bridge;
+        let bridge = two.bridge;
         let other = Vxlan::builder(name("vx1"), VNI + 1).remote(ip("10.5.0.101"));
         let _other = other.create_on(&bridge).unwrap();
         silence(&udp(&one.container, "10.9.0.1"), &wanted);
