@@ -1,5 +1,6 @@
-//! One more container on a bridge that is there: by netavark without DNS and without a packet filter, which is the least
-//! it does, and by us. The namespace is there already.
+//! One more container on a bridge that is there: by netavark without DNS, as it does it for an ordinary network, and for an
+//! internal one, which is the least it does: without a packet filter; and by us, who leave that to another crate. The namespace is
+//! there already.
 
 use std::io::Write as _;
 use std::os::fd::{AsFd as _, AsRawFd as _};
@@ -12,7 +13,8 @@ use cofferdam::netbridge::{Attachment, Bridge, NetNs};
 use crate::in_turns;
 
 const PROGRAM: &str = "/usr/lib/podman/netavark";
-const ID: &str = "53ce4390f2adb1681eb1a90ec8b48c49c015e0a8d336c197637e7f65e365fa9e";
+/// But for the first digit.
+const ID: &str = "3ce4390f2adb1681eb1a90ec8b48c49c015e0a8d336c197637e7f65e365fa9e";
 
 pub(crate) fn rows(rounds: usize) {
     let bridge = Bridge::builder("bench2".parse().unwrap());
@@ -32,33 +34,43 @@ pub(crate) fn rows(rounds: usize) {
         println!("row attach/setup netavark absent");
         return;
     }
-    let peer = Netavark::new();
-    let first = NetNs::new().unwrap();
-    peer.run("setup", &first, 2);
-    let mut theirs = || {
-        let netns = NetNs::new().unwrap();
-        let took = peer.run("setup", &netns, 3);
-        peer.run("teardown", &netns, 3);
-        took
-    };
+    let (ordinary, internal) = (Netavark::new(false), Netavark::new(true));
     let sides: &mut [crate::Side<'_>] = &mut [
         ("attach/setup", "ours", &mut ours),
-        ("attach/setup", "netavark", &mut theirs),
+        ("attach/setup", "netavark", &mut || ordinary.attach()),
+        ("attach/setup", "netavark-internal", &mut || {
+            internal.attach()
+        }),
     ];
     in_turns(rounds, sides);
-    peer.run("teardown", &first, 2);
-    std::fs::remove_dir_all(&peer.config).unwrap();
 }
 
+/// A network with one container on it already.
 struct Netavark {
     config: String,
+    internal: bool,
+    first: NetNs,
 }
 
 impl Netavark {
-    fn new() -> Self {
-        let config = format!("/dev/shm/cofferdam-bench-{}", std::process::id());
+    fn new(internal: bool) -> Self {
+        let config = format!("/dev/shm/cofferdam-bench-{}-{internal}", std::process::id());
         std::fs::create_dir(&config).unwrap();
-        Netavark { config }
+        let first = NetNs::new().unwrap();
+        let network = Netavark {
+            config,
+            internal,
+            first,
+        };
+        network.run("setup", &network.first, 2);
+        network
+    }
+
+    fn attach(&self) -> Duration {
+        let netns = NetNs::new().unwrap();
+        let took = self.run("setup", &netns, 3);
+        self.run("teardown", &netns, 3);
+        took
     }
 
     fn run(&self, what: &str, netns: &NetNs, host: u8) -> Duration {
@@ -67,7 +79,7 @@ impl Netavark {
             std::process::id(),
             netns.as_fd().as_raw_fd()
         );
-        let json = json(host);
+        let json = json(host, self.internal);
         let begin = Instant::now();
         let mut child = Command::new(PROGRAM)
             .args(["--config", &self.config, what, &path])
@@ -83,13 +95,21 @@ impl Netavark {
     }
 }
 
-fn json(host: u8) -> String {
+impl Drop for Netavark {
+    fn drop(&mut self) {
+        self.run("teardown", &self.first, 2);
+        std::fs::remove_dir_all(&self.config).unwrap();
+    }
+}
+
+fn json(host: u8, internal: bool) -> String {
+    let (number, net) = if internal { (3, 202) } else { (4, 203) };
     format!(
         r#"{{"container_id":"bench{host}","container_name":"bench{host}",
-        "networks":{{"bench":{{"interface_name":"eth0","static_ips":["10.202.0.{host}"]}}}},
-        "network_info":{{"bench":{{"dns_enabled":false,"driver":"bridge","id":"{ID}","internal":true,
-        "ipv6_enabled":false,"name":"bench","network_interface":"bench3",
-        "subnets":[{{"gateway":"10.202.0.1","subnet":"10.202.0.0/16"}}],
+        "networks":{{"bench":{{"interface_name":"eth0","static_ips":["10.{net}.0.{host}"]}}}},
+        "network_info":{{"bench":{{"dns_enabled":false,"driver":"bridge","id":"{number}{ID}","internal":{internal},
+        "ipv6_enabled":false,"name":"bench","network_interface":"bench{number}",
+        "subnets":[{{"gateway":"10.{net}.0.1","subnet":"10.{net}.0.0/16"}}],
         "ipam_options":{{"driver":"host-local"}}}}}}}}"#
     )
 }
