@@ -119,7 +119,7 @@ fn look(
 mod tests {
     use super::*;
     use crate::reservation::{Purpose, bound};
-    use cofferdam_testkit::{Need, NetNs, have};
+    use cofferdam_testkit::{Need, NetNs, have, load_module};
     use std::net::UdpSocket;
 
     fn claim(protocol: Protocol, ip: Option<&str>) -> Claim {
@@ -139,12 +139,19 @@ mod tests {
         Some("::1"),
     ];
 
+    /// Built in, or modules.
+    fn load_modules() {
+        load_module("tcp_diag");
+        load_module("udp_diag");
+    }
+
     /// Each of them against each, by the kernel's own judgement.
     #[test]
     fn sockets_are_in_the_way_where_bind_says_so() {
         if !have(&[Need::Namespaces]) {
             return;
         }
+        load_modules();
         NetNs::new().run(|| {
             for protocol in [Protocol::Tcp, Protocol::Udp] {
                 for there in ADDRESSES {
@@ -166,6 +173,7 @@ mod tests {
         if !have(&[Need::Namespaces]) {
             return;
         }
+        load_modules();
         NetNs::new().run(|| {
             let (tcp, udp) = (claim(Protocol::Tcp, None), claim(Protocol::Udp, None));
             let _tcp = bound(&tcp, Purpose::Reserve).unwrap();
