@@ -181,8 +181,8 @@ impl NetworkBuilder {
     }
 
     /// Where it is written down what is made on the host, before it is made: as
-    /// [`ContainerBuilder::runtime_dir`](crate::ContainerBuilder::runtime_dir). Of a bridge; the other kinds make no link there
-    /// but a container's.
+    /// [`ContainerBuilder::runtime_dir`](crate::ContainerBuilder::runtime_dir). Only a bridge is: a VXLAN link, and a VLAN
+    /// or dummy link made as a parent, are not found by [`reap`](crate::reap) after a process that was killed.
     pub fn runtime_dir(mut self, path: impl Into<PathBuf>) -> Self {
         self.runtime_dir = Some(path.into());
         self
