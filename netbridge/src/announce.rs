@@ -24,8 +24,8 @@ use crate::sysctl::{self, Later};
 /// socket is needed, whose end would cost more than all the rest of an attach.
 #[derive(Debug)]
 pub(crate) struct Announcement {
-    /// Any socket inside takes the ioctl, from wherever it comes.
-    socket: UnixDatagram,
+    /// Any socket inside takes the ioctl, from wherever it comes. None where nobody is to be told.
+    socket: Option<UnixDatagram>,
     name: IfName,
     mac: Mac,
     /// What is not written yet.
@@ -39,9 +39,11 @@ pub(crate) struct Announcement {
 pub(crate) enum Tell {
     /// As the interface goes up, and once more in the end: not every interface can do the latter.
     AsItGoesUp,
-    /// In the end alone: a broadcast goes to each container of the network, at 1 to 2 us for each, and a bridge may forward
-    /// the first one already.
+    /// In the end alone: a broadcast goes to each container of the network, at 3 us for each, and a bridge may forward the
+    /// first one already.
     OnceForwarded,
+    /// Never, as nobody knows of another hardware address.
+    Nobody,
 }
 
 /// The loopback's is 65536, and no other link's can be as large.
@@ -56,13 +58,18 @@ impl Announcement {
         tell: Tell,
     ) -> Result<Self> {
         let has = |of: fn(&IpNetwork) -> bool| addresses.iter().any(of);
-        let mut settings =
-            sysctl::announce(name, has(IpNetwork::is_ipv4), has(IpNetwork::is_ipv6))?;
+        let mut settings = match tell {
+            Tell::Nobody => Vec::new(),
+            _ => sysctl::announce(name, has(IpNetwork::is_ipv4), has(IpNetwork::is_ipv6))?,
+        };
         if tell == Tell::AsItGoesUp {
             settings.drain(..).try_for_each(|later| later.write())?;
         }
         let opened = |error| Error::sys("open a socket", error);
-        let socket = UnixDatagram::unbound().map_err(opened)?;
+        let socket = match tell {
+            Tell::Nobody => None,
+            _ => Some(UnixDatagram::unbound().map_err(opened)?),
+        };
         let ipv6 = addresses.iter().filter(|address| address.is_ipv6());
         let ask = |address: &IpNetwork| Ok((UdpSocket::bind("[::]:0")?, address.ip()));
         Ok(Announcement {
@@ -91,8 +98,11 @@ impl Announcement {
 
     /// When the bridge forwards for the interface.
     pub(crate) fn after_forwarding(&self) -> Result<()> {
+        let Some(socket) = &self.socket else {
+            return Ok(());
+        };
         self.settings.iter().try_for_each(Later::write)?;
-        match sys::set_hardware_address(self.socket.as_fd(), self.name.as_str(), self.mac) {
+        match sys::set_hardware_address(socket.as_fd(), self.name.as_str(), self.mac) {
             // A link that has its parent's address: no bridge had to learn of it, and it was said as it went up.
             Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
             Err(errno) => {
@@ -140,8 +150,9 @@ impl Default for Announce {
 /// reply, for there are hosts that believe only the one or the other, and unsolicited neighbour advertisements with the
 /// override flag.
 ///
-/// [`Bridge::attach`](crate::Bridge::attach) has the kernel say it once when the bridge forwards, which no neighbour that
-/// runs Linux misses. This is for repeating it: where frames may be lost, as on a network that goes on beyond this host.
+/// [`Bridge::attach`](crate::Bridge::attach) has the kernel say it once when the bridge forwards, where a neighbour may know
+/// another; none that runs Linux misses it. This is for repeating it: where frames may be lost, as on a network that goes on
+/// beyond this host.
 ///
 /// It starts no thread: whoever has a clock calls [`send`](Announcer::send) when it is time, or
 /// [`send_all`](Announcer::send_all) on a thread of their own. It holds a packet socket inside the container's network

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
 
 use ipnetwork::IpNetwork;
+use netlink_packet_route::link::LinkFlags;
 
 use crate::answer::{AddressAnswer, LinkAnswer, RouteAnswer, parse_all};
 use crate::attachment::{Attachment, IPV6_MTU};
@@ -15,7 +16,7 @@ use crate::ifname::IfName;
 use crate::ipam::Family;
 use crate::link::{LinkGuard, SharedSocket};
 use crate::mac::is_unicast;
-use crate::message::{self, Mac, Up, mac_of, mac_of_bytes};
+use crate::message::{self, Addressing, Mac, Up, mac_of, mac_of_bytes};
 use crate::netns::NetNs;
 use crate::port::{self, Port};
 use crate::port_settings::check_options;
@@ -194,6 +195,7 @@ impl BridgeBuilder {
                 Scope::Shared => mtu,
                 Scope::Internal => mtu.min(IPV6_MTU - 1),
             }),
+            addressing: Addressing::Derived,
         };
         ask_one(&host, message::set_up(link.index(), name.as_str(), up)).await?;
         let uplink = Uplink {
@@ -333,6 +335,11 @@ impl Uplink {
         }
     }
 
+    /// What it is now; nothing of a bridge that is gone.
+    pub(crate) fn flags(&self) -> LinkFlags {
+        self.socket.lock().flags(&self.name)
+    }
+
     /// The address in whose subnet `ip` is.
     pub(crate) fn address_for(&self, ip: IpAddr) -> Option<IpNetwork> {
         let mut addresses = self.addresses.iter().copied();
@@ -365,7 +372,7 @@ impl Bridge {
     }
 
     /// Takes a bridge that is there in the network namespace of the calling thread, with its addresses and its MTU. It is
-    /// somebody else's: nothing of it is changed, and neither Drop nor [`remove`](Bridge::remove) deletes it.
+    /// somebody else's: none of its settings is changed, and neither Drop nor [`remove`](Bridge::remove) deletes it.
     ///
     /// # Errors
     /// `NotFound` without such a link; `InvalidInput` where it is no bridge.
@@ -403,6 +410,13 @@ impl Bridge {
     /// the bridge is down, it gives up waiting after 0.3 s. What is done inside is done by a thread that enters `netns`
     /// and ends, or through a socket it opened. A failure leaves nothing behind. A container may be attached to several
     /// bridges, at any time.
+    ///
+    /// Where a neighbour may know another hardware address for one of the addresses, it is told, by gratuitous ARP and unsolicited
+    /// neighbour advertisements: a frame to each container of the network, 3 us for each. That is so on an adopted bridge; on one
+    /// with a VXLAN link; and once any container has had an address with a hardware address other than that derived of it,
+    /// because one was given, or it has addresses of two families. Bridges made here have that written on themselves, by the flag
+    /// `AUTOMEDIA`, which stands for nobody yet: so all processes that attach to one know it. A port that somebody adds by other
+    /// means is not known of; [`Announcer`](crate::Announcer) is for it.
     ///
     /// With an address of one family and its default route 8 messages are sent, with both families 10, each further
     /// address or route being one more; so is each pause where the kernel takes a moment, and one more before Linux 6.2.

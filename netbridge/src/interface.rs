@@ -10,7 +10,7 @@ use crate::answer::LinkAnswer;
 use crate::error::Result;
 use crate::ifname::IfName;
 use crate::interface_sysctl::InterfaceSysctl;
-use crate::message::{self, Mac, Request, Up};
+use crate::message::{self, Mac, Request, Up, mac_of};
 use crate::route::Route;
 use crate::socket::Socket;
 use crate::sysctl::{self, Ipv6};
@@ -89,6 +89,13 @@ impl Interface {
             socket,
             announcement,
         })
+    }
+
+    /// Whether each of its addresses has the hardware address that is derived of it. Without any, it is not known which it will
+    /// have.
+    pub(crate) fn has_derived_mac(&self) -> bool {
+        let derived = |address: &IpNetwork| mac_of(address.ip()) == self.mac;
+        !self.addresses.is_empty() && self.addresses.iter().all(derived)
     }
 
     /// An interface has IPv6 where it has an address of it.

@@ -146,6 +146,7 @@ pub(crate) mod tests {
         let up = Up {
             mac: Some([2; 6]),
             mtu: Some(1400),
+            addressing: Addressing::Derived,
         };
         let mut requests = vec![
             create_bridge(&br0, &BridgeOptions::new()),
@@ -161,6 +162,7 @@ pub(crate) mod tests {
                 LinkLocal::Off,
             ),
             set_up(3, "br0", up),
+            set_addressing_unknown(3, &br0),
             set_group(3, &br0, 9),
             delete_group(9),
             delete_link(3, &br0),

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
 use ipnetwork::IpNetwork;
+use netlink_packet_route::link::LinkFlags;
 use rustix::fs::fstat;
 
 use crate::announce::Tell;
@@ -15,7 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ifname::IfName;
 use crate::interface::{Interface, Pauses};
 use crate::link::{LinkGuard, SharedSocket};
-use crate::message::{self, Mac, VethPair};
+use crate::message::{self, Addressing, Mac, VethPair};
 use crate::subnet::hash;
 use crate::transport::{Counted, Transport, ask_one};
 
@@ -188,7 +189,10 @@ impl<'a> Plan<'a> {
             addresses: addresses.collect::<Result<_>>()?,
             routes: attachment.all_routes(&what, gateway)?,
             sysctls: attachment.sysctls.clone(),
-            tell: Tell::OnceForwarded,
+            tell: match Addressing::from(bridge.flags()) {
+                Addressing::Derived => Tell::Nobody,
+                Addressing::Unknown => Tell::OnceForwarded,
+            },
         };
         Ok(Plan {
             bridge,
@@ -207,9 +211,16 @@ pub(crate) async fn attach<T: Transport>(
     netns: BorrowedFd<'_>,
     attachment: &Attachment,
 ) -> Result<Port> {
-    let plan = Plan::new(bridge, netns, attachment)?;
+    let mut plan = Plan::new(bridge, netns, attachment)?;
     let lease = Lease::take(bridge, &plan.interface.addresses)?;
     let host = Counted::new(host);
+    if plan.interface.tell == Tell::Nobody && !plan.interface.has_derived_mac() {
+        let note = message::set_addressing_unknown(bridge.index, &bridge.name);
+        if let Err(error) = ask_one(&host, note).await {
+            return Err(gone(bridge, &host).await?.unwrap_or(error));
+        }
+        plan.interface.tell = Tell::OnceForwarded;
+    }
     let (link, index) = create_pair(&plan, &host).await?;
     let (settings, mac) = (&attachment.port, plan.interface.mac);
     settings.apply(&host, &link, mac).await?;
@@ -384,7 +395,7 @@ async fn await_forwarding<T: Transport>(
     pauses.until(host, link.index(), forwarding).await?;
     // Its carrier comes with its first port that forwards: most often it has it. The flag may show before the bridge has its
     // queue, but the link watch gives both while nobody else has rtnetlink's lock: the announcement, which takes it, waits.
-    if bridge.socket.lock().is_running(&bridge.name) {
+    if bridge.flags().contains(LinkFlags::Running) {
         return Ok(());
     }
     pauses

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use netlink_packet_core::NLM_F_DUMP_INTR;
+use netlink_packet_route::link::LinkFlags;
 use netlink_sys::SocketAddr;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use rustix::net::netdevice::index_to_name;
@@ -78,10 +79,11 @@ impl Socket {
             .parse()
     }
 
-    /// Whether the kernel sends on the link of this name, as far as ioctl(2) `SIOCGIFFLAGS` can tell: it does not wait for
-    /// rtnetlink, as reading the link does. A link that is not there does not run.
-    pub(crate) fn is_running(&self, name: &IfName) -> bool {
-        sys::is_running(self.as_fd(), name.as_str()).unwrap_or(false)
+    /// The flags of the link of this name by ioctl(2) `SIOCGIFFLAGS`, which does not wait for rtnetlink, as reading the link
+    /// does. A link that is not there has none.
+    pub(crate) fn flags(&self, name: &IfName) -> LinkFlags {
+        let flags = sys::flags(self.as_fd(), name.as_str()).unwrap_or(0);
+        LinkFlags::from_bits_retain(flags.into())
     }
 
     /// The payloads of a dump, taken again where a change interrupted it.

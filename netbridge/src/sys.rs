@@ -52,9 +52,8 @@ pub(crate) fn send_frame(socket: BorrowedFd<'_>, index: u32, frame: &[u8]) -> io
     Ok(())
 }
 
-/// ioctl(2) with `SIOCGIFFLAGS`: whether a link of the network namespace of `socket` has `IFF_RUNNING`, which is that it is up
-/// and its operational state is "up" or not known.
-pub(crate) fn is_running(socket: BorrowedFd<'_>, name: &str) -> io::Result<bool> {
+/// ioctl(2) with `SIOCGIFFLAGS`: the lower 16 of the flags of a link of the network namespace of `socket`.
+pub(crate) fn flags(socket: BorrowedFd<'_>, name: &str) -> io::Result<u16> {
     let mut request = libc::ifreq {
         ifr_name: ifr_name(name)?,
         ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: 0 },
@@ -74,7 +73,7 @@ pub(crate) fn is_running(socket: BorrowedFd<'_>, name: &str) -> io::Result<bool>
     }
     // SAFETY: the field was initialised as this variant, and the kernel wrote the same one.
     let flags = unsafe { request.ifr_ifru.ifru_flags };
-    Ok(i32::from(flags) & libc::IFF_RUNNING != 0)
+    Ok(flags.cast_unsigned())
 }
 
 fn ifr_name(name: &str) -> io::Result<[libc::c_char; libc::IFNAMSIZ]> {

@@ -9,7 +9,7 @@ use crate::kind::LinkKind;
 use crate::link::{LinkGuard, SharedSocket};
 use crate::mac::Colons;
 use crate::message::vxlan::{self as message, FdbAnswer, FdbRoute, Put, VxlanLink};
-use crate::message::{link_named, set_up};
+use crate::message::{link_named, set_addressing_unknown, set_up};
 use crate::parent::lower_link;
 use crate::sysctl;
 use crate::transport::now;
@@ -181,6 +181,10 @@ impl VxlanBuilder {
             mtu,
             bridge: bridge.map(Bridge::index),
         });
+        if let Some(bridge) = bridge {
+            let note = set_addressing_unknown(bridge.index(), bridge.name());
+            socket.lock().ask_one(note)?; // other hosts have rules of their own
+        }
         socket.lock().ask_one(request)?;
         let mut link = LinkGuard::new(socket, self.name.clone());
         let read = link.socket().lock().ask_one(link_named(&self.name))?;

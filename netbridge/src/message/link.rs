@@ -136,13 +136,55 @@ pub(crate) fn port_options(
 pub(crate) struct Up {
     pub(crate) mac: Option<Mac>,
     pub(crate) mtu: Option<u32>,
+    pub(crate) addressing: Addressing,
+}
+
+/// Whether each address of a bridge's network has the hardware address that is derived of it, and always had. Then whoever
+/// reuses an address reuses both, and no neighbour knows better.
+///
+/// The bridge has it written on itself, by `IFF_AUTOMEDIA`, which means nothing to the kernel: so every process knows it, and
+/// of a bridge that somebody else made it is not known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Addressing {
+    Derived,
+    #[default]
+    Unknown,
+}
+
+const DERIVED: LinkFlags = LinkFlags::Automedia;
+
+/// Of the flags of a bridge.
+impl From<LinkFlags> for Addressing {
+    fn from(flags: LinkFlags) -> Self {
+        match flags.contains(DERIVED) {
+            true => Addressing::Derived,
+            false => Addressing::Unknown,
+        }
+    }
+}
+
+/// An address of the network will have another hardware address than that derived of it.
+pub(crate) fn set_addressing_unknown(index: u32, name: &IfName) -> Request {
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    link.header.change_mask = DERIVED;
+    let message = RouteNetlinkMessage::SetLink(link);
+    Request::new(
+        format!("note a hardware address given on {name}"),
+        0,
+        message,
+    )
 }
 
 pub(crate) fn set_up(index: u32, name: &str, with: Up) -> Request {
     let mut link = LinkMessage::default();
     link.header.index = index;
-    link.header.flags = LinkFlags::Up;
-    link.header.change_mask = LinkFlags::Up;
+    let flags = match with.addressing {
+        Addressing::Derived => LinkFlags::Up | DERIVED,
+        Addressing::Unknown => LinkFlags::Up,
+    };
+    link.header.flags = flags;
+    link.header.change_mask = flags;
     let mac = with.mac.map(|mac| LinkAttribute::Address(mac.to_vec()));
     let mtu = with.mtu.map(LinkAttribute::Mtu);
     link.attributes = mac.into_iter().chain(mtu).collect();

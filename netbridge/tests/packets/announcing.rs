@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use cofferdam_netbridge::{Announce, Announcer, Attachment, Bridge, ErrorKind, NetNs};
 
 use super::{Container, ip, name, net, on_a_host};
-use crate::wire::{Arp, SOON, hears, is_advertised, is_gratuitous, listener, say};
+use crate::wire::{Arp, QUIET, SOON, Wire, hears, is_advertised, is_gratuitous, listener, say};
 
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 5, 0, 2);
 
@@ -33,6 +33,54 @@ fn an_attached_container_is_announced_to_its_neighbours() {
         let advertised = is_advertised("fd00:5::2".parse().unwrap());
         assert!(wire.incoming(SOON, advertised).is_some());
     });
+}
+
+#[test]
+fn nobody_is_told_what_everybody_knows() {
+    on_a_host(|| {
+        let bridge = Bridge::builder(name("br0")).address(net("10.5.0.1/24"));
+        let bridge = bridge.create().unwrap();
+        let neighbour = Container::new(&bridge, "10.5.0.9/24");
+        let derived = || Attachment::new(net("10.5.0.2/24"));
+        let wire = neighbour.wire();
+        let tells = |bridge: &Bridge, attachment: Attachment, within: Duration| {
+            let mut container = Container::attach(bridge, attachment);
+            let told = is_announced(&wire, within, container.mac());
+            container.port.take().unwrap().remove().unwrap();
+            told
+        };
+        for _ in 0..2 {
+            assert!(!tells(&bridge, derived(), QUIET));
+        }
+        assert!(tells(&bridge, derived().mac([2, 0, 0, 0, 5, 1]), SOON));
+        // Whoever has the bridge knows that somebody gave one.
+        let adopted = Bridge::adopt(name("br0")).unwrap();
+        for bridge in [&bridge, &adopted] {
+            assert!(tells(bridge, derived(), SOON));
+        }
+    });
+}
+
+#[test]
+fn of_a_bridge_somebody_else_made_nothing_is_known() {
+    on_a_host(|| {
+        let ip = |arguments: &[&str]| {
+            let done = std::process::Command::new("ip").args(arguments).status();
+            assert!(done.unwrap().success());
+        };
+        ip(&["link", "add", "br0", "up", "type", "bridge"]);
+        ip(&["address", "add", "10.5.0.1/24", "dev", "br0"]);
+        let bridge = Bridge::adopt(name("br0")).unwrap();
+        let neighbour = Container::new(&bridge, "10.5.0.9/24");
+        let wire = neighbour.wire();
+        let container = Container::new(&bridge, "10.5.0.2/24");
+        assert!(is_announced(&wire, SOON, container.mac()));
+    });
+}
+
+fn is_announced(wire: &Wire, within: Duration, mac: [u8; 6]) -> bool {
+    let arp = is_gratuitous(Arp::Request, mac, ADDRESS);
+    wire.incoming(within, arp).is_some()
 }
 
 #[test]
