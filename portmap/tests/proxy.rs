@@ -19,7 +19,7 @@ use cofferdam_testkit::{Need, NetNs, have, turns};
 const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const LONG: Duration = Duration::from_secs(20);
 
-/// One test at a time: they count the process's descriptors, threads and CPU time.
+/// One test at a time, first of all: they count the process's descriptors, threads and CPU time, and one leaves it no descriptor.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -111,10 +111,10 @@ fn echo(listener: &TcpListener, connections: usize) {
 
 #[test]
 fn many_connections_at_once_get_their_own_bytes_both_ways() {
+    let _alone = alone();
     if !have(&[Need::Namespaces]) {
         return;
     }
-    let _alone = alone();
     let (netns, many) = (NetNs::new(), turns(200, 40));
     let listener = listen(&netns, "127.0.0.1:80");
     let proxy = netns.run(|| Proxy::builder().start()).unwrap();
@@ -150,10 +150,10 @@ fn many_connections_at_once_get_their_own_bytes_both_ways() {
 
 #[test]
 fn the_end_of_one_stream_is_passed_on_and_the_other_goes_on() {
+    let _alone = alone();
     if !have(&[Need::Namespaces]) {
         return;
     }
-    let _alone = alone();
     let netns = NetNs::new();
     let listener = listen(&netns, "127.0.0.1:80");
     let proxy = netns.run(|| Proxy::builder().start()).unwrap();
@@ -179,10 +179,10 @@ fn the_end_of_one_stream_is_passed_on_and_the_other_goes_on() {
 
 #[test]
 fn who_reads_slowly_slows_down_who_writes_and_loses_nothing() {
+    let _alone = alone();
     if !have(&[Need::Namespaces]) {
         return;
     }
-    let _alone = alone();
     let (netns, length) = (NetNs::new(), 64 << 20);
     // Made once and repeated: what is lost or twice changes the length, or what follows.
     let sent = noise(7, 1_000_003).repeat(length / 1_000_003 + 1);
@@ -214,10 +214,10 @@ fn who_reads_slowly_slows_down_who_writes_and_loses_nothing() {
 
 #[test]
 fn a_reset_is_passed_on_in_both_directions() {
+    let _alone = alone();
     if !have(&[Need::Namespaces]) {
         return;
     }
-    let _alone = alone();
     let netns = NetNs::new();
     let listener = listen(&netns, "127.0.0.1:80");
     let proxy = netns.run(|| Proxy::builder().start()).unwrap();
@@ -247,10 +247,10 @@ fn a_reset_is_passed_on_in_both_directions() {
 
 #[test]
 fn a_client_of_a_target_that_is_down_is_told_at_once() {
+    let _alone = alone();
     if !have(&[Need::Namespaces]) {
         return;
     }
-    let _alone = alone();
     let netns = NetNs::new();
     let builder = Proxy::builder().connect_timeout(Duration::from_millis(300));
     let proxy = netns.run(|| builder.start()).unwrap();
@@ -283,10 +283,10 @@ fn a_client_of_a_target_that_is_down_is_told_at_once() {
 
 #[test]
 fn udp_clients_are_told_apart_and_answered_from_where_they_wrote_to() {
+    let _alone = alone();
     if !have(&[Need::Namespaces]) {
         return;
     }
-    let _alone = alone();
     let (netns, many) = (NetNs::new(), 100);
     let server = netns.run(|| UdpSocket::bind("127.0.0.1:53")).unwrap();
     let idle = Duration::from_millis(turns(1000, 5000) as u64);
@@ -342,10 +342,10 @@ fn udp_clients_are_told_apart_and_answered_from_where_they_wrote_to() {
 
 #[test]
 fn more_udp_clients_than_there_may_be_push_out_the_silent_ones() {
+    let _alone = alone();
     if !have(&[Need::Namespaces]) {
         return;
     }
-    let _alone = alone();
     let netns = NetNs::new();
     let proxy = netns.run(|| Proxy::builder().max_sessions(8).start());
     let proxy = proxy.unwrap();
@@ -361,10 +361,10 @@ fn more_udp_clients_than_there_may_be_push_out_the_silent_ones() {
 
 #[test]
 fn stopping_while_busy_leaves_no_descriptor_and_no_thread() {
+    let _alone = alone();
     if !have(&[Need::Namespaces]) {
         return;
     }
-    let _alone = alone();
     let netns = NetNs::new();
     let listener = listen(&netns, "127.0.0.1:80");
     let before = (descriptors(), 0);
@@ -404,10 +404,10 @@ fn stopping_while_busy_leaves_no_descriptor_and_no_thread() {
 
 #[test]
 fn a_container_is_dialled_from_its_own_namespace() {
+    let _alone = alone();
     if !have(&[Need::Namespaces]) {
         return;
     }
-    let _alone = alone();
     let (netns, container) = (NetNs::new(), NetNs::new());
     let listener = listen(&container, "127.0.0.1:80");
     let fd = || container.as_fd().try_clone_to_owned().unwrap();
@@ -426,10 +426,10 @@ fn a_container_is_dialled_from_its_own_namespace() {
 
 #[test]
 fn more_connections_than_there_may_be_wait_in_the_backlog() {
+    let _alone = alone();
     if !have(&[Need::Namespaces]) {
         return;
     }
-    let _alone = alone();
     let netns = NetNs::new();
     let listener = listen(&netns, "127.0.0.1:80");
     let proxy = netns
@@ -453,10 +453,10 @@ fn more_connections_than_there_may_be_wait_in_the_backlog() {
 #[test]
 fn out_of_descriptors_it_waits_without_spinning_and_recovers() {
     use rustix::process::{Resource, getrlimit, setrlimit};
+    let _alone = alone();
     if !have(&[Need::Namespaces]) {
         return;
     }
-    let _alone = alone();
     let netns = NetNs::new();
     let listener = listen(&netns, "127.0.0.1:80");
     let proxy = netns.run(|| Proxy::builder().start()).unwrap();
@@ -489,10 +489,10 @@ fn rustix_socket() -> std::os::fd::OwnedFd {
 
 #[test]
 fn a_listener_that_was_handed_in_and_is_shut_down_is_let_go_of() {
+    let _alone = alone();
     if !have(&[Need::Namespaces]) {
         return;
     }
-    let _alone = alone();
     let netns = NetNs::new();
     let target = listen(&netns, "127.0.0.1:80");
     let door = listen(&netns, "127.0.0.1:8080");
@@ -510,10 +510,10 @@ fn a_listener_that_was_handed_in_and_is_shut_down_is_let_go_of() {
 
 #[test]
 fn ports_are_chosen_refused_and_told() {
+    let _alone = alone();
     if !have(&[Need::Namespaces]) {
         return;
     }
-    let _alone = alone();
     let netns = NetNs::new();
     let range = "/proc/sys/net/ipv4/ip_local_port_range";
     netns.run(|| fs::write(range, "40000 40003").unwrap());
@@ -546,10 +546,10 @@ fn ports_are_chosen_refused_and_told() {
 
 #[test]
 fn an_ordinary_user_publishes_high_ports_through_the_proxy_only() {
+    let _alone = alone();
     if !have(&[Need::Namespaces]) {
         return;
     }
-    let _alone = alone();
     let netns = NetNs::new();
     let listener = listen(&netns, "127.0.0.1:80");
     netns.run(|| {
