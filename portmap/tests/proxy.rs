@@ -352,7 +352,8 @@ fn more_udp_clients_than_there_may_be_push_out_the_silent_ones() {
     let _proxied = proxy.publish(&spec("5353:53/udp"), LOCALHOST).unwrap();
     let before = descriptors();
     for met in 1..=40 {
-        let client = netns.run(|| UdpSocket::bind("127.0.0.1:0")).unwrap();
+        let from = format!("127.0.0.1:{}", 10_000 + met); // no other's before it
+        let client = netns.run(|| UdpSocket::bind(from)).unwrap();
         client.send_to(b"hello?", "127.0.0.1:5353").unwrap();
         eventually("it is met", || proxy.stats().sessions == met);
     }
