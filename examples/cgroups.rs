@@ -188,8 +188,8 @@ fn start(cgroup: &Cgroup, what: &str) -> Result<Spawned> {
     if let Some(dir) = entry.dir {
         command = command.cgroup(dir.try_clone_to_owned()?);
     }
-    for procs in entry.procs {
-        command = command.cgroup_procs(procs.try_clone_to_owned()?);
+    for tasks in entry.tasks {
+        command = command.cgroup_procs(tasks.try_clone_to_owned()?);
     }
     Ok(command.spawn()?)
 }

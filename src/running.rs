@@ -405,8 +405,8 @@ pub(crate) fn enter(subject: &Subject, mut command: Command, cgroup: &Cgroup) ->
     if let Some(dir) = entry.dir {
         command = command.cgroup(dir.try_clone_to_owned().map_err(failed())?);
     }
-    for procs in entry.procs {
-        command = command.cgroup_procs(procs.try_clone_to_owned().map_err(failed())?);
+    for tasks in entry.tasks {
+        command = command.cgroup_procs(tasks.try_clone_to_owned().map_err(failed())?);
     }
     Ok(command)
 }

@@ -97,9 +97,9 @@ impl Cgroup {
         let v2 = self.members().find(|member| member.version == Version::V2);
         Entry {
             dir: v2.map(|member| member.dir.as_fd()),
-            procs: self
+            tasks: self
                 .members()
-                .filter_map(|member| member.procs.as_ref())
+                .filter_map(|member| member.tasks.as_ref())
                 .map(AsFd::as_fd)
                 .collect(),
         }

@@ -55,7 +55,7 @@
 //!
 //! | | v2 | a cgroup with v1 directories only |
 //! |---|---|---|
-//! | [`Entry`], [`Cgroup::add`] | `CLONE_INTO_CGROUP`, `cgroup.procs` | `cgroup.procs` of each directory |
+//! | [`Entry`], [`Cgroup::add`] | `CLONE_INTO_CGROUP`, `cgroup.procs` | `tasks`, `cgroup.procs` of each directory |
 //! | [`Cgroup::kill`] | `cgroup.kill` | held still by `freezer.state`, signalled by pidfd |
 //! | [`Cgroup::populated`], [`Cgroup::remove`] | `cgroup.events` | `cgroup.procs`, looked at again and again |
 //! | [`Cgroup::freeze`] | `cgroup.freeze` | `freezer.state`, if it is in that hierarchy |

@@ -24,8 +24,8 @@ use crate::wait;
 pub(crate) struct Member {
     pub(crate) version: Version,
     pub(crate) dir: Dir,
-    /// Of v1: `cgroup.procs`, open for writing.
-    pub(crate) procs: Option<OwnedFd>,
+    /// Of v1: `tasks`, open for writing.
+    pub(crate) tasks: Option<OwnedFd>,
     parent: Arc<Dir>,
     name: OsString,
 }
@@ -40,11 +40,11 @@ impl Member {
         let mut member = Member {
             version,
             dir,
-            procs: None,
+            tasks: None,
             parent: Arc::clone(parent),
             name: name.as_str().into(),
         };
-        member.open_procs().inspect_err(|_| {
+        member.open_tasks().inspect_err(|_| {
             // The first error is the one to tell.
             let _removed = member.try_remove().is_ok();
         })?;
@@ -64,11 +64,11 @@ impl Member {
         let mut member = Member {
             version,
             dir: parent.open(Path::new(name))?,
-            procs: None,
+            tasks: None,
             name: name.to_owned(),
             parent,
         };
-        member.open_procs()?;
+        member.open_tasks()?;
         Ok(member)
     }
 
@@ -131,13 +131,7 @@ impl Member {
 
     /// Moves a process, all its threads, into it.
     pub(crate) fn add(&self, pid: u32) -> Result<()> {
-        let file = "cgroup.procs";
-        match &self.procs {
-            Some(procs) => threads::enter_by(&self.dir, file, pid, |value| {
-                dir::write_all(procs.as_fd(), value)
-            }),
-            None => threads::enter(&self.dir, file, pid),
-        }
+        threads::enter(&self.dir, "cgroup.procs", pid)
     }
 
     /// Removes it and all inside it, waiting for its processes to end.
@@ -195,13 +189,11 @@ impl Member {
         Ok(stat::keyed(&path, text, "populated")? != 0)
     }
 
-    fn open_procs(&mut self) -> Result<()> {
+    fn open_tasks(&mut self) -> Result<()> {
         if self.version == Version::V1 {
-            let fd = self.dir.open_file("cgroup.procs", OFlags::WRONLY);
-            self.procs =
-                Some(fd.map_err(|errno| {
-                    Error::sys("open", &self.dir.file_path("cgroup.procs"), errno)
-                })?);
+            let failed = |errno| Error::sys("open", &self.dir.file_path("tasks"), errno);
+            let fd = self.dir.open_file("tasks", OFlags::WRONLY);
+            self.tasks = Some(fd.map_err(failed)?);
         }
         Ok(())
     }

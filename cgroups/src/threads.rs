@@ -146,20 +146,10 @@ fn set_threaded(member: &Member) -> Result<()> {
 /// Moves a process or a thread. A task that has not run yet cannot be moved, and the kernel gives no other errno for it
 /// than for one that never can: it is tried again, for as long as a new task may take.
 pub(crate) fn enter(dir: &Dir, file: &str, id: u32) -> Result<()> {
-    enter_by(dir, file, id, |value| dir.write(file, value))
-}
-
-/// The same, where the file is open already.
-pub(crate) fn enter_by(
-    dir: &Dir,
-    file: &str,
-    id: u32,
-    write: impl Fn(&str) -> rustix::io::Result<()>,
-) -> Result<()> {
     let value = id.to_string();
     let mut tries = TRIES;
     loop {
-        match write(&value) {
+        match dir.write(file, &value) {
             Ok(()) => return Ok(()),
             Err(Errno::INVAL) if is_kernel_thread(id) => {
                 return Err(Error::kernel_thread(dir.path().to_owned(), id));

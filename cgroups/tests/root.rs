@@ -68,13 +68,13 @@ fn limits_are_what_the_kernel_reads_back_memory_pids_and_cpu() {
         assert_eq!(text(&cgroup, ["cpu.max", "absent"]), "50000 100000");
         assert_eq!(text(&cgroup, ["memory.swap.max", "absent"]), "0");
         assert_eq!(cgroup.paths().count(), 1);
-        assert!(cgroup.entry().procs.is_empty());
+        assert!(cgroup.entry().tasks.is_empty());
     } else {
         assert_eq!(text(&cgroup, ["absent", "cpu.cfs_quota_us"]), "50000");
         assert_eq!(text(&cgroup, ["absent", "cpu.cfs_period_us"]), "100000");
         let memsw = text(&cgroup, ["absent", "memory.memsw.limit_in_bytes"]);
         assert_eq!(memsw, "67108864");
-        assert_eq!(cgroup.paths().count(), 1 + cgroup.entry().procs.len());
+        assert_eq!(cgroup.paths().count(), 1 + cgroup.entry().tasks.len());
     }
     let paths: Vec<_> = cgroup.paths().map(Path::to_owned).collect();
     cgroup.remove().unwrap();

@@ -207,7 +207,8 @@ impl Command {
         self
     }
 
-    /// Before anything else it writes itself into this open `cgroup.procs`, as cgroup v1 wants it.
+    /// Before anything else it writes itself into this open `cgroup.procs`, as cgroup v1 wants it; or into `tasks`, for which it
+    /// does not wait 10 ms.
     pub fn cgroup_procs(mut self, fd: OwnedFd) -> Self {
         self.procs.push(Arc::new(fd));
         self

@@ -73,7 +73,7 @@ pub(crate) fn flags(socket: BorrowedFd<'_>, name: &str) -> io::Result<u16> {
     }
     // SAFETY: the field was initialised as this variant, and the kernel wrote the same one.
     let flags = unsafe { request.ifr_ifru.ifru_flags };
-    Ok(flags.cast_unsigned())
+    Ok(flags as u16)
 }
 
 fn ifr_name(name: &str) -> io::Result<[libc::c_char; libc::IFNAMSIZ]> {

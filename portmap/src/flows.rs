@@ -7,6 +7,7 @@ use crate::error::Result;
 use crate::kernel::during;
 use crate::mapping::PortMapping;
 use crate::portmap::{Portmap, Shared};
+use crate::spec::Protocol;
 
 impl Portmap {
     /// Ends all flows through published ports, also established connections of TCP, and says how many there were. For who unpublishes
@@ -36,11 +37,19 @@ impl Portmap {
 
 impl Shared {
     /// Ends flows that are older than these ports and would go on past them.
+    ///
+    /// For TCP there is nothing to look for: what was led here before was ended when that port was closed; a connection that
+    /// nobody took left no flow, or one that is closed, which the kernel begins anew with the next SYN.
     pub(crate) fn end_stale_flows<'a>(
         &self,
         ports: impl IntoIterator<Item = &'a PortMapping>,
         doing: &str,
     ) -> Result<()> {
+        let may_go_on = |port: &&PortMapping| port.protocol() != Protocol::Tcp;
+        let mut ports = ports.into_iter().filter(may_go_on).peekable();
+        if ports.peek().is_none() {
+            return Ok(());
+        }
         let ways = (Leading::Elsewhere, Established::Keep);
         self.end(ports, ways, doing).map(drop)
     }

@@ -143,13 +143,16 @@
 //!
 //! # Flows
 //! The kernel leads the packets of a flow to where it led the first one, whatever the rules say since; a client of UDP that never
-//! pauses would stay with a container that is gone. So flows through a port are ended when it is published, if they lead elsewhere, and when it is
-//! unpublished, if they lead where it led: by host port and address, in both families, in one look at the kernel's table. Flows
-//! of other ports and flows that only pass through the host are left alone, and so are established connections of TCP and SCTP:
-//! a port that is unpublished is closed to new ones, as a listener that is closed is. [`Portmap::end_flows`] ends those too, and
-//! [`Portmap::end_flows_of`] all of an address. The look is what a change costs on a busy host: nothing where the namespace has no
-//! flows, and else what the kernel takes to go through its whole table, which all namespaces share: milliseconds, with 262,144
-//! buckets (`net.netfilter.nf_conntrack_buckets`) ten and more, for one port as for thousands at once. When the table goes with the last removal, nothing is led any more.
+//! pauses would stay with a container that is gone. So flows through a port are ended when it is published, if they lead elsewhere,
+//! and when it is unpublished, if they lead where it led: by host port and address, in both families, in one look at the kernel's
+//! table. Flows of other ports and flows that only pass through the host are left alone, and so are established connections of TCP
+//! and SCTP: a port that is unpublished is closed to new ones, as a listener that is closed is. [`Portmap::end_flows`] ends those
+//! too, and [`Portmap::end_flows_of`] all of an address.
+//!
+//! The look is what a change costs on a busy host: nothing where the namespace has no flows, and else what the kernel takes to go
+//! through its whole table, which all namespaces share: milliseconds, with 262,144 buckets (`net.netfilter.nf_conntrack_buckets`)
+//! ten and more, for one port as for thousands at once. Publishing ports of TCP takes none: no flow of TCP that is not established
+//! outlives the port it came by. When the table goes with the last removal, nothing is led any more.
 //!
 //! # Where rules do not reach
 //! No rule leads connections to `::1`, or from IPv6 to IPv4, to a container. [`Proxy`] does, by sockets of this process: it stands

@@ -69,7 +69,7 @@ impl Child {
     }
 
     pub(crate) fn try_inside(entry: &Entry<'_>, payload: Payload) -> io::Result<Self> {
-        Self::start(entry.dir, &entry.procs, payload)
+        Self::start(entry.dir, &entry.tasks, payload)
     }
 
     fn start(
