@@ -411,12 +411,13 @@ impl Bridge {
     /// and ends, or through a socket it opened. A failure leaves nothing behind. A container may be attached to several
     /// bridges, at any time.
     ///
-    /// Where a neighbour may know another hardware address for one of the addresses, it is told, by gratuitous ARP and unsolicited
-    /// neighbour advertisements: a frame to each container of the network, 3 us for each. That is so on an adopted bridge; on one
-    /// with a VXLAN link; and once any container has had an address with a hardware address other than that derived of it,
-    /// because one was given, or it has addresses of two families. Bridges made here have that written on themselves, by the flag
-    /// `AUTOMEDIA`, which stands for nobody yet: so all processes that attach to one know it. A port that somebody adds by other
-    /// means is not known of; [`Announcer`](crate::Announcer) is for it.
+    /// Where a neighbour may know another hardware address for one of the addresses, it is told, by gratuitous ARP and
+    /// unsolicited neighbour advertisements: a frame to each container of the network, 3 us for each. That is so on an adopted
+    /// bridge; on one with a VXLAN link; on a port without `UnicastFlood`, which the bridge has to learn of; and once any
+    /// container has had an address with a hardware address other than that derived of it, because one was given, or it has
+    /// addresses of two families. Bridges made here have that written on themselves, by the flag `AUTOMEDIA`, which stands for
+    /// nobody yet: so all processes that attach to one know it. A port that somebody adds by other means is not known of;
+    /// [`Announcer`](crate::Announcer) is for it.
     ///
     /// With an address of one family and its default route 8 messages are sent, with both families 10, each further
     /// address or route being one more; so is each pause where the kernel takes a moment, and one more before Linux 6.2.

@@ -175,6 +175,7 @@ struct Plan<'a> {
     attachment: &'a Attachment,
     mtu: u32,
     interface: Interface,
+    addressing: Addressing,
 }
 
 impl<'a> Plan<'a> {
@@ -184,23 +185,38 @@ impl<'a> Plan<'a> {
         let gateway = |address: &IpNetwork| bridge.gateway_for(address.ip());
         let addresses = attachment.addresses.iter();
         let addresses = addresses.map(|address| container_address(bridge, *address));
-        let interface = Interface {
+        let mut interface = Interface {
             mac: attachment.mac_or_derived(&inode(netns)?.to_ne_bytes()),
             addresses: addresses.collect::<Result<_>>()?,
             routes: attachment.all_routes(&what, gateway)?,
             sysctls: attachment.sysctls.clone(),
-            tell: match Addressing::from(bridge.flags()) {
-                Addressing::Derived => Tell::Nobody,
-                Addressing::Unknown => Tell::OnceForwarded,
-            },
+            tell: Tell::OnceForwarded,
         };
+        let addressing = Addressing::from(bridge.flags());
+        let is_known = addressing == Addressing::Derived && interface.has_derived_mac();
+        if is_known && attachment.port.is_flooded() {
+            interface.tell = Tell::Nobody;
+        }
         Ok(Plan {
             bridge,
             netns,
             attachment,
             mtu: attachment.mtu.unwrap_or(bridge.mtu),
             interface,
+            addressing,
         })
+    }
+
+    /// Says on the bridge that hardware addresses are not all derived, before any neighbour learns of it.
+    async fn note_addressing<T: Transport>(&self, host: &T) -> Result<()> {
+        if self.addressing == Addressing::Unknown || self.interface.has_derived_mac() {
+            return Ok(());
+        }
+        let note = message::set_addressing_unknown(self.bridge.index, &self.bridge.name);
+        match ask_one(host, note).await {
+            Ok(_ack) => Ok(()),
+            Err(error) => Err(gone(self.bridge, host).await?.unwrap_or(error)),
+        }
     }
 }
 
@@ -211,16 +227,10 @@ pub(crate) async fn attach<T: Transport>(
     netns: BorrowedFd<'_>,
     attachment: &Attachment,
 ) -> Result<Port> {
-    let mut plan = Plan::new(bridge, netns, attachment)?;
+    let plan = Plan::new(bridge, netns, attachment)?;
     let lease = Lease::take(bridge, &plan.interface.addresses)?;
     let host = Counted::new(host);
-    if plan.interface.tell == Tell::Nobody && !plan.interface.has_derived_mac() {
-        let note = message::set_addressing_unknown(bridge.index, &bridge.name);
-        if let Err(error) = ask_one(&host, note).await {
-            return Err(gone(bridge, &host).await?.unwrap_or(error));
-        }
-        plan.interface.tell = Tell::OnceForwarded;
-    }
+    plan.note_addressing(&host).await?;
     let (link, index) = create_pair(&plan, &host).await?;
     let (settings, mac) = (&attachment.port, plan.interface.mac);
     settings.apply(&host, &link, mac).await?;

@@ -41,6 +41,11 @@ fn guarded() -> PortFlags {
 }
 
 impl PortSettings {
+    /// Whether the bridge sends it what is for nobody it knows of: else it has to know this container first.
+    pub(crate) fn is_flooded(&self) -> bool {
+        self.flags.is_on(PortFlag::UnicastFlood) != Some(false)
+    }
+
     /// A setting that was asked for.
     pub(crate) fn said(&self) -> Option<String> {
         if let Some((flag, _)) = self.flags.iter().next() {
