@@ -24,8 +24,8 @@ use crate::sysctl::{self, Later};
 /// socket is needed, whose end would cost more than all the rest of an attach.
 #[derive(Debug)]
 pub(crate) struct Announcement {
-    /// Any socket inside takes the ioctl, from wherever it comes. None where nobody is to be told.
-    socket: Option<UnixDatagram>,
+    /// Any socket inside takes the ioctl, from wherever it comes.
+    socket: UnixDatagram,
     name: IfName,
     mac: Mac,
     /// What is not written yet.
@@ -66,10 +66,7 @@ impl Announcement {
             settings.drain(..).try_for_each(|later| later.write())?;
         }
         let opened = |error| Error::sys("open a socket", error);
-        let socket = match tell {
-            Tell::Nobody => None,
-            _ => Some(UnixDatagram::unbound().map_err(opened)?),
-        };
+        let socket = UnixDatagram::unbound().map_err(opened)?;
         let ipv6 = addresses.iter().filter(|address| address.is_ipv6());
         let ask = |address: &IpNetwork| Ok((UdpSocket::bind("[::]:0")?, address.ip()));
         Ok(Announcement {
@@ -96,13 +93,11 @@ impl Announcement {
         })
     }
 
-    /// When the bridge forwards for the interface.
+    /// When the bridge forwards for the interface. Where nobody is told, nothing is sent; but this takes rtnetlink's lock, and so
+    /// waits for the kernel's link watch, which may have shown the bridge as running before it gave it its queue.
     pub(crate) fn after_forwarding(&self) -> Result<()> {
-        let Some(socket) = &self.socket else {
-            return Ok(());
-        };
         self.settings.iter().try_for_each(Later::write)?;
-        match sys::set_hardware_address(socket.as_fd(), self.name.as_str(), self.mac) {
+        match sys::set_hardware_address(self.socket.as_fd(), self.name.as_str(), self.mac) {
             // A link that has its parent's address: no bridge had to learn of it, and it was said as it went up.
             Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
             Err(errno) => {

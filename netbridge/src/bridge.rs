@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ipnetwork::IpNetwork;
 use netlink_packet_route::link::LinkFlags;
@@ -320,6 +322,8 @@ pub(crate) struct Uplink {
     pub(crate) scope: Scope,
     pub(crate) claims: Claims,
     pub(crate) socket: SharedSocket,
+    /// Whether a port ever found it operational.
+    pub(crate) was_up: Arc<AtomicBool>,
 }
 
 impl Uplink {
@@ -332,7 +336,12 @@ impl Uplink {
             scope: Scope::Shared,
             claims: Claims::default(),
             socket: link.socket().clone(),
+            was_up: Arc::default(),
         }
+    }
+
+    pub(crate) fn was_up(&self) -> bool {
+        self.was_up.load(Ordering::Relaxed)
     }
 
     /// What it is now; nothing of a bridge that is gone.

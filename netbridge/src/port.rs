@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
+use std::sync::atomic::Ordering;
 
 use ipnetwork::IpNetwork;
 use netlink_packet_route::link::LinkFlags;
@@ -405,12 +406,14 @@ async fn await_forwarding<T: Transport>(
     pauses.until(host, link.index(), forwarding).await?;
     // Its carrier comes with its first port that forwards: most often it has it. The flag may show before the bridge has its
     // queue, but the link watch gives both while nobody else has rtnetlink's lock: the announcement, which takes it, waits.
-    if bridge.flags().contains(LinkFlags::Running) {
+    // Of a bridge that has never been up the flag says nothing: it has it until the link watch has seen it first.
+    if bridge.was_up() && bridge.flags().contains(LinkFlags::Running) {
         return Ok(());
     }
-    pauses
-        .until(host, bridge.index, LinkAnswer::is_bridge_up)
-        .await
+    let up = LinkAnswer::is_bridge_up;
+    pauses.until(host, bridge.index, up).await?;
+    bridge.was_up.store(true, Ordering::Relaxed);
+    Ok(())
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use cofferdam_netbridge::{Announce, Announcer, Attachment, Bridge, ErrorKind, NetNs};
+use cofferdam_testkit::{is_emulated, turns};
 
 use super::{Container, ip, name, net, on_a_host};
 use crate::wire::{Arp, QUIET, SOON, Wire, hears, is_advertised, is_gratuitous, listener, say};
@@ -57,6 +58,26 @@ fn nobody_is_told_what_everybody_knows() {
         let adopted = Bridge::adopt(name("br0")).unwrap();
         for bridge in [&bridge, &adopted] {
             assert!(tells(bridge, derived(), SOON));
+        }
+    });
+}
+
+#[test]
+fn the_first_packet_to_somebody_nobody_was_told_of_is_not_lost() {
+    on_a_host(|| {
+        let here = NetNs::of_caller().unwrap();
+        for _ in 0..turns(30, 5) {
+            let bridge = Bridge::builder(name("br0")).address(net("10.5.0.1/24"));
+            let bridge = bridge.create().unwrap();
+            let container = Container::new(&bridge, "10.5.0.2/24");
+            let begin = Instant::now();
+            let heard = listener(&container.netns);
+            say(&here, ip("10.5.0.2"), b"first");
+            assert!(hears(&heard, SOON, b"first"));
+            let took = begin.elapsed();
+            // The kernel asks for a neighbour again after a second.
+            let is_first = took < Duration::from_millis(900) || is_emulated();
+            assert!(is_first, "{took:?}");
         }
     });
 }
@@ -133,11 +154,7 @@ fn an_address_that_moved_to_another_mac_is_reached_within_200_ms() {
             slowest = slowest.max(begin.elapsed());
             container.port.take().unwrap().remove().unwrap();
         }
-        let bound = if cofferdam_testkit::is_emulated() {
-            10
-        } else {
-            1
-        };
+        let bound = if is_emulated() { 10 } else { 1 };
         assert!(slowest < bound * Duration::from_millis(200), "{slowest:?}");
         drop(bridge);
     });
