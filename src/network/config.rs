@@ -41,8 +41,12 @@ pub(super) enum Kind {
         options: BridgeOptions,
         vxlan: Option<VxlanBuilder>,
     },
-    Macvlan(MacvlanBuilder),
+    Macvlan {
+        builder: MacvlanBuilder,
+        parent: Parent,
+    },
     Ipvlan {
+        parent: Parent,
         builder: IpvlanBuilder,
         layer3: bool,
     },
@@ -55,8 +59,9 @@ impl Network {
     ///
     /// `parent` is the name of a link, or a [`Vlan`](crate::netbridge::Vlan) or [`Dummy`](crate::netbridge::Dummy) to make.
     pub fn macvlan(name: impl Into<String>, parent: impl Into<Parent>) -> NetworkBuilder {
-        let builder = Macvlan::builder(parent);
-        NetworkBuilder::new(name.into(), Kind::Macvlan(builder))
+        let parent = parent.into();
+        let builder = Macvlan::builder(parent.clone());
+        NetworkBuilder::new(name.into(), Kind::Macvlan { builder, parent })
     }
 
     /// As [`macvlan`](Self::macvlan), with the hardware address of the parent, and by `mode` without a gateway: in layer 3 the
@@ -67,8 +72,14 @@ impl Network {
         mode: IpvlanMode,
     ) -> NetworkBuilder {
         let layer3 = mode != IpvlanMode::L2;
-        let builder = Ipvlan::builder(parent).mode(mode);
-        NetworkBuilder::new(name.into(), Kind::Ipvlan { builder, layer3 })
+        let parent = parent.into();
+        let builder = Ipvlan::builder(parent.clone()).mode(mode);
+        let kind = Kind::Ipvlan {
+            parent,
+            builder,
+            layer3,
+        };
+        NetworkBuilder::new(name.into(), kind)
     }
 }
 
@@ -181,8 +192,8 @@ impl NetworkBuilder {
     }
 
     /// Where it is written down what is made on the host, before it is made: as
-    /// [`ContainerBuilder::runtime_dir`](crate::ContainerBuilder::runtime_dir). Only a bridge is: a VXLAN link, and a VLAN
-    /// or dummy link made as a parent, are not found by [`reap`](crate::reap) after a process that was killed.
+    /// [`ContainerBuilder::runtime_dir`](crate::ContainerBuilder::runtime_dir). That is the bridge with its rules, a VXLAN link,
+    /// and a VLAN or dummy link as the parent of others. A parent that was there is not: it stays.
     pub fn runtime_dir(mut self, path: impl Into<PathBuf>) -> Self {
         self.runtime_dir = Some(path.into());
         self

@@ -26,7 +26,7 @@ use cofferdam_portmap::{NetworkGuard, Portmap, Proxy};
 use ipnetwork::IpNetwork;
 
 use crate::error::{Error, Result, Subject};
-use crate::runtime::Noted;
+use crate::noted::Noted;
 use addresses::Pool;
 use inspect::Registry;
 
