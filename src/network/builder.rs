@@ -11,6 +11,7 @@ use cofferdam_portmap::PortSpec;
 
 use super::connection::{Connection, label};
 use super::files::Files;
+use super::follow::Written;
 use super::{Attached, ports};
 use crate::builder::ContainerBuilder;
 use crate::error::{Error, Result, Subject};
@@ -321,10 +322,14 @@ impl Plan {
             _ => return Ok(command),
         };
         let command = command.namespaces(namespaces);
-        Ok(match has_root {
-            true => self.with_files(command, files),
-            false => command,
-        })
+        if !has_root {
+            return Ok(command);
+        }
+        if let Some(attached) = attached {
+            let taken = |path: &str| is_mounted(&command, path);
+            *attached.written() = Written::at_start(&files, taken);
+        }
+        Ok(self.with_files(command, files))
     }
 
     fn with_files(&self, command: Command, files: Files) -> Command {
@@ -333,14 +338,18 @@ impl Plan {
             ("/etc/hosts", files.hosts),
             ("/etc/hostname", format!("{}\n", self.own_name)),
         ];
-        let mounts = command.mounts().iter();
         // What the caller mounts there is what the caller wants there.
-        let taken: Vec<_> = mounts.map(|mount| mount.target().to_owned()).collect();
-        let missing = files
-            .into_iter()
-            .filter(|(path, _)| !taken.iter().any(|mount| mount == Path::new(path)));
+        let missing =
+            files.map(|(path, content)| (!is_mounted(&command, path)).then_some((path, content)));
+        let missing = missing.into_iter().flatten();
         missing.fold(command, |command, (path, content)| {
             command.mount(Mount::file(path, content))
         })
     }
+}
+
+/// Whether something is to be mounted on this path.
+fn is_mounted(command: &Command, path: &str) -> bool {
+    let mut mounts = command.mounts().iter();
+    mounts.any(|mount| mount.target() == Path::new(path))
 }

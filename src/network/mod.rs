@@ -9,6 +9,7 @@ mod connection;
 mod create;
 mod endpoint;
 mod files;
+mod follow;
 mod inspect;
 mod ports;
 mod resolver;
