@@ -107,10 +107,13 @@ impl ContainerBuilder {
     }
 
     /// Leads a port of the host to one of the container: `"127.0.0.1:8080:80".parse()?`, a range, or one to be chosen, which
-    /// [`Running::ports`] tells. Needs a bridge network that is not internal.
+    /// [`Running::ports`] tells. Needs a bridge network that is not internal. Without an address of the host it is one of all its
+    /// addresses.
     ///
-    /// A port on `[::1]`, or on an address of a family that the container does not have, is led by a thread of this process,
-    /// and the container sees the host as the client.
+    /// The kernel leads it there by rules, and the container sees who the client is. Where no rule can, at `::1` and from
+    /// addresses of one family to a container of the other, a thread of this process leads it, but for SCTP, and the container
+    /// sees the host as the client; [`without_proxy`](crate::NetworkBuilder::without_proxy) has nobody answer there, but at an
+    /// address that is asked for, as by `"[::1]:8080:80"`.
     pub fn publish(mut self, port: PortSpec) -> Self {
         self.networking.ports.push(port);
         self

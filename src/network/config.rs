@@ -27,6 +27,7 @@ pub struct NetworkBuilder {
     pub(super) icc: bool,
     pub(super) masquerade: bool,
     pub(super) guard_mac: bool,
+    pub(super) proxy: bool,
     pub(super) trusted: Vec<String>,
     pub(super) mtu: Option<u32>,
     pub(super) upstreams: Option<Upstreams>,
@@ -103,6 +104,7 @@ impl NetworkBuilder {
             icc: true,
             masquerade: true,
             guard_mac: false,
+            proxy: true,
             trusted: Vec::new(),
             mtu: None,
             upstreams: None,
@@ -175,6 +177,15 @@ impl NetworkBuilder {
     /// Lets its containers out under their own addresses: for those that the network outside knows the way to.
     pub fn without_masquerade(mut self) -> Self {
         self.masquerade = false;
+        self
+    }
+
+    /// Leaves published ports to the rules alone, where it says all addresses of the host: nobody answers at `::1`, and at those of
+    /// a family that a container has no address of. Else sockets of this process do, one or two a port, and one thread for the
+    /// network; the container sees the bridge as the client there.
+    #[doc(alias = "userland-proxy")]
+    pub fn without_proxy(mut self) -> Self {
+        self.proxy = false;
         self
     }
 

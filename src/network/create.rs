@@ -71,6 +71,7 @@ impl NetworkBuilder {
             icc: self.icc,
             masquerade: self.masquerade,
             guard_mac: self.guard_mac,
+            proxy: self.proxy,
             layer3,
             upstreams: self.upstreams,
         };
@@ -131,6 +132,7 @@ impl NetworkBuilder {
             (!self.icc, "without_icc"),
             (!self.masquerade, "without_masquerade"),
             (self.guard_mac, "guard_mac"),
+            (!self.proxy, "without_proxy"),
             (!self.trusted.is_empty(), "trust"),
             (self.misplaced.is_some(), self.misplaced.unwrap_or_default()),
             (self.ipv6 || self.pools.is_some(), "ipv6 or pools"),

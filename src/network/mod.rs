@@ -2,6 +2,7 @@
 
 mod addresses;
 mod attached;
+mod beside;
 mod builder;
 mod config;
 mod connect;
@@ -67,6 +68,7 @@ struct Options {
     icc: bool,
     masquerade: bool,
     guard_mac: bool,
+    proxy: bool,
     layer3: bool,
     upstreams: Option<Upstreams>,
 }
