@@ -73,6 +73,17 @@ impl fmt::Display for Removed {
 /// containers whose program runs. Any number of processes may call it, at any time; it takes no more than five seconds for each
 /// container that is left. It needs the privileges that making those took.
 ///
+/// ```no_run
+/// let reaped = cofferdam::reap()?;
+/// for removed in &reaped.removed {
+///     println!("removed {removed}");
+/// }
+/// for error in &reaped.failed {
+///     eprintln!("{error}");
+/// }
+/// # Ok::<(), cofferdam::Error>(())
+/// ```
+///
 /// # Errors
 /// If a directory cannot be read. What cannot be removed is in [`Reaped::failed`].
 pub fn reap() -> Result<Reaped> {

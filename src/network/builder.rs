@@ -66,6 +66,7 @@ pub(crate) struct Plan {
     pub(super) options: Vec<String>,
 }
 
+/// # Networks, ports and names
 impl ContainerBuilder {
     /// Connects it to this network, or as a [`Connection`] says, with an address of one's own choice, say. Called again, to
     /// one more. Without any it has a loopback and nothing else. Needs a root, for the files by which programs find names.

@@ -12,6 +12,20 @@ use ipnetwork::IpNetwork;
 use super::Network;
 
 /// Says what a [`Network`] is to be.
+///
+/// ```no_run
+/// use cofferdam::Network;
+/// use cofferdam::netbridge::{Dummy, Vxlan};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let plain = Network::bridge("app").create()?; // subnet picked, names at 127.0.0.11, translated on the way out
+/// let fixed = Network::bridge("lab").subnet("172.30.0.0/24".parse()?).ipv6().mtu(1400).without_icc().create()?;
+/// let wide = Network::bridge("wide").subnet("10.9.0.0/24".parse()?)
+///     .vxlan(Vxlan::builder("vx0".parse()?, 42).local("192.0.2.1".parse()?)).create()?;
+/// let alone = Network::macvlan("alone", Dummy::builder("dummy0".parse()?)).subnet("10.8.0.0/24".parse()?).create()?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 #[must_use = "a NetworkBuilder does nothing until create"]
 pub struct NetworkBuilder {

@@ -10,6 +10,20 @@ use super::{Attached, Network};
 use crate::error::{Error, Result, Subject};
 use crate::running::Running;
 
+/// # Networks and ports, while it runs
+///
+/// ```no_run
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let web = cofferdam::Container::builder().no_network().command("/app").start()?;
+/// let network = cofferdam::Network::bridge("late").create()?;
+/// web.connect(&network)?;
+/// for port in web.publish(&"127.0.0.1::80".parse()?)? {
+///     println!("127.0.0.1:{} leads to {}", port.host_port, port.container);
+/// }
+/// web.disconnect(&network)?;
+/// # Ok(())
+/// # }
+/// ```
 impl Running {
     /// Connects it to one more network, or as a [`Connection`] says: with an interface, an address and its names there. The
     /// default route is that of the network of the highest priority, and published ports lead to its address there. Interfaces

@@ -45,6 +45,21 @@ pub use inspect::{EndpointInfo, NetworkInfo, NetworkKind, PublishedPort};
 ///
 /// Dropping the last handle, those in containers included, removes it from the host; [`remove`](Self::remove) tells how
 /// that went.
+///
+/// ```no_run
+/// use cofferdam::{Connection, Container, Network, Rootfs};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let front = Network::bridge("front").create()?;
+/// let back = Network::bridge("back").internal().create()?; // no way out, nor in
+/// let web = Container::builder().name("web").rootfs(Rootfs::layers(["/srv/debian"]))
+///     .network(&front).publish("8080:80".parse()?)
+///     .network(Connection::to(&back).alias("cache"))
+///     .command("/app/serve").start()?;
+/// println!("{:#?}", front.inspect());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Network(Arc<Inner>);
 
