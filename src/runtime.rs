@@ -251,6 +251,13 @@ impl Record {
     }
 }
 
+impl Drop for Record {
+    /// The lock is the file's, and not this descriptor's alone: a child that another thread forks has a copy until it executes.
+    fn drop(&mut self) {
+        let _unlocked = rustix::fs::flock(&self.file, FlockOperation::Unlock).is_ok();
+    }
+}
+
 fn read(file: &mut File) -> io::Result<Facts> {
     let mut text = String::new();
     file.take(MOST).read_to_string(&mut text)?;
@@ -351,9 +358,12 @@ mod tests {
         );
         assert_eq!(Record::peek(record.path()).unwrap().name, "web");
         let path = record.path().to_owned();
+        // As a child has it that was forked meanwhile.
+        let copy = record.file.try_clone().unwrap();
         drop(record);
         let (record, facts) = Record::take(&path).unwrap().expect("nobody has it");
         assert_eq!(facts.name, "web");
+        drop(copy);
         record.remove().unwrap();
         assert!(Record::take(&path).unwrap().is_none());
         fs::remove_dir(&dir).unwrap();
