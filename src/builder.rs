@@ -21,6 +21,25 @@ use crate::volume::Named;
 const TMPFS_SIZE: u64 = 64 << 20;
 
 /// Says what a [`Container`] is to be. Nothing on the host changes before [`start`](Self::start).
+///
+/// ```no_run
+/// use cofferdam::{Container, Network, Rootfs};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let network = Network::bridge("app").create()?;
+/// let web = Container::builder()
+///     .name("web") // by which the others of its network find it
+///     .rootfs(Rootfs::layers(["/srv/app", "/srv/debian"]))
+///     .network(&network).publish("8080:80".parse()?)
+///     .memory_max(64 << 20).pids_max(64).cpus(0.5)
+///     .volume("/srv/data", "/data").tmpfs("/tmp")
+///     .command("/app/serve").arg("--port=80").env("LANG", "C.UTF-8")
+///     .start()?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// Some of its methods are of one concern each and stand together below: its life, its files, its networks.
 #[derive(Clone, Debug)]
 #[must_use = "a ContainerBuilder does nothing until it is started"]
 pub struct ContainerBuilder {

@@ -11,6 +11,7 @@ use crate::running::Running;
 /// How long the processes of a container have to stop.
 const PAUSE: Duration = Duration::from_secs(10);
 
+/// # What it changed of its layers
 impl Running {
     /// What it changed of its layers, one by one, as `docker diff` tells it. Places that something is mounted on are among
     /// them where its layers had none.

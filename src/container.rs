@@ -18,6 +18,17 @@ const CGROUP_PREFIX: &str = "cofferdam";
 
 /// A container as it is to be: a value, checked as far as it can be without the kernel. [`start`](Self::start) makes it
 /// real, any number of times.
+///
+/// ```no_run
+/// use cofferdam::{Container, Rootfs};
+///
+/// let job = Container::builder().rootfs(Rootfs::layers(["/srv/debian"])).command("/bin/true").build()?;
+/// for _ in 0..3 {
+///     let mut run = job.start()?;
+///     assert!(run.wait()?.success());
+/// }
+/// # Ok::<(), cofferdam::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Container {
     pub(crate) subject: Subject,

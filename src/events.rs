@@ -33,6 +33,21 @@ pub enum Event {
 /// As an [`AsFd`] it is an epoll(7) fd, readable when [`next`](Self::next) has something to say, for any event loop. The kernel
 /// tells at most once in 10 ms: what comes and goes within is one event, or none. Where it does not tell of a kind, as cgroup v1
 /// does not of OOM kills, those before the end are told at the end.
+///
+/// ```no_run
+/// use cofferdam::Event;
+/// use std::time::Duration;
+///
+/// # let web = cofferdam::Container::builder().command("/app").start()?;
+/// let mut events = web.events()?;
+/// while let Some(event) = events.next(Duration::from_secs(60))? {
+///     println!("{event:?}");
+///     if let Event::Exited(_) = event {
+///         break;
+///     }
+/// }
+/// # Ok::<(), cofferdam::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Events<'r> {
     running: &'r Running,
@@ -47,6 +62,7 @@ pub struct Events<'r> {
     pending: VecDeque<Event>,
 }
 
+/// # What happens to it
 impl Running {
     /// Watches what happens to it. No thread: a few fds.
     ///

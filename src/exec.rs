@@ -17,6 +17,15 @@ use crate::running::{Running, enter};
 /// It has the container's namespaces, root and cgroup, and unless told otherwise the environment, directory, user and
 /// capabilities of the container's own program. In a container that was [attached](Running::attach) to, it has the
 /// defaults of a new one instead.
+///
+/// ```no_run
+/// # use cofferdam::Stdio;
+/// # let web = cofferdam::Container::builder().command("/app").start()?;
+/// let listing = web.exec("ls").args(["-l", "/data"]).workdir("/").output()?;
+/// let mut shell = web.exec("sh").terminal(24, 80).env("TERM", "xterm").spawn()?;
+/// let terminal = shell.take_terminal();
+/// # Ok::<(), cofferdam::Error>(())
+/// ```
 #[derive(Debug)]
 #[must_use = "an Exec does nothing until output, status or spawn"]
 pub struct Exec<'r> {
@@ -135,6 +144,16 @@ impl<'r> Exec<'r> {
 ///
 /// Dropping it kills it, though not what it has started; [`persist`](Self::persist) does not. As an [`AsFd`] it is a pidfd,
 /// readable once it has ended.
+///
+/// ```no_run
+/// # use std::time::Duration;
+/// # let web = cofferdam::Container::builder().command("/app").start()?;
+/// let backup = web.exec("/app/backup").spawn()?;
+/// if backup.wait_timeout(Duration::from_secs(60))?.is_none() {
+///     backup.kill()?;
+/// }
+/// # Ok::<(), cofferdam::Error>(())
+/// ```
 #[derive(Debug)]
 #[must_use = "dropping a Process kills it"]
 pub struct Process {

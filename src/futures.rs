@@ -7,6 +7,7 @@ use crate::exec::{Exec, Process};
 use crate::running::Running;
 
 #[cfg_attr(docsrs, doc(cfg(feature = "tokio")))]
+/// # As futures
 impl Running {
     /// Waits for the end of its program without a thread: its pidfd is one more fd of tokio's event loop.
     ///

@@ -12,6 +12,7 @@ mod futures;
 mod image;
 mod lifecycle;
 mod network;
+mod noted;
 mod process;
 mod reap;
 mod reference;

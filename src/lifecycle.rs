@@ -12,6 +12,7 @@ pub(crate) struct Lifecycle {
     pub(crate) runtime_dir: Option<PathBuf>,
 }
 
+/// # How it lives
 impl ContainerBuilder {
     /// All of its limits at once, instead of those set before: weights, I/O, cpusets, devices and what else
     /// [`Limits`] has.

@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use cofferdam_cgroups::Hierarchy;
 use cofferdam_namespaces::Spawned;
-use cofferdam_netbridge::{IfName, NetNs, delete_link};
+use cofferdam_netbridge::{IfName, Link, NetNs, delete_link};
 use cofferdam_portmap::{PortSpec, Portmap};
 
 use crate::error::{Error, Result, Subject};
 use crate::network::TABLE;
 use crate::process::namespace;
-use crate::runtime::{self, Facts, Record};
+use crate::runtime::{self, Facts, NotedLink, Record};
 
 /// How long a killed program is waited for.
 const DEATH: Duration = Duration::from_secs(5);
@@ -46,6 +46,8 @@ pub enum Removed {
     Cgroup(PathBuf),
     /// A bridge with its rules and the ports that led into it.
     Bridge(String),
+    /// Another link of a network: a VXLAN link, or the VLAN or dummy link that a macvlan or ipvlan network was made upon.
+    Link(String),
     /// A record that a start, or a network, was written down in.
     Record(PathBuf),
 }
@@ -58,17 +60,29 @@ impl fmt::Display for Removed {
             }
             Removed::Cgroup(path) => write!(f, "cgroup {}", path.display()),
             Removed::Bridge(name) => write!(f, "bridge {name}"),
+            Removed::Link(name) => write!(f, "link {name}"),
             Removed::Record(path) => write!(f, "record {}", path.display()),
         }
     }
 }
 
-/// Removes what processes left that used this library and were killed: containers that run on, cgroups, bridges, rules, ports,
-/// and the records themselves, of those that are in the [usual directories](crate::ContainerBuilder::runtime_dir).
+/// Removes what processes left that used this library and were killed: containers that run on, cgroups, bridges and other links of
+/// networks, rules, ports, and the records themselves, of those that are in the [usual directories](crate::ContainerBuilder::runtime_dir).
 ///
 /// What a living process has is never touched: it holds a lock on its records. Nor are [detached](crate::Running::detach)
 /// containers whose program runs. Any number of processes may call it, at any time; it takes no more than five seconds for each
 /// container that is left. It needs the privileges that making those took.
+///
+/// ```no_run
+/// let reaped = cofferdam::reap()?;
+/// for removed in &reaped.removed {
+///     println!("removed {removed}");
+/// }
+/// for error in &reaped.failed {
+///     eprintln!("{error}");
+/// }
+/// # Ok::<(), cofferdam::Error>(())
+/// ```
 ///
 /// # Errors
 /// If a directory cannot be read. What cannot be removed is in [`Reaped::failed`].
@@ -107,16 +121,18 @@ fn reap_dir(dir: &Path, reaped: &mut Reaped) -> Result<()> {
         match Record::take(&path) {
             Ok(Some((record, facts))) if !lives_on(&facts) => dead.push((record, facts)),
             Ok(Some(_)) => {}
-            Ok(None) => lived_in.extend(Record::peek(&path).unwrap_or_default().bridges),
+            Ok(None) => lived_in.extend(Record::peek(&path).unwrap_or_default().links),
             Err(error) => reaped
                 .failed
                 .push(Subject::runtime(&path).failed("read it")(error)),
         }
     }
     // Containers first: a network goes when nothing is in it.
-    dead.sort_by_key(|(_, facts)| !facts.bridges.is_empty());
+    dead.sort_by_key(|(_, facts)| !facts.links.is_empty());
     for (record, mut facts) in dead {
-        facts.bridges.retain(|bridge| !lived_in.contains(bridge));
+        facts.links.retain(|link| !lived_in.contains(link));
+        // What is a port of a bridge goes before it.
+        facts.links.sort_by_key(NotedLink::is_bridge);
         let path = record.path().to_owned();
         match remove(&facts, &mut reaped.removed) {
             Ok(()) => {
@@ -155,8 +171,8 @@ fn remove(facts: &Facts, removed: &mut Vec<Removed>) -> Result<()> {
     let subject = Subject::container(&facts.name);
     remove_program(facts, removed);
     remove_cgroup(facts, &subject, removed)?;
-    for (name, netns) in &facts.bridges {
-        remove_bridge(name, netns, removed)?;
+    for link in &facts.links {
+        remove_link(link, removed)?;
     }
     Ok(())
 }
@@ -215,23 +231,44 @@ fn remove_cgroup(facts: &Facts, subject: &Subject, removed: &mut Vec<Removed>) -
 }
 
 /// Where its network namespace is gone, it is too.
-fn remove_bridge(name: &str, netns: &str, removed: &mut Vec<Removed>) -> Result<()> {
+fn remove_link(link: &NotedLink, removed: &mut Vec<Removed>) -> Result<()> {
+    let NotedLink { kind, name, netns } = link;
     let subject = Subject::network(name);
+    let remove = || match link.is_bridge() {
+        true => remove_bridge_here(name, &subject),
+        false => remove_link_here(kind, name, &subject),
+    };
     let here = namespace("net").map_err(subject.failed("read /proc"))?;
-    let done = if here == netns {
-        remove_bridge_here(name, &subject)
+    let done = if here == *netns {
+        remove()
     } else {
         let Some(other) = find_namespace(netns) else {
             return Ok(());
         };
-        let other = NetNs::from(OwnedFd::from(other));
-        let entered = other.run(|| remove_bridge_here(name, &subject));
+        let entered = NetNs::from(OwnedFd::from(other)).run(remove);
         entered.map_err(subject.failed("enter its network namespace"))?
     };
     if done? {
-        removed.push(Removed::Bridge(name.to_owned()));
+        let name = name.to_owned();
+        removed.push(match link.is_bridge() {
+            true => Removed::Bridge(name),
+            false => Removed::Link(name),
+        });
     }
     Ok(())
+}
+
+/// Whether there was one. Of another kind it is another's.
+fn remove_link_here(kind: &str, name: &str, subject: &Subject) -> Result<bool> {
+    let failed = |step| subject.failed::<cofferdam_netbridge::Error>(step);
+    let links = cofferdam_netbridge::links().map_err(failed("list the links"))?;
+    let is_it = |link: &Link| link.name == name && link.kind.as_deref() == Some(kind);
+    if !links.iter().any(is_it) {
+        return Ok(false);
+    }
+    let name: IfName = name.parse().map_err(failed("name a link"))?;
+    delete_link(&name).map_err(failed("remove a link"))?;
+    Ok(true)
 }
 
 /// Whether there was one.

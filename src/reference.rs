@@ -16,6 +16,19 @@ use crate::runtime::{Fact, Facts, Record};
 /// Which container is meant, for another process or a later one: [`Running::detach`] gives it, [`Running::attach`] takes it.
 ///
 /// As text, by `Display` and [`FromStr`], it is one line, to be kept in a file or a database.
+///
+/// ```no_run
+/// use cofferdam::{Reference, Running};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let web = cofferdam::Container::builder().command("/app").start()?;
+/// std::fs::write("/var/lib/app/web", web.detach()?.to_string())?;
+/// // Later, in this process or another:
+/// let reference: Reference = std::fs::read_to_string("/var/lib/app/web")?.parse()?;
+/// let web = Running::attach(&reference)?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Reference {
     pid: u32,
@@ -69,6 +82,7 @@ impl FromStr for Reference {
     }
 }
 
+/// # Beyond its handle
 impl Running {
     /// Lets it live on without this handle, and after this process: nothing reaps it until its program has ended. Streams that
     /// are pipes are closed.

@@ -37,6 +37,18 @@ const GROWN_UP: Duration = Duration::from_secs(1);
 /// is killed it runs on, until somebody calls [`reap`](crate::reap).
 ///
 /// What takes `&self` can be called from any thread at once. As an [`AsFd`] it is a pidfd, readable once the program has ended.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use cofferdam::{Container, Rootfs};
+///
+/// let web = Container::builder().rootfs(Rootfs::layers(["/srv/debian"])).command("/app/serve").start()?;
+/// println!("{} is {}", web.name(), web.pid());
+/// web.pause()?;
+/// web.resume()?;
+/// let status = web.stop(Duration::from_secs(10))?; // SIGTERM, then SIGKILL; nothing of it is left
+/// # Ok::<(), cofferdam::Error>(())
+/// ```
 #[derive(Debug)]
 #[must_use = "dropping a Running kills the container"]
 pub struct Running {
@@ -122,7 +134,10 @@ impl Running {
             Some(kills) => kills.map_err(self.subject.failed("read the cgroup")),
         }
     }
+}
 
+/// # Its streams
+impl Running {
     /// The caller's end of its standard input, if it is a pipe and nobody took it.
     pub fn take_stdin(&mut self) -> Option<File> {
         self.parts.spawned.stdin.take()
@@ -142,7 +157,10 @@ impl Running {
     pub fn take_terminal(&mut self) -> Option<Terminal> {
         self.parts.spawned.terminal.take()
     }
+}
 
+/// # Its end, signals, limits and other programs
+impl Running {
     /// Waits for the end of its program.
     ///
     /// # Errors

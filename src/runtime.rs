@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::fs::FlockOperation;
 
-use crate::process::{Identity, namespace};
+use crate::process::Identity;
 
 /// A record is a file of lines: it begins with this one.
 const VERSION: &str = "cofferdam 1";
@@ -32,8 +32,37 @@ pub(crate) enum Fact {
     Detached,
     /// It has an owner again.
     Attached,
-    /// A bridge with rules, in this network namespace.
-    Bridge { name: String, netns: String },
+    /// A link of a network.
+    Link(NotedLink),
+}
+
+/// A link that is there or is about to be; a bridge, with the rules that are for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NotedLink {
+    /// As the kernel names it: `bridge`, `vxlan`, `vlan`, `dummy`.
+    pub(crate) kind: String,
+    pub(crate) name: String,
+    /// The network namespace that it is in, such as `net:[4026531840]`.
+    pub(crate) netns: String,
+}
+
+impl NotedLink {
+    pub(crate) fn is_bridge(&self) -> bool {
+        self.kind == "bridge"
+    }
+
+    fn line(&self) -> String {
+        let NotedLink { kind, name, netns } = self;
+        let word = if self.is_bridge() { "" } else { "link " };
+        format!("{word}{kind} {name} {netns}\n")
+    }
+
+    /// Neither kinds nor names of links have spaces.
+    fn parse(kind: &str, rest: &str) -> Option<Self> {
+        let (name, netns) = rest.split_once(' ')?;
+        let [kind, name, netns] = [kind, name, netns].map(str::to_owned);
+        Some(NotedLink { kind, name, netns })
+    }
 }
 
 impl Fact {
@@ -46,7 +75,7 @@ impl Fact {
             Fact::Program { pid, started } => format!("program {pid} {started}\n"),
             Fact::Detached => "detached\n".to_owned(),
             Fact::Attached => "attached\n".to_owned(),
-            Fact::Bridge { name, netns } => format!("bridge {name} {netns}\n"),
+            Fact::Link(link) => link.line(),
         }
     }
 
@@ -65,10 +94,10 @@ impl Fact {
             }
             "detached" => Fact::Detached,
             "attached" => Fact::Attached,
-            "bridge" => {
-                let (name, netns) = rest.split_once(' ')?;
-                let (name, netns) = (name.to_owned(), netns.to_owned());
-                Fact::Bridge { name, netns }
+            "bridge" => Fact::Link(NotedLink::parse(word, rest)?),
+            "link" => {
+                let (kind, rest) = rest.split_once(' ')?;
+                Fact::Link(NotedLink::parse(kind, rest)?)
             }
             _ => return None,
         })
@@ -84,8 +113,7 @@ pub(crate) struct Facts {
     pub(crate) cgroup_paths: Vec<PathBuf>,
     pub(crate) program: Option<(u32, u64)>,
     pub(crate) detached: bool,
-    /// Names of bridges, and of the network namespaces they are in.
-    pub(crate) bridges: Vec<(String, String)>,
+    pub(crate) links: Vec<NotedLink>,
 }
 
 impl Facts {
@@ -106,7 +134,7 @@ impl Facts {
                 Fact::Program { pid, started } => facts.program = Some((pid, started)),
                 Fact::Detached => facts.detached = true,
                 Fact::Attached => facts.detached = false,
-                Fact::Bridge { name, netns } => facts.bridges.push((name, netns)),
+                Fact::Link(link) => facts.links.push(link),
             }
         }
         Some(facts)
@@ -223,37 +251,10 @@ impl Record {
     }
 }
 
-/// A record that goes when it is dropped, declared after what it speaks of.
-#[derive(Debug)]
-pub(crate) struct Noted(Option<Record>);
-
-impl Noted {
-    /// That a bridge is about to be made in the network namespace of the calling thread. One that is there already is not: making
-    /// it fails.
-    pub(crate) fn bridge(dir: Option<&Path>, network: &str, name: &str) -> io::Result<Self> {
-        let links = cofferdam_netbridge::links()?;
-        if links.iter().any(|link| link.name == name) {
-            return Ok(Noted(None));
-        }
-        let netns = namespace("net")?;
-        let record = Record::create(dir, network, |_| {
-            let (name, netns) = (name.to_owned(), netns.clone());
-            vec![Fact::Name(network.to_owned()), Fact::Bridge { name, netns }]
-        });
-        record.map(|record| Noted(Some(record)))
-    }
-
-    /// Leaves it for [`reap`](crate::reap).
-    pub(crate) fn keep(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Noted {
+impl Drop for Record {
+    /// The lock is the file's, and not this descriptor's alone: a child that another thread forks has a copy until it executes.
     fn drop(&mut self) {
-        if let Some(record) = self.0.take() {
-            let _gone = record.remove().is_ok();
-        }
+        let _unlocked = rustix::fs::flock(&self.file, FlockOperation::Unlock).is_ok();
     }
 }
 
@@ -298,6 +299,11 @@ pub(crate) fn check_directory(dir: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    fn link(kind: &str, name: &str) -> NotedLink {
+        let [kind, name, netns] = [kind, name, "net:[4]"].map(str::to_owned);
+        NotedLink { kind, name, netns }
+    }
+
     #[test]
     fn a_record_reads_as_it_was_written() {
         let owner = Identity::of_caller().unwrap();
@@ -308,10 +314,8 @@ mod tests {
             Fact::CgroupPath("/sys/fs/cgroup/a b".into()),
             Fact::Program { pid: 7, started: 9 },
             Fact::Detached,
-            Fact::Bridge {
-                name: "br-app".into(),
-                netns: "net:[4]".into(),
-            },
+            Fact::Link(link("bridge", "br-app")),
+            Fact::Link(link("vxlan", "vx0")),
         ];
         let text: String = facts.iter().map(Fact::line).collect();
         let read = Facts::parse(&format!("{VERSION}\n{text}")).unwrap();
@@ -320,7 +324,9 @@ mod tests {
         assert_eq!(read.cgroup.as_deref(), Some("cofferdam-1-2-web"));
         assert_eq!(read.cgroup_paths, [Path::new("/sys/fs/cgroup/a b")]);
         assert_eq!((read.program, read.detached), (Some((7, 9)), true));
-        assert_eq!(read.bridges, [("br-app".into(), "net:[4]".into())]);
+        assert_eq!(read.links, [link("bridge", "br-app"), link("vxlan", "vx0")]);
+        let first_form = "bridge br-app net:[4]\nlink vxlan vx0 net:[4]\n";
+        assert!(text.ends_with(first_form), "{text}");
         let attached = format!("{VERSION}\n{text}attached\n");
         assert!(!Facts::parse(&attached).unwrap().detached);
     }
@@ -336,6 +342,7 @@ mod tests {
             "x",
             "cofferdam 1\nwhat 1\n",
             "cofferdam 1\nprogram x 1\n",
+            "cofferdam 1\nlink vxlan vx0\n",
         ] {
             assert_eq!(Facts::parse(bad), None, "{bad}");
         }
@@ -351,9 +358,12 @@ mod tests {
         );
         assert_eq!(Record::peek(record.path()).unwrap().name, "web");
         let path = record.path().to_owned();
+        // As a child has it that was forked meanwhile.
+        let copy = record.file.try_clone().unwrap();
         drop(record);
         let (record, facts) = Record::take(&path).unwrap().expect("nobody has it");
         assert_eq!(facts.name, "web");
+        drop(copy);
         record.remove().unwrap();
         assert!(Record::take(&path).unwrap().is_none());
         fs::remove_dir(&dir).unwrap();

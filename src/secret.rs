@@ -11,6 +11,13 @@ const DIRECTORY: &str = "/run/secrets";
 
 /// Something a program is to know and nobody else: a file in memory, mode 0400, that ends with the container. It is not in the
 /// environment, in no file of the host and in no layer; the kernel may swap it out. What it holds is not shown by `Debug`.
+///
+/// ```no_run
+/// use cofferdam::{Container, Rootfs, Secret};
+///
+/// let password = Secret::new("password", "hunter2").owner(999, 999); // /run/secrets/password, for the user 999
+/// let db = Container::builder().rootfs(Rootfs::layers(["/srv/debian"])).secret(password);
+/// ```
 #[derive(Clone)]
 #[must_use = "a Secret does nothing until a container starts with it"]
 pub struct Secret {
@@ -76,6 +83,7 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// # Secrets
 impl ContainerBuilder {
     /// A [`Secret`]. `/run/secrets` itself is a small filesystem in memory, so that no trace of it is in the root. Needs a root.
     pub fn secret(mut self, secret: Secret) -> Self {

@@ -56,6 +56,16 @@ pub(crate) struct Sources {
     net: Inspect,
 }
 
+/// # What it uses
+///
+/// ```no_run
+/// # let web = cofferdam::Container::builder().command("/app").start()?;
+/// for process in web.top()? {
+///     println!("{process:?}");
+/// }
+/// println!("{:?}", web.stats()?);
+/// # Ok::<(), cofferdam::Error>(())
+/// ```
 impl Running {
     /// Takes one sample of what it uses. The first opens a dozen files and a socket, which are kept for the next ones.
     ///

@@ -89,6 +89,16 @@ impl Volumes {
 ///
 /// The source of a bind mount is resolved on the host, once, symbolic links included, unless [`nofollow`](Self::nofollow). The
 /// place it is mounted on is resolved inside of the root: no link in there leads out.
+///
+/// ```no_run
+/// use cofferdam::{Container, Rootfs, Volume};
+///
+/// let app = Container::builder()
+///     .rootfs(Rootfs::layers(["/srv/debian"]))
+///     .volume("/srv/data", "/data") // as Volume::bind("/srv/data")
+///     .volume(Volume::bind("/srv/static").read_only().nosuid().nodev(), "/static")
+///     .volume(Volume::tmpfs(16 << 20).noexec(), "/var/cache");
+/// ```
 #[derive(Clone, Debug)]
 #[must_use = "a Volume does nothing until a container starts with it"]
 pub struct Volume {
@@ -251,6 +261,7 @@ macro_rules! bind {
 }
 bind!(&str, String, &Path, PathBuf, &PathBuf);
 
+/// # Volumes
 impl ContainerBuilder {
     /// A file or directory of the host, or any other [`Volume`], seen at `target` inside. Needs a root.
     pub fn volume(mut self, volume: impl Into<Volume>, target: impl Into<PathBuf>) -> Self {

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::fs;
+use std::io::Read;
 use std::time::{Duration, Instant};
 
 use cofferdam::{Container, ContainerBuilder, Network, Rootfs, Stdio};
@@ -46,8 +47,9 @@ fn starts_and_stops_leave_nothing_that_grows() {
 fn web() -> ContainerBuilder {
     let web = Container::builder().name("web");
     let web = web.rootfs(Rootfs::layers(["/"])).stdin(Stdio::piped());
-    web.command("sh")
-        .args(["-c", "trap 'exit 7' TERM; read line"])
+    web.stdout(Stdio::piped())
+        .command("sh")
+        .args(["-c", "trap 'exit 7' TERM; echo; read line"])
 }
 
 /// So many, on four threads: each waits for the kernel most of the time.
@@ -60,7 +62,10 @@ fn cycles(web: &Container, count: usize) {
 }
 
 fn cycle(web: &Container) {
-    let running = web.start().unwrap();
+    let mut running = web.start().unwrap();
+    // Only now has it a handler: on a busy machine a second is not enough to be sure of that.
+    let mut said = running.take_stdout().unwrap();
+    said.read_exact(&mut [0]).unwrap();
     let _sample = running.stats().unwrap();
     let status = running.stop(Duration::from_secs(10)).unwrap();
     assert_eq!(status.code(), Some(7));

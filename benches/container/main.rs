@@ -34,6 +34,7 @@ fn main() {
     NetNs::new().run(|| {
         let network = Network::bridge("bench").create().unwrap();
         full(rounds, &root, &network);
+        ports(rounds, &root, &network);
         crowd(&root, &network);
         network.remove().unwrap();
     });
@@ -68,6 +69,36 @@ fn full(rounds: usize, root: &Root, network: &Network) {
     row("container/full", "ours", exits);
     row("container/full-start", "ours", starts);
     row("container/remove", "ours", removals);
+}
+
+/// What it takes to start with a port of all addresses, of which sockets answer at those that no rule leads, and without.
+fn ports(rounds: usize, root: &Root, network: &Network) {
+    let rules = Network::bridge("rules").without_proxy().create().unwrap();
+    let sides = [
+        ("one-address", network, "127.0.0.1:18080:80"),
+        ("rules-alone", &rules, "18080:80"),
+        ("all-addresses", network, "18080:80"),
+    ];
+    let mut starts = sides.map(|_| Vec::new());
+    let mut removals = sides.map(|_| Vec::new());
+    for _ in 0..rounds {
+        for (side, (_, network, port)) in sides.iter().enumerate() {
+            std::thread::sleep(PAUSE);
+            let builder = container(root, "/bin/true", network).publish(port.parse().unwrap());
+            let start = Instant::now();
+            let mut running = builder.start().unwrap();
+            starts[side].push(start.elapsed());
+            assert!(running.wait().unwrap().success());
+            let start = Instant::now();
+            running.remove().unwrap();
+            removals[side].push(start.elapsed());
+        }
+    }
+    for ((who, ..), (starts, removals)) in sides.iter().zip(starts.into_iter().zip(removals)) {
+        row("container/port-start", who, starts);
+        row("container/port-remove", who, removals);
+    }
+    rules.remove().unwrap();
 }
 
 /// A hundred at once.

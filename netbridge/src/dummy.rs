@@ -33,6 +33,10 @@ impl DummyBuilder {
         self.create_with(SharedSocket::open()?)
     }
 
+    pub(crate) fn ifname(&self) -> &IfName {
+        &self.name
+    }
+
     pub(crate) fn create_with(&self, socket: SharedSocket) -> Result<Dummy> {
         LinkKind::Dummy.available_to(&mut socket.lock())?;
         let request = create_dummy(&self.name, self.mtu);

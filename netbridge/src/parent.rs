@@ -51,6 +51,18 @@ impl From<DummyBuilder> for Parent {
 }
 
 impl Parent {
+    /// The name that it has, or will have once it is made.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a [VLAN without a name](VlanBuilder::name) whose parent's leaves no room for the id.
+    pub fn ifname(&self) -> Result<IfName> {
+        match self {
+            Parent::Link(name) => Ok(name.clone()),
+            Parent::Vlan(vlan) => vlan.checked_name(),
+            Parent::Dummy(dummy) => Ok(dummy.ifname().clone()),
+        }
+    }
+
     /// Finds or makes it.
     pub(crate) fn open(&self, socket: &SharedSocket, up: bool) -> Result<Lower> {
         let made = match self {
@@ -156,4 +168,26 @@ pub(crate) fn adopt(
     link.socket().lock().ask_one(up)?;
     let below = lower_link(&mut link.socket().lock(), link.name())?;
     Ok((link, below))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Dummy, Vlan, VlanId};
+
+    #[test]
+    fn the_name_of_a_parent_is_known_before_it_is_made() {
+        let eth0: IfName = "eth0".parse().unwrap();
+        let vlan = || Vlan::builder(eth0.clone(), VlanId::new(7).unwrap());
+        let named = vlan().name("seven".parse().unwrap());
+        let parents: [(Parent, &str); 4] = [
+            (eth0.clone().into(), "eth0"),
+            (vlan().into(), "eth0.7"),
+            (named.into(), "seven"),
+            (Dummy::builder("app0".parse().unwrap()).into(), "app0"),
+        ];
+        for (parent, name) in parents {
+            assert_eq!(parent.ifname().unwrap().as_str(), name);
+        }
+    }
 }

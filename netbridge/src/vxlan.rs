@@ -131,6 +131,12 @@ impl VxlanBuilder {
         if self.is_ipv6() { 70 } else { 50 }
     }
 
+    /// The name that it will have.
+    #[must_use]
+    pub fn ifname(&self) -> &IfName {
+        &self.name
+    }
+
     /// Makes it in the network namespace of the calling thread and sets it up.
     ///
     /// It has no address, and the kernel gives it none; `accept_ra`, `autoconf` and `accept_redirects` are 0. A failure leaves nothing behind.

@@ -10,6 +10,7 @@ use cofferdam_portmap::PortSpec;
 
 use super::connection::Connection;
 use super::endpoint::Endpoint;
+use super::follow::Written;
 use super::inspect::{EndpointInfo, PublishedPort, written};
 use super::ports::{self, Port, Target};
 use super::resolver::{self, Resolver};
@@ -23,6 +24,8 @@ pub(crate) struct Attached {
     container: String,
     pub(super) plan: Plan,
     state: Mutex<State>,
+    /// Taken before the state, by who writes.
+    written: Mutex<Written>,
     netns: NetNs,
 }
 
@@ -49,6 +52,7 @@ impl Attached {
                 ..plan.clone()
             },
             state: Mutex::default(),
+            written: Mutex::default(),
             netns,
         };
         let mut state = attached.state();
@@ -181,6 +185,11 @@ impl Attached {
             outcome = outcome.and(endpoint.remove(subject));
         }
         outcome
+    }
+
+    /// What its files for names say.
+    pub(super) fn written(&self) -> MutexGuard<'_, Written> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -11,6 +11,7 @@ use cofferdam_portmap::PortSpec;
 
 use super::connection::{Connection, label};
 use super::files::Files;
+use super::follow::Written;
 use super::{Attached, ports};
 use crate::builder::ContainerBuilder;
 use crate::error::{Error, Result, Subject};
@@ -65,6 +66,7 @@ pub(crate) struct Plan {
     pub(super) options: Vec<String>,
 }
 
+/// # Networks, ports and names
 impl ContainerBuilder {
     /// Connects it to this network, or as a [`Connection`] says, with an address of one's own choice, say. Called again, to
     /// one more. Without any it has a loopback and nothing else. Needs a root, for the files by which programs find names.
@@ -106,10 +108,13 @@ impl ContainerBuilder {
     }
 
     /// Leads a port of the host to one of the container: `"127.0.0.1:8080:80".parse()?`, a range, or one to be chosen, which
-    /// [`Running::ports`] tells. Needs a bridge network that is not internal.
+    /// [`Running::ports`] tells. Needs a bridge network that is not internal. Without an address of the host it is one of all its
+    /// addresses.
     ///
-    /// A port on `[::1]`, or on an address of a family that the container does not have, is led by a thread of this process,
-    /// and the container sees the host as the client.
+    /// The kernel leads it there by rules, and the container sees who the client is. Where no rule can, at `::1` and from
+    /// addresses of one family to a container of the other, a thread of this process leads it, but for SCTP, and the container
+    /// sees the host as the client; [`without_proxy`](crate::NetworkBuilder::without_proxy) has nobody answer there, but at an
+    /// address that is asked for, as by `"[::1]:8080:80"`.
     pub fn publish(mut self, port: PortSpec) -> Self {
         self.networking.ports.push(port);
         self
@@ -321,10 +326,14 @@ impl Plan {
             _ => return Ok(command),
         };
         let command = command.namespaces(namespaces);
-        Ok(match has_root {
-            true => self.with_files(command, files),
-            false => command,
-        })
+        if !has_root {
+            return Ok(command);
+        }
+        if let Some(attached) = attached {
+            let taken = |path: &str| is_mounted(&command, path);
+            *attached.written() = Written::at_start(&files, taken);
+        }
+        Ok(self.with_files(command, files))
     }
 
     fn with_files(&self, command: Command, files: Files) -> Command {
@@ -333,14 +342,18 @@ impl Plan {
             ("/etc/hosts", files.hosts),
             ("/etc/hostname", format!("{}\n", self.own_name)),
         ];
-        let mounts = command.mounts().iter();
         // What the caller mounts there is what the caller wants there.
-        let taken: Vec<_> = mounts.map(|mount| mount.target().to_owned()).collect();
-        let missing = files
-            .into_iter()
-            .filter(|(path, _)| !taken.iter().any(|mount| mount == Path::new(path)));
+        let missing =
+            files.map(|(path, content)| (!is_mounted(&command, path)).then_some((path, content)));
+        let missing = missing.into_iter().flatten();
         missing.fold(command, |command, (path, content)| {
             command.mount(Mount::file(path, content))
         })
     }
+}
+
+/// Whether something is to be mounted on this path.
+fn is_mounted(command: &Command, path: &str) -> bool {
+    let mut mounts = command.mounts().iter();
+    mounts.any(|mount| mount.target() == Path::new(path))
 }

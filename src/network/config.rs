@@ -12,6 +12,20 @@ use ipnetwork::IpNetwork;
 use super::Network;
 
 /// Says what a [`Network`] is to be.
+///
+/// ```no_run
+/// use cofferdam::Network;
+/// use cofferdam::netbridge::{Dummy, Vxlan};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let plain = Network::bridge("app").create()?; // subnet picked, names at 127.0.0.11, translated on the way out
+/// let fixed = Network::bridge("lab").subnet("172.30.0.0/24".parse()?).ipv6().mtu(1400).without_icc().create()?;
+/// let wide = Network::bridge("wide").subnet("10.9.0.0/24".parse()?)
+///     .vxlan(Vxlan::builder("vx0".parse()?, 42).local("192.0.2.1".parse()?)).create()?;
+/// let alone = Network::macvlan("alone", Dummy::builder("dummy0".parse()?)).subnet("10.8.0.0/24".parse()?).create()?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 #[must_use = "a NetworkBuilder does nothing until create"]
 pub struct NetworkBuilder {
@@ -27,6 +41,7 @@ pub struct NetworkBuilder {
     pub(super) icc: bool,
     pub(super) masquerade: bool,
     pub(super) guard_mac: bool,
+    pub(super) proxy: bool,
     pub(super) trusted: Vec<String>,
     pub(super) mtu: Option<u32>,
     pub(super) upstreams: Option<Upstreams>,
@@ -41,8 +56,12 @@ pub(super) enum Kind {
         options: BridgeOptions,
         vxlan: Option<VxlanBuilder>,
     },
-    Macvlan(MacvlanBuilder),
+    Macvlan {
+        builder: MacvlanBuilder,
+        parent: Parent,
+    },
     Ipvlan {
+        parent: Parent,
         builder: IpvlanBuilder,
         layer3: bool,
     },
@@ -55,8 +74,9 @@ impl Network {
     ///
     /// `parent` is the name of a link, or a [`Vlan`](crate::netbridge::Vlan) or [`Dummy`](crate::netbridge::Dummy) to make.
     pub fn macvlan(name: impl Into<String>, parent: impl Into<Parent>) -> NetworkBuilder {
-        let builder = Macvlan::builder(parent);
-        NetworkBuilder::new(name.into(), Kind::Macvlan(builder))
+        let parent = parent.into();
+        let builder = Macvlan::builder(parent.clone());
+        NetworkBuilder::new(name.into(), Kind::Macvlan { builder, parent })
     }
 
     /// As [`macvlan`](Self::macvlan), with the hardware address of the parent, and by `mode` without a gateway: in layer 3 the
@@ -67,8 +87,14 @@ impl Network {
         mode: IpvlanMode,
     ) -> NetworkBuilder {
         let layer3 = mode != IpvlanMode::L2;
-        let builder = Ipvlan::builder(parent).mode(mode);
-        NetworkBuilder::new(name.into(), Kind::Ipvlan { builder, layer3 })
+        let parent = parent.into();
+        let builder = Ipvlan::builder(parent.clone()).mode(mode);
+        let kind = Kind::Ipvlan {
+            parent,
+            builder,
+            layer3,
+        };
+        NetworkBuilder::new(name.into(), kind)
     }
 }
 
@@ -92,6 +118,7 @@ impl NetworkBuilder {
             icc: true,
             masquerade: true,
             guard_mac: false,
+            proxy: true,
             trusted: Vec::new(),
             mtu: None,
             upstreams: None,
@@ -167,6 +194,15 @@ impl NetworkBuilder {
         self
     }
 
+    /// Leaves published ports to the rules alone, where it says all addresses of the host: nobody answers at `::1`, and at those of
+    /// a family that a container has no address of. Else sockets of this process do, one or two a port, and one thread for the
+    /// network; the container sees the bridge as the client there.
+    #[doc(alias = "userland-proxy")]
+    pub fn without_proxy(mut self) -> Self {
+        self.proxy = false;
+        self
+    }
+
     /// Has the bridge drop what a container sends in the name of another hardware address.
     pub fn guard_mac(mut self) -> Self {
         self.guard_mac = true;
@@ -181,8 +217,8 @@ impl NetworkBuilder {
     }
 
     /// Where it is written down what is made on the host, before it is made: as
-    /// [`ContainerBuilder::runtime_dir`](crate::ContainerBuilder::runtime_dir). Only a bridge is: a VXLAN link, and a VLAN
-    /// or dummy link made as a parent, are not found by [`reap`](crate::reap) after a process that was killed.
+    /// [`ContainerBuilder::runtime_dir`](crate::ContainerBuilder::runtime_dir). That is the bridge with its rules, a VXLAN link,
+    /// and a VLAN or dummy link as the parent of others. A parent that was there is not: it stays.
     pub fn runtime_dir(mut self, path: impl Into<PathBuf>) -> Self {
         self.runtime_dir = Some(path.into());
         self

@@ -10,29 +10,52 @@ use super::{Attached, Network};
 use crate::error::{Error, Result, Subject};
 use crate::running::Running;
 
+/// # Networks and ports, while it runs
+///
+/// ```no_run
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let web = cofferdam::Container::builder().no_network().command("/app").start()?;
+/// let network = cofferdam::Network::bridge("late").create()?;
+/// web.connect(&network)?;
+/// for port in web.publish(&"127.0.0.1::80".parse()?)? {
+///     println!("127.0.0.1:{} leads to {}", port.host_port, port.container);
+/// }
+/// web.disconnect(&network)?;
+/// # Ok(())
+/// # }
+/// ```
 impl Running {
     /// Connects it to one more network, or as a [`Connection`] says: with an interface, an address and its names there. The
     /// default route is that of the network of the highest priority, and published ports lead to its address there. Interfaces
     /// that it has keep their names. A failure changes nothing.
     ///
-    /// `/etc/hosts` inside stays as it was at the start; 127.0.0.11 knows it all.
+    /// `/etc/hosts` and `/etc/resolv.conf` inside follow, written in place, unless the program has changed or replaced them, or
+    /// its root has a link in their place or a volume of the host's on `/etc`. Those of containers that
+    /// [share its network](crate::ContainerBuilder::network_of) stay as they were.
     ///
     /// # Errors
     /// `InvalidInput` if it is in a network of that name, or was started with the host's network, another container's, or none
     /// at all: [`no_network`](crate::ContainerBuilder::no_network) begins with none. `AlreadyExists` for an address or
     /// interface name that is taken, `Exhausted` where no address is free.
     pub fn connect(&self, network: impl Into<Connection>) -> Result<()> {
-        self.networked("network")?.connect(&network.into())
+        let attached = self.networked("network")?;
+        attached.connect(&network.into())?;
+        self.refresh_files(attached);
+        Ok(())
     }
 
     /// Takes it out of a network: its names there first, then the default route, which moves to another network, then the
-    /// interface. Ports that led to its address there lead to one in another network, or nowhere until it has one again. Flows
+    /// interface. Its files follow as with
+    /// [`connect`](Self::connect). Ports that led to its address there lead to one in another network, or nowhere until it has one again. Flows
     /// of the address end.
     ///
     /// # Errors
     /// `InvalidInput` if it is not in it. Otherwise the first step that failed, after all others were tried.
     pub fn disconnect(&self, network: &Network) -> Result<()> {
-        self.networked("network")?.disconnect(network)
+        let attached = self.networked("network")?;
+        let parted = attached.disconnect(network);
+        self.refresh_files(attached);
+        parted
     }
 
     /// Leads one more port of the host to it, or several, and says which. As

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use cofferdam_dns::{Name, Server, SharedZone};
 use cofferdam_netbridge::ipam::{Family, Occupied, Pool as AddressPool, Pools, Subnet};
-use cofferdam_netbridge::{Bridge, BridgeOptions, IfName, VxlanBuilder};
+use cofferdam_netbridge::{Bridge, BridgeOptions, IfName, Parent, VxlanBuilder};
 use cofferdam_portmap::{Isolation, NetworkGuard, NetworkSpec, Portmap};
 use ipnetwork::IpNetwork;
 
@@ -14,7 +14,7 @@ use super::config::{Kind, NetworkBuilder};
 use super::inspect::Registry;
 use super::{Inner, Medium, Names, Network, Options};
 use crate::error::{Error, Result, Subject};
-use crate::runtime::Noted;
+use crate::noted::Noted;
 
 /// The nf_tables table of every network in a network namespace.
 pub(crate) const TABLE: &str = "cofferdam";
@@ -43,7 +43,7 @@ impl NetworkBuilder {
         let mut layer3 = false;
         let (medium, pool) = match self.kind.clone() {
             Kind::Bridge { options, vxlan } => self.on_bridge(&subject, bridge, options, vxlan)?,
-            Kind::Macvlan(builder) => {
+            Kind::Macvlan { builder, .. } => {
                 let builder = self.mtu.into_iter().fold(builder, |b, mtu| b.mtu(mtu));
                 let pool = self.pool(&subject, &self.subnets)?;
                 let made = builder
@@ -54,6 +54,7 @@ impl NetworkBuilder {
             Kind::Ipvlan {
                 builder,
                 layer3: l3,
+                ..
             } => {
                 layer3 = l3;
                 let builder = self.mtu.into_iter().fold(builder, |b, mtu| b.mtu(mtu));
@@ -70,6 +71,7 @@ impl NetworkBuilder {
             icc: self.icc,
             masquerade: self.masquerade,
             guard_mac: self.guard_mac,
+            proxy: self.proxy,
             layer3,
             upstreams: self.upstreams,
         };
@@ -86,13 +88,26 @@ impl NetworkBuilder {
         })))
     }
 
-    /// Writes down that a bridge is about to be made, for [`reap`](crate::reap).
+    /// Writes down what is about to be made, for [`reap`](crate::reap).
     fn note(&self, subject: &Subject, bridge: &IfName) -> Result<Option<Noted>> {
-        if !matches!(self.kind, Kind::Bridge { .. }) {
-            return Ok(None);
+        let mut links = Vec::new();
+        match &self.kind {
+            Kind::Bridge { vxlan, .. } => {
+                links.push(("bridge", bridge.to_string()));
+                let vxlan = vxlan.iter();
+                links.extend(vxlan.map(|vxlan| ("vxlan", vxlan.ifname().to_string())));
+            }
+            Kind::Macvlan { parent, .. } | Kind::Ipvlan { parent, .. } => {
+                let kind = match parent {
+                    Parent::Vlan(_) => "vlan",
+                    Parent::Dummy(_) => "dummy",
+                    _ => return Ok(None),
+                };
+                let name = parent.ifname().map_err(subject.failed("name the parent"))?;
+                links.push((kind, name.to_string()));
+            }
         }
-        let dir = self.runtime_dir.as_deref();
-        let noted = Noted::bridge(dir, &self.name, bridge.as_str());
+        let noted = Noted::links(self.runtime_dir.as_deref(), &self.name, &links);
         noted
             .map(Some)
             .map_err(subject.failed("write down what is made"))
@@ -117,6 +132,7 @@ impl NetworkBuilder {
             (!self.icc, "without_icc"),
             (!self.masquerade, "without_masquerade"),
             (self.guard_mac, "guard_mac"),
+            (!self.proxy, "without_proxy"),
             (!self.trusted.is_empty(), "trust"),
             (self.misplaced.is_some(), self.misplaced.unwrap_or_default()),
             (self.ipv6 || self.pools.is_some(), "ipv6 or pools"),

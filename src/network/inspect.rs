@@ -79,7 +79,8 @@ pub struct EndpointInfo {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct PublishedPort {
-    /// The address of the host; none is every one of the family of `container`.
+    /// The address of the host; none is every one of the family of `container`, and unless the network is
+    /// [without the proxy](crate::NetworkBuilder::without_proxy) of the other family too, where sockets of this process answer.
     pub host_ip: Option<IpAddr>,
     /// The port of the host, chosen or given.
     pub host_port: u16,

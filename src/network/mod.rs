@@ -2,6 +2,7 @@
 
 mod addresses;
 mod attached;
+mod beside;
 mod builder;
 mod config;
 mod connect;
@@ -9,6 +10,7 @@ mod connection;
 mod create;
 mod endpoint;
 mod files;
+mod follow;
 mod inspect;
 mod ports;
 mod resolver;
@@ -26,7 +28,7 @@ use cofferdam_portmap::{NetworkGuard, Portmap, Proxy};
 use ipnetwork::IpNetwork;
 
 use crate::error::{Error, Result, Subject};
-use crate::runtime::Noted;
+use crate::noted::Noted;
 use addresses::Pool;
 use inspect::Registry;
 
@@ -43,6 +45,21 @@ pub use inspect::{EndpointInfo, NetworkInfo, NetworkKind, PublishedPort};
 ///
 /// Dropping the last handle, those in containers included, removes it from the host; [`remove`](Self::remove) tells how
 /// that went.
+///
+/// ```no_run
+/// use cofferdam::{Connection, Container, Network, Rootfs};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let front = Network::bridge("front").create()?;
+/// let back = Network::bridge("back").internal().create()?; // no way out, nor in
+/// let web = Container::builder().name("web").rootfs(Rootfs::layers(["/srv/debian"]))
+///     .network(&front).publish("8080:80".parse()?)
+///     .network(Connection::to(&back).alias("cache"))
+///     .command("/app/serve").start()?;
+/// println!("{:#?}", front.inspect());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Network(Arc<Inner>);
 
@@ -66,6 +83,7 @@ struct Options {
     icc: bool,
     masquerade: bool,
     guard_mac: bool,
+    proxy: bool,
     layer3: bool,
     upstreams: Option<Upstreams>,
 }

@@ -6,8 +6,9 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use cofferdam_portmap::{PortMapping, PortSpec, Portmap, Proxied, Published};
 
 use super::Network;
+use super::beside::beside;
 use super::inspect::PublishedPort;
-use crate::error::{Error, Result, Subject};
+use crate::error::{Error, ErrorKind, Result, Subject};
 
 /// What was asked for by one call, and where it leads now.
 #[derive(Debug)]
@@ -22,7 +23,8 @@ pub(super) struct Port {
 enum Lead {
     /// Its networks have no way to it.
     Nowhere,
-    Rules(Published),
+    /// With what the rules do not lead of it.
+    Rules(Vec<Proxied>, Published),
     Proxy(Vec<(Proxied, IpAddr)>),
 }
 
@@ -45,11 +47,7 @@ impl Port {
         };
         let failed = || subject.failed::<cofferdam_portmap::Error>("publish");
         let (lead, pinned) = match by_rules(spec, target) {
-            Some(targets) => {
-                let published = portmap.publish_to(spec, &targets).map_err(failed())?;
-                let pinned = pin(spec, published.ports()).map_err(failed())?;
-                (Lead::Rules(published), pinned)
-            }
+            Some(targets) => first_led(subject, spec, network, portmap, &targets)?,
             None => {
                 let to = by_proxy(subject, spec, target)?;
                 let proxied = network.proxy(subject)?.publish(spec, to);
@@ -72,7 +70,9 @@ impl Port {
             .unwrap_or_default();
         let led: BTreeSet<IpAddr> = match &self.lead {
             Lead::Nowhere => return target.is_some(),
-            Lead::Rules(published) => published.ports().iter().map(|p| p.target().ip()).collect(),
+            Lead::Rules(_, published) => {
+                published.ports().iter().map(|p| p.target().ip()).collect()
+            }
             Lead::Proxy(proxied) => proxied.iter().map(|(_, to)| *to).collect(),
         };
         led.iter().any(|ip| !addresses.contains(ip))
@@ -82,9 +82,11 @@ impl Port {
     pub(super) fn close(&mut self, subject: &Subject) -> Result<()> {
         match std::mem::replace(&mut self.lead, Lead::Nowhere) {
             Lead::Nowhere => Ok(()),
-            Lead::Rules(published) => published
-                .remove()
-                .map_err(subject.failed("take back a port")),
+            Lead::Rules(proxied, published) => {
+                let proxied = proxied.into_iter().try_for_each(Proxied::remove);
+                let removed = proxied.and(published.remove());
+                removed.map_err(subject.failed("take back a port"))
+            }
             Lead::Proxy(proxied) => proxied.into_iter().try_for_each(|(proxied, _)| {
                 proxied.remove().map_err(subject.failed("take back a port"))
             }),
@@ -103,7 +105,11 @@ impl Port {
         };
         let failed = || subject.failed::<cofferdam_portmap::Error>("publish again");
         self.lead = match by_rules(&self.spec, target) {
-            Some(targets) => Lead::Rules(self.again(portmap, &targets).map_err(failed())?),
+            Some(targets) => {
+                let published = self.again(portmap, &targets).map_err(failed())?;
+                let proxied = beside(subject, &self.pinned, network, &published, &targets)?;
+                Lead::Rules(proxied, published)
+            }
             None => {
                 let to = by_proxy(subject, &self.spec, target)?;
                 let proxy = network.proxy(subject)?;
@@ -133,13 +139,42 @@ impl Port {
     pub(super) fn list(&self) -> Vec<PublishedPort> {
         match &self.lead {
             Lead::Nowhere => Vec::new(),
-            Lead::Rules(published) => published.ports().iter().map(of_rule).collect(),
+            Lead::Rules(_, published) => published.ports().iter().map(of_rule).collect(),
             Lead::Proxy(proxied) => proxied
                 .iter()
                 .flat_map(|(proxied, to)| proxied.ports().iter().map(|port| of_proxy(port, *to)))
                 .collect(),
         }
     }
+}
+
+/// By rules, and by the proxy what those do not lead, all at the same ports of the host.
+fn first_led(
+    subject: &Subject,
+    spec: &PortSpec,
+    network: &Network,
+    portmap: &Portmap,
+    targets: &[IpAddr],
+) -> Result<(Lead, Vec<PortSpec>)> {
+    const TRIES: usize = 8;
+    let failed = || subject.failed::<cofferdam_portmap::Error>("publish");
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let published = portmap.publish_to(spec, targets).map_err(failed())?;
+        let pinned = pin(spec, published.ports()).map_err(failed())?;
+        match beside(subject, &pinned, network, &published, targets) {
+            Ok(proxied) => return Ok((Lead::Rules(proxied, published), pinned)),
+            // One that was chosen, and that a process has in the other family: the next.
+            Err(error) if error.kind() == ErrorKind::Busy && is_chosen(spec) && tries < TRIES => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Whether it leaves a port of the host to be chosen.
+fn is_chosen(spec: &PortSpec) -> bool {
+    !spec.expand().all(|one| one.is_single())
 }
 
 /// The addresses that rules can lead it to; none where it takes a proxy: for `::1`, and from one family to the other.
