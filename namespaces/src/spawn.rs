@@ -21,6 +21,7 @@ use crate::compile::{Join, Prepared, compile};
 use crate::error::{Error, Result};
 use crate::fds::{FdTable, Lasts};
 use crate::idmap;
+use crate::lifeline::Lifeline;
 use crate::minimal;
 use crate::namespace::{Joined, Namespace, Namespaces};
 use crate::plan::Plan;
@@ -140,7 +141,8 @@ fn start(
             let streams = streams.map(|stream| stream.outside);
             let (pid, pidfd) = start.of_two(child, second)?;
             let mut spawned = Spawned::new(pid, pidfd, streams, parts.applied);
-            spawned.has_init = command.init;
+            spawned.has_init = command.has_init();
+            spawned.lifeline = parts.lifeline.map(Lifeline::into_held);
             if command.namespaces.joins(Namespace::Pid) {
                 spawned.is_in_another();
             }
@@ -177,6 +179,7 @@ struct Parts {
     slave: Option<i32>,
     /// `cgroup.procs`, where the child has to write itself there.
     procs: Option<OwnedFd>,
+    lifeline: Option<Lifeline>,
     applied: Applied,
 }
 
@@ -210,6 +213,7 @@ impl Parts {
             terminal,
             slave,
             procs,
+            lifeline: Lifeline::of(command)?,
             applied,
         })
     }
@@ -258,6 +262,8 @@ impl Parts {
         prepared.maps = numbers.maps_in_stub;
         prepared.slave = self.slave;
         prepared.fds = command.fds.iter().map(|(number, _)| *number).collect();
+        let lifeline = self.lifeline.as_ref();
+        prepared.lifeline = lifeline.map(|lifeline| lifeline.add_to(&mut self.fds));
         prepared.error_fd = stage1::error_fd(&self.fds);
         Ok((prepared, numbers))
     }
