@@ -28,6 +28,19 @@ impl ContainerBuilder {
         self
     }
 
+    /// Whether all its processes are killed in the moment in which this process ends, in whatever way, `SIGKILL` too: those of
+    /// `exec` as well, and whichever thread started them. Unless asked they run on until somebody calls [`reap`](crate::reap).
+    ///
+    /// Its [`init`](Self::init) does it, which it therefore has: that watches a pipe of this process. What the kernel does not
+    /// take along, its cgroup and its record, a network's bridge and rules, is still for [`reap`](crate::reap). One that is
+    /// [paused](crate::Running::pause) dies when it goes on, or is reaped; while a child lives that this process forked without
+    /// executing another program, all live. It cannot be [detached](crate::Running::detach).
+    #[doc(alias = "die-with-parent")]
+    pub fn die_with_embedder(mut self, die: bool) -> Self {
+        self.command = self.command.die_with_caller(die);
+        self
+    }
+
     /// Gives it a pseudoterminal with so many rows and columns, where its streams lead that are not led elsewhere.
     /// [`Running::take_terminal`](crate::Running::take_terminal) is the other end.
     pub fn terminal(mut self, rows: u16, columns: u16) -> Self {

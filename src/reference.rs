@@ -76,9 +76,14 @@ impl Running {
     /// Its network is this process's, and lives as long: until then addresses, names and ports of the container stay.
     ///
     /// # Errors
-    /// If it has ended, or that cannot be written down: then it is killed and removed, as by Drop.
+    /// If it has ended, is to [die with this process](crate::ContainerBuilder::die_with_embedder) (`InvalidInput`), or that cannot
+    /// be written down: then it is killed and removed, as by Drop.
     pub fn detach(self) -> Result<Reference> {
         let subject = self.subject().clone();
+        if self.dies_with_embedder() {
+            let reason = "is to die with this process";
+            return Err(Error::invalid(&subject, "detach", self.name(), reason));
+        }
         self.needs_program()?;
         let started = self.start_time()?;
         let boot = boot().map_err(subject.failed("read /proc"))?;

@@ -34,7 +34,8 @@ const GROWN_UP: Duration = Duration::from_secs(1);
 /// Dropping it kills all its processes and removes what was made for it, which takes some tens of milliseconds, and at most
 /// about two seconds; [`remove`](Self::remove) and [`stop`](Self::stop) tell how that went, and [`detach`](Self::detach) lets it
 /// live on. It does not stop by itself when its program ends: limits, network and ports are there until then. Where its process
-/// is killed it runs on, until somebody calls [`reap`](crate::reap).
+/// is killed it runs on, until somebody calls [`reap`](crate::reap), unless it is to
+/// [die with it](crate::ContainerBuilder::die_with_embedder).
 ///
 /// What takes `&self` can be called from any thread at once. As an [`AsFd`] it is a pidfd, readable once the program has ended.
 #[derive(Debug)]
@@ -103,6 +104,10 @@ impl Running {
     #[must_use]
     pub fn address(&self) -> Option<IpAddr> {
         self.attached().and_then(Attached::address)
+    }
+
+    pub(crate) fn dies_with_embedder(&self) -> bool {
+        self.parts.spawned.dies_with_caller()
     }
 
     pub(crate) fn attached(&self) -> Option<&Attached> {

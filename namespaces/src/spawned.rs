@@ -78,6 +78,12 @@ impl Spawned {
         &self.applied
     }
 
+    /// Whether it [dies with this process](crate::Command::die_with_caller).
+    #[must_use]
+    pub fn dies_with_caller(&self) -> bool {
+        self.lifeline.is_some()
+    }
+
     /// Lets it live on without this handle, unreaped; no longer than this process where it is to
     /// [die with it](crate::Command::die_with_caller). Returns its pid.
     pub fn persist(mut self) -> u32 {
