@@ -86,6 +86,8 @@ fn get(address: &str) -> String {
     let deadline = Instant::now() + Duration::from_secs(5);
     loop {
         let tried = TcpStream::connect(address).and_then(|mut stream| {
+            // A pasta of 2023 loses what a server says before its client.
+            stream.write_all(b"hello")?;
             let mut text = String::new();
             stream.read_to_string(&mut text)?;
             Ok(text)
@@ -120,6 +122,7 @@ fn serve() -> String {
 fn answer(listener: &TcpListener, text: &str) {
     for stream in listener.incoming() {
         let mut stream = stream.unwrap();
+        let _asked = stream.read(&mut [0; 5]).is_ok();
         let _sent = stream.write_all(text.as_bytes()).is_ok();
         let _ended = stream.shutdown(Shutdown::Write).is_ok();
     }
