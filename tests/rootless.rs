@@ -16,13 +16,15 @@ use std::time::{Duration, Instant};
 use cofferdam::netbridge::{Attachment, Bridge};
 use cofferdam::{
     Container, ContainerBuilder, Error, ErrorKind, IdMap, Network, Reference, Rootfs, Running,
-    Stdio as Stream, reap_in,
+    Stdio as Stream, Volume, Volumes, reap_in,
 };
 use cofferdam_testkit::{Need, NetNs, Snapshot, have, in_mount_namespace};
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
-use rustix::mount::{MountFlags, mount};
+use rustix::mount::{MountFlags, mount, mount_bind};
 
 const USER: u32 = 65_534;
+/// Another, whose processes are counted.
+const COUNTED: u32 = 60_011;
 const WHAT: &str = "COFFERDAM_ROOTLESS";
 const DIR: &str = "COFFERDAM_ROOTLESS_DIR";
 
@@ -37,12 +39,26 @@ fn payload() {
         "get" => get(rest),
         "datagram" => datagram(rest),
         "serve" => serve(),
+        "sleep" => {
+            std::thread::sleep(Duration::from_secs(1000));
+            String::new()
+        }
         "read" => fs::read_to_string(rest).unwrap_or_else(|error| error.to_string()),
         "reach" => reach(),
         "publish" => publish(),
         "errors" => errors(),
         "wait" => wait(),
         "detach" => detach(),
+        "volumes" => volumes(),
+        "loop" => loop {
+            let web = container("read /etc/hostname").pasta_network();
+            println!("{}", output(web.start().unwrap()));
+        },
+        "missing" => {
+            let told = line(container("sleep").pasta_network().start().map(drop));
+            assert!(fs::read_dir(dir()).unwrap().next().is_none());
+            told
+        }
         "reap" => format!("{:?}", reap_in(dir()).unwrap()),
         other => panic!("no payload {other}"),
     };
@@ -208,6 +224,32 @@ fn detach() -> String {
     format!("{} pastas", pastas_of(pid))
 }
 
+/// A named volume that outlives its container, memory and more programs; an idmapped bind mount is for root.
+fn volumes() -> String {
+    let volumes = Volumes::open(dir().join("volumes")).unwrap();
+    let with = |what: &str| {
+        let web = container(what).rootfs(Rootfs::directory("/").read_only());
+        web.volume(volumes.volume("data").unwrap().empty(), "/mnt")
+            .tmpfs("/opt")
+    };
+    let web = with("sleep").start().unwrap();
+    let sh = |script: &str| {
+        let status = web.exec("sh").args(["-c", script]).status().unwrap();
+        assert!(status.success(), "{script}: {status}");
+    };
+    sh("echo kept > /mnt/file && echo x > /opt/file && ! echo x > /srv/file");
+    web.remove().unwrap();
+    let kept = output(with("read /mnt/file").start().unwrap());
+    let filled = container("sleep").volume(volumes.volume("filled").unwrap(), "/mnt");
+    let filled = line(filled.start().map(drop));
+    volumes.remove("data").unwrap();
+    fs::remove_dir_all(dir().join("volumes")).unwrap();
+    let bind = Volume::bind(dir()).idmapped(IdMap::current_user());
+    let idmapped = container("read /mnt/file").volume(bind, "/mnt");
+    let idmapped = line(idmapped.start().map(drop));
+    format!("{}|{filled}|{idmapped}", kept.trim())
+}
+
 /// Processes that lead the network of this one.
 fn pastas_of(pid: u32) -> usize {
     let mark = format!("/proc/{pid}/ns/net");
@@ -225,11 +267,12 @@ struct World {
     _outside: NetNs,
     _bridge: Bridge,
     user: NetNs,
+    id: u32,
     dir: PathBuf,
 }
 
 impl World {
-    fn new(name: &str) -> Self {
+    fn new(name: &str, id: u32) -> Self {
         let (outside, user) = (NetNs::new(), NetNs::new());
         let bridge = outside.run(|| {
             let bridge = Bridge::builder("outside".parse().unwrap());
@@ -256,11 +299,12 @@ impl World {
         let dir = Path::new("/dev/shm").join(dir);
         fs::create_dir(&dir).unwrap();
         fs::set_permissions(&dir, Permissions::from_mode(0o700)).unwrap();
-        chown(&dir, Some(USER), Some(USER)).unwrap();
+        chown(&dir, Some(id), Some(id)).unwrap();
         World {
             _outside: outside,
             _bridge: bridge,
             user,
+            id,
             dir,
         }
     }
@@ -275,10 +319,13 @@ impl World {
                 let device = makedev(10, 200);
                 mknodat(CWD, "/dev/net/tun", FileType::CharacterDevice, mode, device).unwrap();
                 fs::set_permissions("/dev/net/tun", Permissions::from_mode(0o666)).unwrap();
+                if what == "missing" {
+                    mount_bind("/dev/null", "/usr/bin/pasta").unwrap();
+                }
                 let mut command = Command::new(std::env::current_exe().unwrap());
                 command.args(["--exact", "payload", "--nocapture", "--test-threads=1"]);
                 command.env(WHAT, what).env(DIR, &self.dir);
-                command.uid(USER).gid(USER).stdout(Stdio::piped());
+                command.uid(self.id).gid(self.id).stdout(Stdio::piped());
                 command.spawn().unwrap()
             })
         })
@@ -301,12 +348,16 @@ impl Drop for World {
 }
 
 fn world(name: &str) -> Option<World> {
+    world_of(name, USER)
+}
+
+fn world_of(name: &str, id: u32) -> Option<World> {
     let needs = [
         Need::Root,
         Need::UnprivilegedUserNamespaces,
         Need::Program("pasta"),
     ];
-    have(&needs).then(|| World::new(name))
+    have(&needs).then(|| World::new(name, id))
 }
 
 #[test]
@@ -357,6 +408,52 @@ fn a_killed_users_pasta_is_reaped_and_a_detached_ones_found_again() {
 }
 
 #[test]
+fn a_user_that_is_killed_at_any_moment_leaves_no_process() {
+    let Some(world) = world_of("any", COUNTED) else {
+        return;
+    };
+    for turn in 0..15 {
+        let mut user = world.start("loop");
+        std::thread::sleep(Duration::from_millis(20 + 13 * turn));
+        user.kill().unwrap();
+        user.wait().unwrap();
+        let told = world.tell("reap");
+        assert!(told.contains("failed: []"), "{told}");
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while !processes_of(COUNTED).is_empty() {
+            assert!(Instant::now() < deadline, "{:?}", processes_of(COUNTED));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// Names of those that are no zombies.
+fn processes_of(user: u32) -> Vec<String> {
+    let all = fs::read_dir("/proc").unwrap().flatten();
+    let statuses = all.filter_map(|one| fs::read_to_string(one.path().join("status")).ok());
+    let mark = format!("Uid:\t{user}\t");
+    statuses
+        .filter(|status| status.contains(&mark) && !status.contains("State:\tZ"))
+        .filter_map(|status| status.lines().next().map(str::to_owned))
+        .collect()
+}
+
+#[test]
+fn volumes_of_an_ordinary_user() {
+    let Some(world) = world("volumes") else {
+        return;
+    };
+    let told = world.tell("volumes");
+    let told: Vec<_> = told.split('|').collect();
+    assert_eq!(told[0], "kept");
+    // What a layer hides from such a user would come to light.
+    let begin = "PermissionDenied container web: fill a volume: ";
+    assert!(told[1].starts_with(begin), "{}", told[1]);
+    let begin = "PermissionDenied container web: start the program: ";
+    assert!(told[2].starts_with(begin), "{}", told[2]);
+}
+
+#[test]
 fn what_an_ordinary_user_cannot_have_is_told() {
     let Some(world) = world("errors") else { return };
     let told = world.tell("errors");
@@ -371,8 +468,21 @@ fn what_an_ordinary_user_cannot_have_is_told() {
     ];
     for (line, begin) in told.iter().zip(begins) {
         assert!(line.starts_with(begin), "{line:?} for {begin:?}");
+        println!("{line}");
     }
     assert_eq!(told.len(), begins.len());
+}
+
+#[test]
+fn a_missing_pasta_is_named() {
+    let Some(world) = world("missing") else {
+        return;
+    };
+    assert_eq!(
+        world.tell("missing"),
+        "Unsupported container web: pasta_network: there is no program pasta in /usr/bin, /bin or /usr/local/bin; its \
+         package is passt"
+    );
 }
 
 #[test]
