@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use cofferdam_cgroups::Limits;
+use cofferdam_namespaces::IdMap;
 
 use crate::builder::ContainerBuilder;
 
@@ -10,6 +11,8 @@ use crate::builder::ContainerBuilder;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Lifecycle {
     pub(crate) runtime_dir: Option<PathBuf>,
+    /// Whether it has a user namespace of its own.
+    pub(crate) has_ids: bool,
 }
 
 /// # How it lives
@@ -26,6 +29,27 @@ impl ContainerBuilder {
     /// does not hear signals it has no handler for.
     pub fn init(mut self, init: bool) -> Self {
         self.command = self.command.init(init);
+        self
+    }
+
+    /// Whether all its processes are killed in the moment in which this process ends, in whatever way, `SIGKILL` too: those of
+    /// `exec` as well, and whichever thread started them. Unless asked they run on until somebody calls [`reap`](crate::reap).
+    ///
+    /// Its [`init`](Self::init) does it, which it therefore has: that watches a pipe of this process. What the kernel does not
+    /// take along, its cgroup and its record, a network's bridge and rules, is still for [`reap`](crate::reap). One that is
+    /// [paused](crate::Running::pause) dies when it goes on, or is reaped; while a child lives that this process forked without
+    /// executing another program, all live. It cannot be [detached](crate::Running::detach).
+    #[doc(alias = "die-with-parent")]
+    pub fn die_with_embedder(mut self, die: bool) -> Self {
+        self.command = self.command.die_with_caller(die);
+        self
+    }
+
+    /// A user namespace of its own with these ids: what it takes for who is not root, with [`IdMap::current_user`] or
+    /// [`IdMap::subordinate`]. The program is root in it unless [`user`](Self::user) says otherwise.
+    pub fn id_map(mut self, map: IdMap) -> Self {
+        self.command = self.command.id_map(map);
+        self.lifecycle.has_ids = true;
         self
     }
 

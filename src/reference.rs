@@ -9,6 +9,7 @@ use cofferdam_cgroups::Hierarchy;
 use cofferdam_namespaces::Spawned;
 
 use crate::error::{Error, Result, Subject};
+use crate::network::Pasta;
 use crate::process::{Identity, boot};
 use crate::running::{Held, Parts, Running};
 use crate::runtime::{Fact, Facts, Record};
@@ -90,9 +91,14 @@ impl Running {
     /// Its network is this process's, and lives as long: until then addresses, names and ports of the container stay.
     ///
     /// # Errors
-    /// If it has ended, or that cannot be written down: then it is killed and removed, as by Drop.
+    /// If it has ended, is to [die with this process](crate::ContainerBuilder::die_with_embedder) (`InvalidInput`), or that cannot
+    /// be written down: then it is killed and removed, as by Drop.
     pub fn detach(self) -> Result<Reference> {
         let subject = self.subject().clone();
+        if self.dies_with_embedder() {
+            let reason = "is to die with this process";
+            return Err(Error::invalid(&subject, "detach", self.name(), reason));
+        }
         self.needs_program()?;
         let started = self.start_time()?;
         let boot = boot().map_err(subject.failed("read /proc"))?;
@@ -133,11 +139,12 @@ impl Running {
         }
         let spawned = Spawned::adopt(reference.pid, reference.started);
         let spawned = spawned.map_err(subject.failed("find its program"))?;
-        let parts = match checked(&facts, &subject) {
+        let mut parts = match checked(&facts, &subject) {
             Ok(cgroup) => Parts {
                 spawned,
                 cgroup,
                 attached: None,
+                pasta: Pasta::of(&facts),
                 held: Held::default(),
             },
             Err(error) => {
@@ -150,6 +157,9 @@ impl Running {
             .and_then(|owner| record.add(&Fact::Owner(owner)))
             .and_then(|()| record.add(&Fact::Attached));
         if let Err(error) = noted {
+            if let Some(pasta) = &mut parts.pasta {
+                pasta.keep();
+            }
             parts.spawned.persist();
             return Err(subject.failed("write its record")(error));
         }

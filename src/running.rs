@@ -14,7 +14,7 @@ use cofferdam_overlay::VolumeRef;
 
 use crate::error::{Error, Result, Subject};
 use crate::exec::Exec;
-use crate::network::Attached;
+use crate::network::{Attached, Pasta};
 use crate::rootfs::Written;
 use crate::runtime::Record;
 use crate::stats::Sources;
@@ -34,7 +34,8 @@ const GROWN_UP: Duration = Duration::from_secs(1);
 /// Dropping it kills all its processes and removes what was made for it, which takes some tens of milliseconds, and at most
 /// about two seconds; [`remove`](Self::remove) and [`stop`](Self::stop) tell how that went, and [`detach`](Self::detach) lets it
 /// live on. It does not stop by itself when its program ends: limits, network and ports are there until then. Where its process
-/// is killed it runs on, until somebody calls [`reap`](crate::reap).
+/// is killed it runs on, until somebody calls [`reap`](crate::reap), unless it is to
+/// [die with it](crate::ContainerBuilder::die_with_embedder).
 ///
 /// What takes `&self` can be called from any thread at once. As an [`AsFd`] it is a pidfd, readable once the program has ended.
 ///
@@ -69,6 +70,7 @@ pub(crate) struct Parts {
     pub(crate) spawned: Spawned,
     pub(crate) cgroup: Option<Cgroup>,
     pub(crate) attached: Option<Attached>,
+    pub(crate) pasta: Option<Pasta>,
     pub(crate) held: Held,
 }
 
@@ -114,7 +116,16 @@ impl Running {
     /// Its address in its network; in several, the one that published ports lead to.
     #[must_use]
     pub fn address(&self) -> Option<IpAddr> {
-        self.attached().and_then(Attached::address)
+        let pasta = || self.pasta().map(|_| Pasta::address());
+        self.attached().map_or_else(pasta, Attached::address)
+    }
+
+    pub(crate) fn dies_with_embedder(&self) -> bool {
+        self.parts.spawned.dies_with_caller()
+    }
+
+    pub(crate) fn pasta(&self) -> Option<&Pasta> {
+        self.parts.pasta.as_ref()
     }
 
     pub(crate) fn attached(&self) -> Option<&Attached> {
@@ -341,8 +352,10 @@ impl Running {
         let cgroup = cgroup.map_err(subject.failed("remove the cgroup"));
         let attached = self.parts.attached.take();
         let attached = attached.map_or(Ok(()), |attached| attached.remove(&subject));
+        let pasta = self.parts.pasta.take();
+        let pasta = pasta.map_or(Ok(()), |pasta| pasta.remove(&subject, time));
         let ended = matches!(status, Ok(Some(_)) | Err(_));
-        killed.and(cgroup).and(attached)?;
+        killed.and(cgroup).and(attached).and(pasta)?;
         if ended {
             // A record that is left is one for `reap`.
             let removed = record.remove();
@@ -411,6 +424,9 @@ impl Running {
         std::mem::forget(self.parts.attached.take());
         if let Some(cgroup) = self.parts.cgroup.take() {
             cgroup.persist();
+        }
+        if let Some(pasta) = &mut self.parts.pasta {
+            pasta.keep();
         }
         self.parts.spawned.keep();
     }

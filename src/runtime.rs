@@ -28,6 +28,8 @@ pub(crate) enum Fact {
     CgroupPath(PathBuf),
     /// The first process of a container, and when it was started.
     Program { pid: u32, started: u64 },
+    /// A pasta is about to be started for a process with this pid, which was started then.
+    Pasta { pid: u32, started: u64 },
     /// It is to live on without its owner.
     Detached,
     /// It has an owner again.
@@ -73,6 +75,7 @@ impl Fact {
             Fact::Cgroup(name) => format!("cgroup {name}\n"),
             Fact::CgroupPath(path) => format!("cgroup-path {}\n", path.display()),
             Fact::Program { pid, started } => format!("program {pid} {started}\n"),
+            Fact::Pasta { pid, started } => format!("pasta {pid} {started}\n"),
             Fact::Detached => "detached\n".to_owned(),
             Fact::Attached => "attached\n".to_owned(),
             Fact::Link(link) => link.line(),
@@ -91,6 +94,11 @@ impl Fact {
                 let (pid, started) = rest.split_once(' ')?;
                 let (pid, started) = (pid.parse().ok()?, started.parse().ok()?);
                 Fact::Program { pid, started }
+            }
+            "pasta" => {
+                let (pid, started) = rest.split_once(' ')?;
+                let (pid, started) = (pid.parse().ok()?, started.parse().ok()?);
+                Fact::Pasta { pid, started }
             }
             "detached" => Fact::Detached,
             "attached" => Fact::Attached,
@@ -112,6 +120,8 @@ pub(crate) struct Facts {
     pub(crate) cgroup: Option<String>,
     pub(crate) cgroup_paths: Vec<PathBuf>,
     pub(crate) program: Option<(u32, u64)>,
+    /// Whom a pasta was started for, and when that was started.
+    pub(crate) pasta: Option<(u32, u64)>,
     pub(crate) detached: bool,
     pub(crate) links: Vec<NotedLink>,
 }
@@ -132,6 +142,7 @@ impl Facts {
                 Fact::Cgroup(name) => facts.cgroup = Some(name),
                 Fact::CgroupPath(path) => facts.cgroup_paths.push(path),
                 Fact::Program { pid, started } => facts.program = Some((pid, started)),
+                Fact::Pasta { pid, started } => facts.pasta = Some((pid, started)),
                 Fact::Detached => facts.detached = true,
                 Fact::Attached => facts.detached = false,
                 Fact::Link(link) => facts.links.push(link),
@@ -313,6 +324,7 @@ mod tests {
             Fact::Cgroup("cofferdam-1-2-web".into()),
             Fact::CgroupPath("/sys/fs/cgroup/a b".into()),
             Fact::Program { pid: 7, started: 9 },
+            Fact::Pasta { pid: 7, started: 8 },
             Fact::Detached,
             Fact::Link(link("bridge", "br-app")),
             Fact::Link(link("vxlan", "vx0")),
@@ -327,6 +339,7 @@ mod tests {
         assert_eq!(read.links, [link("bridge", "br-app"), link("vxlan", "vx0")]);
         let first_form = "bridge br-app net:[4]\nlink vxlan vx0 net:[4]\n";
         assert!(text.ends_with(first_form), "{text}");
+        assert_eq!(read.pasta, Some((7, 8)));
         let attached = format!("{VERSION}\n{text}attached\n");
         assert!(!Facts::parse(&attached).unwrap().detached);
     }

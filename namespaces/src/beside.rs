@@ -27,7 +27,7 @@ impl Command {
         command.cgroup = None;
         command.procs = Vec::new();
         command.fds = Vec::new();
-        command.init = false;
+        (command.init, command.dies_with_caller) = (false, false);
         command.session = Session::New;
         command.terminal = None;
         command
@@ -49,12 +49,13 @@ mod tests {
             .root(RootFs::directory("/srv"))
             .mount(Mount::tmpfs("/tmp", 1))
             .hostname("box")
-            .init(true);
+            .init(true)
+            .die_with_caller(true);
         let second = first.beside("/bin/id");
         assert!(second.validate().is_ok());
         assert!(second.root.is_none() && second.mounts.is_empty() && second.args.is_empty());
         assert_eq!(second.env, first.env);
         assert_eq!(second.workdir, first.workdir);
-        assert!(second.user.is_some() && !second.init);
+        assert!(second.user.is_some() && !second.has_init());
     }
 }

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::idmap::{self, IdMap};
 use crate::mount::{self, Mount, RootFs, Source};
 use crate::namespace::{Namespace, Namespaces};
+use crate::plan::Plan;
 use crate::program::Program;
 use crate::seccomp::Seccomp;
 use crate::spawned::Spawned;
@@ -47,6 +48,7 @@ pub struct Command {
     pub(crate) procs: Vec<Arc<OwnedFd>>,
     pub(crate) fds: Vec<(i32, Arc<OwnedFd>)>,
     pub(crate) init: bool,
+    pub(crate) dies_with_caller: bool,
     pub(crate) session: Session,
     pub(crate) terminal: Option<(u16, u16)>,
     pub(crate) deadline: Duration,
@@ -90,6 +92,7 @@ impl Command {
             procs: Vec::new(),
             fds: Vec::new(),
             init: false,
+            dies_with_caller: false,
             session: Session::New,
             terminal: None,
             deadline: Duration::from_secs(10),
@@ -230,6 +233,23 @@ impl Command {
         self
     }
 
+    /// Whether it is killed, with all of its pid namespace, in the moment in which the caller's process ends: by itself, by a
+    /// signal, by `SIGKILL` too. What entered the namespace later dies with it. The thread that started it may end before.
+    ///
+    /// Pid 1 is a reaper, as with [`init`](Self::init), that also watches a pipe whose other end only the caller's process has,
+    /// close-on-exec: the handle holds it, and whoever [keeps](crate::Spawned::keep) the program alive without one leaves it open
+    /// until the process ends. A fork(2) of the caller that does not execute another program has a copy, and the end comes
+    /// once that has ended too. What it does not protect from is a program with `CAP_SYS_PTRACE` outside of a user namespace
+    /// of its own, which can interfere with the reaper.
+    ///
+    /// Needs a pid namespace of its own.
+    #[doc(alias = "die-with-parent")]
+    #[doc(alias = "PR_SET_PDEATHSIG")]
+    pub fn die_with_caller(mut self, die: bool) -> Self {
+        self.dies_with_caller = die;
+        self
+    }
+
     /// Which session it is in.
     #[doc(alias = "setsid")]
     pub fn session(mut self, session: Session) -> Self {
@@ -265,7 +285,29 @@ impl Command {
     /// `TimedOut` if the start took longer than its deadline.
     pub fn spawn(&self) -> Result<Spawned> {
         self.validate()?;
-        crate::spawn::spawn(self).map_err(|error| idmap::explain(self, error))
+        let spawned = crate::spawn::spawn(self, &mut |_| Ok(()));
+        spawned.map_err(|error| idmap::explain(self, error))
+    }
+
+    /// As [`spawn`](Self::spawn), and calls `prepare` when its namespaces are there and nothing in them has begun yet: the
+    /// process with the pid it is given waits in them, as `/proc/<pid>/ns` shows, for instance for a network to be led there. Needs
+    /// a user namespace of its own, and nothing that is joined.
+    ///
+    /// Where the machine refuses one way of a start and another is tried, `prepare` is called for each.
+    ///
+    /// # Errors
+    /// As `spawn`; and what `prepare` says, with the process gone: by its errno, or else as `PermissionDenied`. `InvalidInput` without a user namespace of its own.
+    pub fn spawn_prepared(
+        &self,
+        mut prepare: impl FnMut(u32) -> std::io::Result<()>,
+    ) -> Result<Spawned> {
+        self.validate()?;
+        if Plan::new(self).at_clone & libc::CLONE_NEWUSER == 0 {
+            let reason = "needs a user namespace of its own and none that is joined";
+            return Err(Error::invalid("preparation", &self.program, reason));
+        }
+        let spawned = crate::spawn::spawn(self, &mut prepare);
+        spawned.map_err(|error| idmap::explain(self, error))
     }
 
     /// Starts it in the namespaces of the process behind this pidfd, and of its own has none: what `docker exec` does.
@@ -319,6 +361,11 @@ impl Command {
     /// The ids of its user namespace. One that was asked for without them has the caller's.
     pub(crate) fn ids(&self) -> IdMap {
         self.id_map.clone().unwrap_or_else(IdMap::current_user)
+    }
+
+    /// Whether pid 1 of its pid namespace is a reaper.
+    pub(crate) fn has_init(&self) -> bool {
+        self.init || self.dies_with_caller
     }
 
     pub(crate) fn root_is_detached(&self) -> bool {
@@ -421,8 +468,12 @@ impl Command {
         if owns(Namespace::Time) && self.namespaces.joins(Namespace::Mount) {
             return refuse("clock offset", "cannot go with a joined mount namespace");
         }
+        let reason = "needs a pid namespace of its own";
         if self.init && !owns(Namespace::Pid) {
-            return refuse("init", "needs a pid namespace of its own");
+            return refuse("init", reason);
+        }
+        if self.dies_with_caller && !owns(Namespace::Pid) {
+            return refuse("die with the caller", reason);
         }
         Ok(())
     }
@@ -485,6 +536,15 @@ mod tests {
         assert_eq!(
             refused(Command::new("a").mount(mount)),
             "mount \"/tmp\": needs a root to be mounted on"
+        );
+    }
+
+    #[test]
+    fn without_a_pid_namespace_nothing_dies_with_the_caller() {
+        let command = Command::new("a").die_with_caller(true);
+        assert_eq!(
+            refused(command.namespaces(Namespaces::none())),
+            "die with the caller \"a\": needs a pid namespace of its own"
         );
     }
 

@@ -44,6 +44,8 @@ pub(crate) struct Prepared {
     pub(crate) maps: Option<i32>,
     /// The program's end of a terminal, where the stub does not open it.
     pub(crate) slave: Option<i32>,
+    /// The pipe that ends with the caller, where the program is to.
+    pub(crate) lifeline: Option<i32>,
     /// Fds of the program's own, beside its streams.
     pub(crate) fds: Vec<i32>,
     /// Where failures are written.
@@ -317,7 +319,7 @@ impl Compiler<'_> {
             self.close_set_up();
             self.second_process(flags);
         }
-        if self.command.init {
+        if self.command.has_init() {
             if self.command.session == Session::New {
                 // The init has one too, and the program another, to be its leader.
                 self.program.op(call!(SYS_setsid), [], "start a session");
@@ -352,12 +354,15 @@ impl Compiler<'_> {
 
     /// The payload is a child of what becomes a reaper, with the same privileges and none of the fds.
     fn become_init(&mut self) {
+        self.watch_caller();
         let step = "clone the program from its init";
         // Without no_new_privs a filter is in force already.
         let filtered = self.command.attributes.privileges == Privileges::NoneNew;
+        let ranges = gaps(0, self.prepared.lifeline).len();
+        let parents = 2 + u32::from(filtered) + u32::try_from(ranges).unwrap_or_default();
         let child = self
             .program
-            .clone_process(libc::SIGCHLD, None, 3 + u32::from(filtered), step)
+            .clone_process(libc::SIGCHLD, None, parents, step)
             .keep();
         let name = self.program.string("cofferdam-init");
         let args = [Arg::flags(libc::PR_SET_NAME), name];
@@ -365,10 +370,33 @@ impl Compiler<'_> {
         if filtered {
             self.load_init_filter();
         }
-        let args = [Arg::Int(0), Arg::Int(u32::MAX.into()), Arg::Int(0)];
+        let lifeline = self.prepared.lifeline;
+        for (first, last) in gaps(0, lifeline) {
+            let args = [Arg::Int(first.into()), Arg::Int(last.into()), Arg::Int(0)];
+            self.program
+                .op(call!(SYS_close_range), args, "close the fds of the init");
+        }
+        self.program.reap(child, lifeline);
+    }
+
+    /// Has the end of the caller's process be a `SIGIO` for this one, which is pid 1 of its namespace by now and stays the user it
+    /// is. Should the caller be gone already, the start ends here.
+    fn watch_caller(&mut self) {
+        let Some(lifeline) = self.prepared.lifeline else {
+            return;
+        };
+        let step = "watch the caller's process";
+        let fd = Arg::fd(lifeline);
+        let owner = [fd, Arg::flags(libc::F_SETOWN), Arg::Int(1)];
+        self.program.op(call!(SYS_fcntl), owner, step);
+        let signals = Arg::flags(libc::O_ASYNC | libc::O_NONBLOCK);
+        let args = [fd, Arg::flags(libc::F_SETFL), signals];
+        self.program.op(call!(SYS_fcntl), args, step);
+        let byte = self.program.words(&[Word::Int(0)]);
         self.program
-            .op(call!(SYS_close_range), args, "close the fds of the init");
-        self.program.reap(child);
+            .op(call!(SYS_read), [fd, byte, Arg::Int(1)], step)
+            .at_least(1)
+            .tolerate(&[libc::EAGAIN]);
     }
 
     /// Whether the filter is loaded while a late second process waits for the caller, which has it start sooner.
@@ -530,6 +558,31 @@ mod tests {
         ];
         let positions = order.map(|what| position(&lines, what));
         assert!(positions.is_sorted(), "{positions:?} in {lines:#?}");
+    }
+
+    #[test]
+    fn who_dies_with_the_caller_has_an_init_that_keeps_nothing_but_the_pipe() {
+        let command = Command::new("/bin/app").die_with_caller(true);
+        let prepared = Prepared {
+            lifeline: Some(7),
+            ..Prepared::default()
+        };
+        let text = compile(&command, &prepared).to_string();
+        let order = [
+            "fcntl(7, 8, 1)  # watch the caller's process",
+            "fcntl(7, 4, 0x2800)  # watch the caller's process",
+            "read(7, &",
+            "skip 5 in the child  # clone the program from its init",
+            "# load the seccomp filter of the init",
+            "close_range(0, 6, 0)  # close the fds of the init",
+            "close_range(8, 0xffffffff, 0)  # close the fds of the init",
+            "reap($2, &",
+            "# start a session",
+        ];
+        let order = order.map(|what| text.rfind(what).unwrap_or_else(|| panic!("{what}: {text}")));
+        assert!(order.is_sorted(), "{order:?}: {text}");
+        let plain = compile(&Command::new("/bin/app"), &Prepared::default()).to_string();
+        assert!(!plain.contains("reap("), "{plain}");
     }
 
     #[test]

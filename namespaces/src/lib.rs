@@ -70,6 +70,7 @@ mod idmap;
 mod label;
 #[cfg(feature = "landlock")]
 mod landlock;
+mod lifeline;
 mod lines;
 mod minimal;
 mod mount;

@@ -122,14 +122,16 @@ impl Program {
         })
     }
 
-    /// From here on this process forwards signals to `child` and reaps whoever ends, until `child` does.
-    pub(crate) fn reap(&mut self, child: Arg) {
+    /// From here on this process forwards signals to `child` and reaps whoever ends, until `child` does; or, where there is a
+    /// `lifeline`, until nobody writes to that pipe any more. Reading from it does not wait, and its end is a signal.
+    pub(crate) fn reap(&mut self, child: Arg, lifeline: Option<i32>) {
         // A signal set of all, then room for a siginfo and a status.
         let mut scratch = [Word::Int(0); 32];
         scratch[0] = Word::Int(u64::MAX);
         let scratch = self.words(&scratch);
         let call = Call::new(0, "SYS_reap");
-        let reap = self.op(call, [child, scratch], "reap");
+        let lifeline = Arg::fd(lifeline.unwrap_or(-1));
+        let reap = self.op(call, [child, scratch, lifeline], "reap");
         reap.last(|op| op.flags |= REAP);
     }
 

@@ -148,6 +148,8 @@ impl Seccomp {
                 "kill",
                 "exit_group",
                 "restart_syscall",
+                // Of the pipe that ends with the caller.
+                "read",
                 // What is left to do before it, and to say if that fails.
                 "close_range",
                 "write",

@@ -21,6 +21,7 @@ use crate::compile::{Join, Prepared, compile};
 use crate::error::{Error, Result};
 use crate::fds::{FdTable, Lasts};
 use crate::idmap;
+use crate::lifeline::Lifeline;
 use crate::minimal;
 use crate::namespace::{Joined, Namespace, Namespaces};
 use crate::plan::Plan;
@@ -35,7 +36,10 @@ use crate::sysctl;
 use crate::terminal::{Pair, Terminal};
 use crate::user;
 
-pub(crate) fn spawn(command: &Command) -> Result<Spawned> {
+/// Called with the pid of a process that waits in its new namespaces.
+type Prepare<'p> = &'p mut dyn FnMut(u32) -> std::io::Result<()>;
+
+pub(crate) fn spawn(command: &Command, prepare: Prepare<'_>) -> Result<Spawned> {
     let now = Instant::now();
     // A deadline beyond what the clock can say is a year away.
     let deadline = now
@@ -43,7 +47,7 @@ pub(crate) fn spawn(command: &Command) -> Result<Spawned> {
         .unwrap_or(now + Duration::from_secs(31_536_000));
     let mut ways = Ways::default();
     loop {
-        match start(command, deadline, ways) {
+        match start(command, deadline, ways, prepare) {
             Err(Refused::Clone3) if ways.clone == CloneCall::Clone3 => {
                 ways.clone = CloneCall::Clone;
             }
@@ -102,6 +106,7 @@ fn start(
     command: &Command,
     deadline: Instant,
     ways: Ways,
+    prepare: Prepare<'_>,
 ) -> std::result::Result<Spawned, Refused> {
     let streams = Stdio::open(&command.streams)?;
     let held = open_sources(command)?;
@@ -135,12 +140,13 @@ fn start(
     let child = start.clone(ways.clone, cells, born)?;
     handoff.cloned();
     let mut second = None;
-    match start.finish(&child, &handoff, &mut second) {
+    match start.finish(&child, &handoff, &mut second, prepare) {
         Ok(()) => {
             let streams = streams.map(|stream| stream.outside);
             let (pid, pidfd) = start.of_two(child, second)?;
             let mut spawned = Spawned::new(pid, pidfd, streams, parts.applied);
-            spawned.has_init = command.init;
+            spawned.has_init = command.has_init();
+            spawned.lifeline = parts.lifeline.map(Lifeline::into_held);
             if command.namespaces.joins(Namespace::Pid) {
                 spawned.is_in_another();
             }
@@ -177,6 +183,7 @@ struct Parts {
     slave: Option<i32>,
     /// `cgroup.procs`, where the child has to write itself there.
     procs: Option<OwnedFd>,
+    lifeline: Option<Lifeline>,
     applied: Applied,
 }
 
@@ -210,6 +217,7 @@ impl Parts {
             terminal,
             slave,
             procs,
+            lifeline: Lifeline::of(command)?,
             applied,
         })
     }
@@ -258,6 +266,8 @@ impl Parts {
         prepared.maps = numbers.maps_in_stub;
         prepared.slave = self.slave;
         prepared.fds = command.fds.iter().map(|(number, _)| *number).collect();
+        let lifeline = self.lifeline.as_ref();
+        prepared.lifeline = lifeline.map(|lifeline| lifeline.add_to(&mut self.fds));
         prepared.error_fd = stage1::error_fd(&self.fds);
         Ok((prepared, numbers))
     }
@@ -460,9 +470,14 @@ impl Start<'_> {
         child: &FirstStage,
         handoff: &Handoff,
         second: &mut Option<(u32, OwnedFd)>,
+        prepare: Prepare<'_>,
     ) -> std::result::Result<(), Problem> {
         if self.plan.at_clone & libc::CLONE_NEWUSER != 0 {
-            self.write_id_maps(child)?;
+            let pid = self.write_id_maps(child)?;
+            prepare(pid).map_err(|error| match error.raw_os_error() {
+                Some(_) => Error::sys("prepare the start")(error),
+                None => Error::helper(self.command.name(), "its preparation", error.to_string()),
+            })?;
             handoff.maps_written()?;
         }
         if !child.memory.left(self.deadline) {
@@ -558,9 +573,10 @@ impl Start<'_> {
     }
 
     /// By the number that /proc knows it by, which may count another pid namespace's.
-    fn write_id_maps(&self, child: &FirstStage) -> Result<()> {
+    fn write_id_maps(&self, child: &FirstStage) -> Result<u32> {
         let pid = sys::pid_of(child.pidfd.as_fd())?;
-        idmap::write(self.command, pid, self.deadline)
+        idmap::write(self.command, pid, self.deadline)?;
+        Ok(pid)
     }
 
     fn failed(&self, program: &Program, failure: Failure) -> Error {

@@ -8,7 +8,7 @@ mod tokio;
 
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Output};
 use std::sync::Arc;
@@ -47,6 +47,8 @@ pub struct Spawned {
     applied: Applied,
     /// Whether its process is an init, which takes every signal.
     pub(crate) has_init: bool,
+    /// What ends with this process, and the program with it.
+    pub(crate) lifeline: Option<OwnedFd>,
 }
 
 impl Spawned {
@@ -66,6 +68,7 @@ impl Spawned {
             terminal: None,
             applied,
             has_init: false,
+            lifeline: None,
         }
     }
 
@@ -75,7 +78,14 @@ impl Spawned {
         &self.applied
     }
 
-    /// Lets it live on without this handle, unreaped. Returns its pid.
+    /// Whether it [dies with this process](crate::Command::die_with_caller).
+    #[must_use]
+    pub fn dies_with_caller(&self) -> bool {
+        self.lifeline.is_some()
+    }
+
+    /// Lets it live on without this handle, unreaped; no longer than this process where it is to
+    /// [die with it](crate::Command::die_with_caller). Returns its pid.
     pub fn persist(mut self) -> u32 {
         self.keep();
         self.process.pid
@@ -225,6 +235,11 @@ impl Drop for Spawned {
         if self.armed && self.process.known().is_none() {
             let _gone = self.kill().is_ok();
             let _reaped = self.wait_timeout(Duration::from_secs(1)).is_ok();
+        }
+        let lifeline = self.lifeline.take().filter(|_| !self.armed);
+        if let (Some(lifeline), Ok(None)) = (lifeline, self.try_wait()) {
+            // It lives on, and so does this, for as long as the process.
+            let _open = lifeline.into_raw_fd();
         }
     }
 }

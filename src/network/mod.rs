@@ -12,6 +12,7 @@ mod endpoint;
 mod files;
 mod follow;
 mod inspect;
+mod pasta;
 mod ports;
 mod resolver;
 
@@ -38,6 +39,7 @@ pub use config::NetworkBuilder;
 pub use connection::Connection;
 pub(crate) use create::TABLE;
 pub use inspect::{EndpointInfo, NetworkInfo, NetworkKind, PublishedPort};
+pub(crate) use pasta::Pasta;
 
 /// A network that containers share: a bridge with subnets, translated to the host's address on the way out, whose
 /// containers find each other by name at 127.0.0.11; or one of the other kinds that [`NetworkBuilder`] makes. A cheap

@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, reason = "the embedder's way to answer")]
 
 mod killed;
+mod lifeline;
 mod reference;
 mod verbs;
 

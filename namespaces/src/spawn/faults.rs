@@ -119,6 +119,7 @@ fn full() -> Command {
         .mount(Mount::bind("/bin/sh", "/mnt/sh").read_only())
         .hostname("box")
         .init(true)
+        .die_with_caller(true)
         .terminal(24, 80)
         .fd(9, File::open("/").unwrap())
 }

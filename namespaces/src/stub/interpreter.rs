@@ -259,6 +259,7 @@ mod processes {
     }
 
     const REAPED: usize = 12;
+    const NO_LIFELINE: u64 = u64::MAX;
 
     /// What the reaper exits with when its payload does this, after another child has ended.
     fn reaped(payload: &[Op]) -> Option<i32> {
@@ -266,7 +267,7 @@ mod processes {
         let block = [libc::SIG_SETMASK as u64, word(0), 0, 8];
         let reap = Op {
             flags: REAP | 1,
-            ..op(0, [word(PID), word(0)])
+            ..op(0, [word(PID), word(0), NO_LIFELINE])
         };
         let mut ops = vec![
             op(libc::SYS_rt_sigprocmask, block),
@@ -313,5 +314,47 @@ mod processes {
         assert_eq!(reaped(&kill(libc::SYS_getppid, 40)), Some(168));
         // This one it would have been told of by its child's end.
         assert_eq!(reaped(&kill(libc::SYS_getppid, libc::SIGCHLD)), Some(102));
+    }
+
+    /// The first fds a program opens.
+    const READING: u64 = 3;
+    const WRITING: u64 = 4;
+
+    #[test]
+    fn the_reaper_ends_with_its_lifeline() {
+        const OPS: usize = 13;
+        let word = |index| word(OPS, index);
+        let block = [libc::SIG_SETMASK as u64, word(0), 0, 8];
+        let myself = Op {
+            result: word(PID),
+            ..op(libc::SYS_getpid, [])
+        };
+        let owner = Op {
+            flags: 4,
+            ..op(libc::SYS_fcntl, [READING, libc::F_SETOWN as u64, word(PID)])
+        };
+        let signals = (libc::O_ASYNC | libc::O_NONBLOCK) as u64;
+        let reap = Op {
+            flags: REAP | 1,
+            ..op(0, [word(PID), word(0), READING])
+        };
+        let sleep = op(libc::SYS_nanosleep, [word(TIME), 0]);
+        let ops = [
+            op(libc::SYS_rt_sigprocmask, block),
+            op(libc::SYS_pipe2, [word(NONE), 0]),
+            myself,
+            owner,
+            op(libc::SYS_fcntl, [READING, libc::F_SETFL as u64, signals]),
+            clone(3, word(PID)),
+            close(WRITING),
+            reap,
+            exit(101),
+            sleep,
+            close(WRITING),
+            // Nothing of its own ends the payload before the reaper is to have ended.
+            sleep,
+            exit(9),
+        ];
+        assert_eq!(run(&ops, &DATA).status.code(), Some(137));
     }
 }

@@ -135,7 +135,18 @@ fn interpreter() -> Interpreter {
         20:                                 # the first process of a pid namespace, whose only work is this
             mov     r14d, edi               # the payload
             mov     r15, rsi                # 8 bytes of signal set, a siginfo, at 136 a status
+            mov     r12d, edx               # a pipe that ends with the caller, or -1
         2:
+            test    r12d, r12d
+            js      21f
+            mov     edi, r12d
+            lea     rsi, [r15 + 136]
+            mov     edx, 1
+            xor     eax, eax                # read, which does not wait
+            syscall
+            test    eax, eax
+            jz      22f
+        21:
             mov     rdi, r15
             lea     rsi, [r15 + 8]
             xor     edx, edx
@@ -173,6 +184,9 @@ fn interpreter() -> Interpreter {
             mov     eax, 231                # exit_group
             syscall
             ud2
+        22:
+            mov     edi, 137                # killed, with all of its namespace
+            jmp     4b
 7:
             ",
             start = out(reg) start,
@@ -273,7 +287,16 @@ fn interpreter() -> Interpreter {
         20:                                 // process 1 of a pid namespace, for the process in x0
             mov     x23, x0
             mov     x24, x1                 // all signals, then space for a siginfo and a status
+            mov     w25, w2                 // a pipe that ends with the caller, or -1
         21:
+            tbnz    w25, #31, 23f
+            mov     w0, w25
+            add     x1, x24, #136
+            mov     x2, #1
+            mov     x8, #63                 // read, which does not wait
+            svc     #0
+            cbz     x0, 24f
+        23:
             mov     x0, x24
             add     x1, x24, #8
             mov     x2, #0
@@ -310,6 +333,9 @@ fn interpreter() -> Interpreter {
             mov     x8, #94                 // exit_group
             svc     #0
             brk     #0
+        24:
+            mov     x0, #137                // killed, with all of its namespace
+            b       3b
         7:
             ",
             start = out(reg) start,
