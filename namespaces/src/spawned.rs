@@ -76,6 +76,9 @@ impl Spawned {
     }
 
     /// Lets it live on without this handle, unreaped. Returns its pid.
+    ///
+    /// One that [entered](crate::Command::enter) another's pid namespace stands in the way of that one's end until it is reaped:
+    /// it is, once it has ended, when others are started there or waited for.
     pub fn persist(mut self) -> u32 {
         self.keep();
         self.process.pid
@@ -123,8 +126,9 @@ impl Spawned {
         let (Some(caught), Some(blocked)) = (set("SigCgt"), set("SigBlk")) else {
             return false;
         };
-        let bit = u32::try_from(signal - 1)
-            .ok()
+        let bit = u32::try_from(signal).ok();
+        let bit = bit
+            .and_then(|signal| signal.checked_sub(1))
             .and_then(|shift| 1u64.checked_shl(shift));
         !self.has_init && first && bit.is_some_and(|bit| (caught | blocked) & bit == 0)
     }
@@ -222,10 +226,14 @@ impl AsFd for Spawned {
 
 impl Drop for Spawned {
     fn drop(&mut self) {
-        if self.armed && self.process.known().is_none() {
+        if self.process.known().is_some() {
+            return;
+        }
+        if self.armed {
             let _gone = self.kill().is_ok();
             let _reaped = self.wait_timeout(Duration::from_secs(1)).is_ok();
         }
+        self.process.leave(self.armed);
     }
 }
 
