@@ -369,6 +369,11 @@ impl Running {
         }
     }
 
+    /// What is to be told of a failure: that it has ended, if it has, since that explains any.
+    pub(crate) fn or_gone(&self, error: Error) -> Error {
+        self.needs_program().err().unwrap_or(error)
+    }
+
     pub(crate) fn start_time(&self) -> Result<u64> {
         let started = self.parts.spawned.start_time();
         started.map_err(self.subject.failed("look at the program"))
