@@ -32,6 +32,18 @@ const ALL: &[Explained] = &[
     ),
     of(
         &["exec"],
+        NotFound,
+        "look at /proc/",
+        "NotFound: its program was just ending",
+    ),
+    of(
+        &["stats"],
+        NotFound,
+        "open its network namespace",
+        "NotFound: its program was just ending",
+    ),
+    of(
+        &["exec"],
         Busy,
         "it is paused",
         "Busy: another thread had paused it",
@@ -43,10 +55,34 @@ const ALL: &[Explained] = &[
         "NotFound: it was to start a program that does not exist",
     ),
     of(
-        &["start", "publish"],
+        &["start", "start nothing", "publish"],
         AlreadyExists,
         "publish",
         "AlreadyExists: another container has that port",
+    ),
+    of(
+        &["start", "start nothing", "publish"],
+        Busy,
+        "EADDRINUSE",
+        "Busy: the proxy of another container has that port",
+    ),
+    of(
+        &["disconnect", "connect"],
+        Busy,
+        "publish again",
+        "Busy: another container took the port that was to move",
+    ),
+    of(
+        &["exec"],
+        ErrorKind::Os,
+        "before its program ran",
+        "Os: it was killed, with its container or for lack of memory, before its program ran",
+    ),
+    of(
+        &["exec"],
+        ErrorKind::Os,
+        "EAGAIN",
+        "Os: its container has as many processes as it may",
     ),
     of(
         &["start"],
@@ -95,6 +131,12 @@ const ALL: &[Explained] = &[
         NotFound,
         "it has ended",
         "NotFound: the detached container was killed and reaped",
+    ),
+    of(
+        &["attach"],
+        NotFound,
+        "find its program",
+        "NotFound: the program of the detached container has ended",
     ),
     of(
         &["remove volume"],

@@ -163,7 +163,7 @@ impl Worker<'_> {
         };
         let ended = self.has_ended(&member);
         if let Some(top) = self.tally.check("top", member.running.top()) {
-            let right = ended || !top.is_empty() || self.has_ended(&member);
+            let right = ended || !top.is_empty() || self.ends(&member);
             self.tally
                 .expect(right, || "top: a container that runs has none".to_owned());
         }

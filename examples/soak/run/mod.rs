@@ -126,6 +126,7 @@ fn stacks() -> Vec<String> {
             let [name, wait, call] = ["comm", "wchan", "syscall"].map(|file| of(file, &task));
             format!("{name}: {wait} ({call}) {}", of("stack", &task))
         })
+        .filter(|line| line.starts_with("soak-"))
         .collect()
 }
 

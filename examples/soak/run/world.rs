@@ -37,7 +37,7 @@ pub(super) struct World {
 #[derive(Debug)]
 pub(super) struct Member {
     pub(super) running: Running,
-    /// The code it ends with when it is stopped, if it hears that.
+    /// The code it ends with by itself or when it is told to end, where that is known.
     pub(super) code: Option<i32>,
     /// Nothing of its network is this process's, so that it can be detached.
     pub(super) alone: bool,
@@ -53,6 +53,9 @@ impl World {
             false => std::env::temp_dir(),
         };
         let dir = parent.join(format!("cofferdam-soak-{}", std::process::id()));
+        let layer = fs::create_dir_all(dir.join("layer/data"));
+        let layer = layer.and_then(|()| fs::write(dir.join("layer/data/first"), "above it"));
+        layer.map_err(|error| format!("make a layer: {error}"))?;
         make_root(&dir.join("root")).map_err(|error| format!("make a root: {error}"))?;
         let told = |error: cofferdam::overlay::Error| error.to_string();
         let store = LayerStore::open(dir.join("store")).map_err(told)?;
@@ -72,6 +75,11 @@ impl World {
 
     pub(super) fn root(&self) -> PathBuf {
         self.dir.join("root")
+    }
+
+    /// To be put on top of the root.
+    pub(super) fn layer(&self) -> PathBuf {
+        self.dir.join("layer")
     }
 
     pub(super) fn runtime(&self) -> PathBuf {
@@ -188,6 +196,11 @@ fn make_root(root: &Path) -> std::io::Result<()> {
     }
     fs::write(root.join("data/first"), "of the root")?;
     fs::write(root.join("etc/passwd"), "root:x:0:0::/:/bin/sh\n")?;
+    // Where it is read-only, places for files have to be there.
+    for file in ["resolv.conf", "hosts", "hostname", "told"] {
+        fs::write(root.join("etc").join(file), "")?;
+    }
+    fs::create_dir_all(root.join("run/secrets"))?;
     // This process is linked to the C library too.
     let maps = fs::read_to_string("/proc/self/maps")?;
     let mapped = maps.lines().filter_map(|line| line.split_once('/'));
