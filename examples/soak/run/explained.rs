@@ -73,6 +73,12 @@ const ALL: &[Explained] = &[
         "Busy: another container took the port that was to move",
     ),
     of(
+        &["disconnect", "connect"],
+        AlreadyExists,
+        "publish again",
+        "AlreadyExists: another container took the port that was to move",
+    ),
+    of(
         &["exec"],
         ErrorKind::Os,
         "before its program ran",

@@ -1,6 +1,7 @@
 //! Containers are started, and end.
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::ExitStatusExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -216,11 +217,11 @@ impl Worker<'_> {
             return;
         };
         if let Some(status) = self.tally.check("stop", member.running.stop(LONG)) {
-            use std::os::unix::process::ExitStatusExt;
-            let right = member.code.is_none_or(|code| status.code() == Some(code))
-                || status.signal() == Some(9);
-            // By an init of its own, signals become codes.
-            let right = right || matches!(status.code(), Some(137 | 143));
+            let killed = status.signal() == Some(9);
+            // An init of its own makes codes of signals.
+            let signalled = status.code().is_some_and(|code| code > 128);
+            let told = member.code.is_none_or(|code| status.code() == Some(code));
+            let right = killed || signalled || told;
             self.tally.expect(right, || {
                 format!("stop: it ended by {status}, not {:?}", member.code)
             });
