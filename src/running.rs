@@ -399,7 +399,7 @@ impl Running {
         if let Some(cgroup) = self.parts.cgroup.take() {
             cgroup.persist();
         }
-        self.parts.spawned.keep();
+        self.parts.spawned.leave();
     }
 }
 

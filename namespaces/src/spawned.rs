@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Output};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -56,9 +57,13 @@ impl Spawned {
         streams: [Option<File>; 3],
         applied: Applied,
     ) -> Self {
+        Self::of(Process::new(pid, pidfd), streams, applied)
+    }
+
+    fn of(process: Arc<Process>, streams: [Option<File>; 3], applied: Applied) -> Self {
         let [stdin, stdout, stderr] = streams;
         Spawned {
-            process: Process::new(pid, pidfd),
+            process,
             armed: true,
             stdin,
             stdout,
@@ -87,6 +92,13 @@ impl Spawned {
     /// As [`persist`](Self::persist), for who goes on using the handle: from now on Drop does not kill.
     pub fn keep(&mut self) {
         self.armed = false;
+    }
+
+    /// As [`keep`](Self::keep), and once it has ended it is reaped by this process, when others are started or waited for: it stays
+    /// no zombie. Until then [`adopt`](Self::adopt) gives the same handle again, status and all.
+    pub fn leave(&mut self) {
+        self.armed = false;
+        self.process.reaped_later.store(true, Ordering::Relaxed);
     }
 
     /// Its pid, as the caller's pid namespace counts. Good for messages: once it is reaped, the number can mean another.

@@ -17,14 +17,14 @@ pub(super) struct Process {
     pub(super) pid: u32,
     pub(super) pidfd: OwnedFd,
     status: Mutex<Option<ExitStatus>>,
-    /// It is in a pid namespace that was there before it.
-    in_another: AtomicBool,
+    /// It is reaped when nobody has a handle of it any more.
+    pub(super) reaped_later: AtomicBool,
 }
 
 /// Processes in pid namespaces of others, whose first process is gone only once these are reaped, by whom they are children of.
 static ENTERED: Mutex<Vec<Weak<Process>>> = Mutex::new(Vec::new());
 
-/// Those of them, and of others that were killed, which nobody has a handle of any more.
+/// Those of them, and of others that were killed or left, which nobody has a handle of any more.
 static LEFT: Mutex<Vec<Arc<Process>>> = Mutex::new(Vec::new());
 
 impl Process {
@@ -33,14 +33,14 @@ impl Process {
             pid,
             pidfd,
             status: Mutex::new(None),
-            in_another: AtomicBool::new(false),
+            reaped_later: AtomicBool::new(false),
         })
     }
 
     /// Has it reaped also while the caller waits for another: it is in a pid namespace that was there before.
     pub(super) fn is_in_another(self: &Arc<Self>) {
         reap_left();
-        self.in_another.store(true, Ordering::Relaxed);
+        self.reaped_later.store(true, Ordering::Relaxed);
         let mut entered = lock(&ENTERED);
         entered.retain(|one| one.strong_count() > 0);
         entered.push(Arc::downgrade(self));
@@ -50,9 +50,16 @@ impl Process {
     /// same: when others are started or waited for.
     pub(super) fn leave(self: &Arc<Self>, killed: bool) {
         reap_left();
-        if self.known().is_none() && (killed || self.in_another.load(Ordering::Relaxed)) {
+        if self.known().is_none() && (killed || self.reaped_later.load(Ordering::Relaxed)) {
             lock(&LEFT).push(self.clone());
         }
+    }
+
+    /// The one with this pid among those that were left: it is not reaped yet, so the number means it.
+    pub(super) fn left(pid: u32) -> Option<Arc<Self>> {
+        let mut left = lock(&LEFT);
+        let at = left.iter().position(|process| process.pid == pid)?;
+        Some(left.swap_remove(at))
     }
 
     /// Takes the status if there is one. Other threads that wait find it here.
