@@ -23,7 +23,7 @@ pub(crate) const TABLE: &str = "cofferdam";
 const USUAL_MTU: u32 = 1500;
 
 /// How often a subnet is picked that is another's a moment later.
-const TRIES: u32 = 8;
+const TRIES: u32 = 16;
 
 /// Whether the host forwards IPv6.
 const FORWARDING_V6: &str = "/proc/sys/net/ipv6/conf/all/forwarding";

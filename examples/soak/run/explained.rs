@@ -37,6 +37,12 @@ const ALL: &[Explained] = &[
         "NotFound: its program was just ending",
     ),
     of(
+        &["exec"],
+        NotFound,
+        "namespaces: ESRCH",
+        "NotFound: its program was just ending",
+    ),
+    of(
         &["stats"],
         NotFound,
         "open its network namespace",

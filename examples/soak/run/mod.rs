@@ -53,6 +53,7 @@ pub(crate) fn soak(settings: &Settings) -> Result<(), String> {
 
 fn in_namespace(settings: &Settings) -> Result<(), String> {
     let tally = Tally::new(settings.threads, settings.failures);
+    warm_up()?;
     let before = Has::now()?;
     let world = World::new()?;
     println!("at first: {}", before.counts());
@@ -70,6 +71,23 @@ fn in_namespace(settings: &Settings) -> Result<(), String> {
     tally.print();
     tally.failure().map_or(Ok(()), Err)?;
     before.same()
+}
+
+/// What is made once and kept, the first start makes.
+fn warm_up() -> Result<(), String> {
+    let tally = Tally::new(0, 1);
+    let world = World::new()?;
+    Worker::new(&world, &tally, 0, 0).talk();
+    let running = world.container("first").command("sleep").arg("9").start();
+    if let Some(running) = tally.check("warm up", running) {
+        let status = tally.check("exec", running.exec("sleep").arg("0").status());
+        tally.expect(status.is_some_and(|status| status.success()), || {
+            "warm up: it does not end well".to_owned()
+        });
+        tally.check("remove", running.remove());
+    }
+    world.remove(&tally);
+    tally.failure().map_or(Ok(()), Err)
 }
 
 /// Until it is over: reports, and ends the process where a thread does not come back.

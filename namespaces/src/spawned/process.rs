@@ -50,16 +50,21 @@ impl Process {
     /// same: when others are started or waited for.
     pub(super) fn leave(self: &Arc<Self>, killed: bool) {
         reap_left();
-        if self.known().is_none() && (killed || self.reaped_later.load(Ordering::Relaxed)) {
-            lock(&LEFT).push(self.clone());
+        if self.known().is_some() || !(killed || self.reaped_later.load(Ordering::Relaxed)) {
+            return;
+        }
+        let mut left = lock(&LEFT);
+        if !left.iter().any(|other| Arc::ptr_eq(other, self)) {
+            left.push(self.clone());
         }
     }
 
-    /// The one with this pid among those that were left: it is not reaped yet, so the number means it.
+    /// The one with this pid among those that were left. Whoever reaps it, all its handles know the status.
     pub(super) fn left(pid: u32) -> Option<Arc<Self>> {
-        let mut left = lock(&LEFT);
-        let at = left.iter().position(|process| process.pid == pid)?;
-        Some(left.swap_remove(at))
+        let left = lock(&LEFT);
+        // One that was reaped may have lost the number to another.
+        let it = |left: &&Arc<Self>| left.pid == pid && left.known().is_none();
+        left.iter().find(it).cloned()
     }
 
     /// Takes the status if there is one. Other threads that wait find it here.
