@@ -238,10 +238,7 @@ impl AsFd for Spawned {
 
 impl Drop for Spawned {
     fn drop(&mut self) {
-        if self.process.known().is_some() {
-            return;
-        }
-        if self.armed {
+        if self.armed && self.process.known().is_none() {
             let _gone = self.kill().is_ok();
             let _reaped = self.wait_timeout(Duration::from_secs(1)).is_ok();
         }

@@ -14,8 +14,8 @@ use super::world::Member;
 
 /// There are no more at a time.
 const MOST: usize = 24;
-/// Hears that it is to end, and ends with 7.
-const UNTIL_TOLD: &str = "trap 'exit 7' TERM; sleep 1000 & while :; do wait; done";
+/// Hears that it is to end, and ends with 7. Where what it waits for is killed it ends by itself.
+const UNTIL_TOLD: &str = "trap 'exit 7' TERM; sleep 1000 & wait; exit 129";
 const DEAF: &str = "exec sleep 1000";
 const BRIEF: &str = "sleep 0.1; exit 3";
 const LONG: Duration = Duration::from_secs(10);

@@ -96,7 +96,7 @@ fn watch(settings: &Settings, world: &World, tally: &Tally) {
     let (mut reported, mut done) = (start, 0);
     while start.elapsed().as_secs() < settings.seconds && !tally.is_over() {
         thread::sleep(Duration::from_millis(50));
-        guard(settings, tally);
+        guard(settings, world, tally);
         if reported.elapsed() >= REPORT {
             let all = tally.operations();
             let speed = (all - done) as f64 / reported.elapsed().as_secs_f64();
@@ -112,11 +112,11 @@ fn watch(settings: &Settings, world: &World, tally: &Tally) {
     tally.over.store(true, Ordering::Relaxed);
     while tally.working() > 0 {
         thread::sleep(Duration::from_millis(10));
-        guard(settings, tally);
+        guard(settings, world, tally);
     }
 }
 
-fn guard(settings: &Settings, tally: &Tally) {
+fn guard(settings: &Settings, world: &World, tally: &Tally) {
     if let Some(hanging) = tally.longer_than(HANGS) {
         let failures = tally.failure().unwrap_or_default();
         eprintln!(
@@ -126,7 +126,8 @@ fn guard(settings: &Settings, tally: &Tally) {
         for line in stacks() {
             eprintln!("  {line}");
         }
-        // Whoever hangs cannot be waited for.
+        // Whoever hangs cannot be waited for, and what is left runs on.
+        world.kill();
         std::process::exit(1);
     }
 }

@@ -129,6 +129,13 @@ impl World {
         networks.get(index(at, networks.len())?).cloned()
     }
 
+    /// The programs alone, in a hurry. What else there is ends with this process, or is for `reap_in`.
+    pub(super) fn kill(&self) {
+        for member in lock(&self.members).iter() {
+            let _tried = member.running.kill().is_ok();
+        }
+    }
+
     /// All of it, when the threads have ended.
     pub(super) fn remove(self, tally: &Tally) {
         for member in std::mem::take(&mut *lock(&self.members)) {
