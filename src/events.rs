@@ -116,7 +116,7 @@ impl Events<'_> {
             let mut ready = [const { std::mem::MaybeUninit::uninit() }; 4];
             match epoll::wait(&self.epoll, &mut ready, timeout.as_ref()) {
                 // Nobody may be waiting for it otherwise, and it takes that to reap what keeps it from being gone.
-                Ok((told, _)) if told.is_empty() => drop(self.running.wait_timeout(MOMENT)?),
+                Ok(([], _)) => drop(self.running.wait_timeout(MOMENT)?),
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(errno) => {
                     return Err(self.running.subject().failed("watch it")(io::Error::from(

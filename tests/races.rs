@@ -120,3 +120,25 @@ fn programs_that_were_left_do_not_keep_a_container_from_ending() {
     drop(held);
     fs::remove_dir(runtime("left")).unwrap();
 }
+
+/// Who pauses waits for all to stand still: that they go on again is another's turn.
+#[test]
+fn who_pauses_and_who_resumes_take_turns() {
+    if !have(&[Need::Root, Need::Namespaces]) {
+        return;
+    }
+    let running = sleeper("paused", "60").pids_max(8).start().unwrap();
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                for _ in 0..turns(100, 10) {
+                    running.pause().unwrap();
+                    running.resume().unwrap();
+                }
+            });
+        }
+    });
+    assert!(!running.is_paused().unwrap());
+    running.remove().unwrap();
+    fs::remove_dir(runtime("paused")).unwrap();
+}

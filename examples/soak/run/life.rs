@@ -149,31 +149,7 @@ impl Worker<'_> {
         let Some(member) = self.member() else {
             return;
         };
-        let paused = member.running.pause();
-        if paused
-            .as_ref()
-            .is_err_and(|error| error.kind() == cofferdam::ErrorKind::Busy)
-        {
-            for process in member.running.top().unwrap_or_default() {
-                let of = |file: &str| {
-                    let text = std::fs::read_to_string(format!("/proc/{}/{file}", process.pid))
-                        .unwrap_or_default();
-                    text.replace('\n', " ")
-                };
-                eprintln!(
-                    "XX {process:?} {} {} {}",
-                    of("stat"),
-                    of("cgroup"),
-                    of("stack")
-                );
-            }
-            eprintln!(
-                "XX {:?} {:?}",
-                member.running.pid(),
-                member.running.try_wait()
-            );
-        }
-        let paused = self.tally.check("pause", paused);
+        let paused = self.tally.check("pause", member.running.pause());
         if paused.is_some() {
             thread::sleep(Duration::from_millis(self.random.below(10)));
             self.tally.check("is paused", member.running.is_paused());
