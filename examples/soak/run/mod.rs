@@ -62,7 +62,10 @@ fn in_namespace(settings: &Settings) -> Result<(), String> {
             let (world, tally) = (&world, &tally);
             let builder = thread::Builder::new().name(format!("soak-{number}"));
             let work = move || Worker::new(world, tally, settings.seed, number).work();
-            builder.spawn_scoped(scope, work).expect("spawn a thread");
+            if let Err(error) = builder.spawn_scoped(scope, work) {
+                tally.end(number);
+                tally.fail(format!("spawn a thread: {error}"));
+            }
         }
         watch(settings, &world, &tally);
     });
