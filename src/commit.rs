@@ -74,6 +74,7 @@ impl Running {
             return Err(self.invalid("commit", "it has no cgroup to be stopped in"));
         };
         let failed = || self.subject.failed("stop its processes");
+        let _turn = self.freezer();
         if cgroup.is_frozen().map_err(failed())? {
             return work();
         }

@@ -12,6 +12,10 @@ use rustix::event::{Timespec, epoll};
 use crate::error::Result;
 use crate::running::Running;
 
+/// How long it waits for the kernel to tell before it looks by itself.
+const SLICE: Duration = Duration::from_millis(500);
+const MOMENT: Duration = Duration::from_millis(1);
+
 /// Something that happened to a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -123,9 +127,12 @@ impl Events<'_> {
             if self.exited || left == Some(Duration::ZERO) {
                 return Ok(None);
             }
-            let timeout = left.and_then(|left| Timespec::try_from(left).ok());
+            let slice = left.map_or(SLICE, |left| left.min(SLICE));
+            let timeout = Timespec::try_from(slice).ok();
             let mut ready = [const { std::mem::MaybeUninit::uninit() }; 4];
             match epoll::wait(&self.epoll, &mut ready, timeout.as_ref()) {
+                // Nobody may be waiting for it otherwise, and it takes that to reap what keeps it from being gone.
+                Ok(([], _)) => drop(self.running.wait_timeout(MOMENT)?),
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(errno) => {
                     return Err(self.running.subject().failed("watch it")(io::Error::from(

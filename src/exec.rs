@@ -109,7 +109,8 @@ impl<'r> Exec<'r> {
             command = enter(subject, command, cgroup)?;
         }
         let spawned = command.enter(running);
-        let spawned = spawned.map_err(subject.failed("start another program"))?;
+        let spawned = spawned.map_err(subject.failed("start another program"));
+        let spawned = spawned.map_err(|error| running.or_gone(error))?;
         let subject = subject.clone();
         Ok(Process { subject, spawned })
     }

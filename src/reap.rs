@@ -128,6 +128,10 @@ fn reap_dir(dir: &Path, reaped: &mut Reaped) -> Result<()> {
     let mut lived_in = Vec::new();
     for entry in fs::read_dir(dir).map_err(subject.failed("list it"))? {
         let path = entry.map_err(subject.failed("list it"))?.path();
+        // Without the lock, so that nobody who attaches meanwhile waits for it.
+        if Record::peek(&path).is_ok_and(|facts| lives_on(&facts)) {
+            continue;
+        }
         match Record::take(&path) {
             Ok(Some((record, facts))) if !lives_on(&facts) => dead.push((record, facts)),
             Ok(Some(_)) => {}

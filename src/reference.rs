@@ -4,6 +4,7 @@ use std::fmt;
 use std::fs;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::{Duration, Instant};
 
 use cofferdam_cgroups::Hierarchy;
 use cofferdam_namespaces::Spawned;
@@ -13,6 +14,9 @@ use crate::network::Pasta;
 use crate::process::{Identity, boot};
 use crate::running::{Held, Parts, Running};
 use crate::runtime::{Fact, Facts, Record};
+
+/// How long who looks for what to reap, or is about to start a program, may have the lock of a record that nobody owns.
+const MOMENT: Duration = Duration::from_millis(500);
 
 /// Which container is meant, for another process or a later one: [`Running::detach`] gives it, [`Running::attach`] takes it.
 ///
@@ -126,7 +130,7 @@ impl Running {
     /// [`wait`](Self::wait) says `StatusLost`.
     ///
     /// # Errors
-    /// `NotFound` if it has ended or never was; `Busy` if another handle has it.
+    /// `NotFound` if it has ended or never was; `Busy` if another handle has it, also half a second later.
     pub fn attach(reference: &Reference) -> Result<Running> {
         let subject = reference.subject();
         let gone = || Error::gone(&subject, "it has ended");
@@ -171,15 +175,21 @@ impl Running {
 /// Its record, for this process alone.
 fn claim(reference: &Reference, subject: &Subject) -> Result<(Record, Facts)> {
     let failed = || subject.failed("read its record");
-    if let Some((record, facts)) = Record::take(&reference.record).map_err(failed())? {
-        if facts.detached {
-            return Ok((record, facts));
+    let deadline = Instant::now() + MOMENT;
+    loop {
+        if let Some((record, facts)) = Record::take(&reference.record).map_err(failed())? {
+            if facts.detached {
+                return Ok((record, facts));
+            }
+            return Err(Error::gone(subject, "its owner has ended, and so is it to"));
         }
-        return Err(Error::gone(subject, "its owner has ended, and so is it to"));
-    }
-    match reference.record.try_exists().map_err(failed())? {
-        true => Err(Error::busy(subject, "another handle has it")),
-        false => Err(Error::gone(subject, "it has ended")),
+        if !reference.record.try_exists().map_err(failed())? {
+            return Err(Error::gone(subject, "it has ended"));
+        }
+        if Instant::now() >= deadline {
+            return Err(Error::busy(subject, "another handle has it"));
+        }
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 

@@ -59,6 +59,8 @@ pub struct Running {
     /// What its program was started by, where this process did.
     command: Option<Command>,
     sources: Mutex<Option<Sources>>,
+    /// Who has it decides whether its processes stand still.
+    freezer: Mutex<()>,
     parts: Parts,
     /// None once it is taken apart, or not ours any more.
     record: Option<Record>,
@@ -96,6 +98,7 @@ impl Running {
             started: Instant::now(),
             command,
             sources: Mutex::new(None),
+            freezer: Mutex::new(()),
             parts,
             record: Some(record),
         }
@@ -227,16 +230,19 @@ impl Running {
     /// `Busy` if one does not stop within 10 s, `Unsupported` for a container without a cgroup, `NotFound` once it has ended.
     #[doc(alias = "cgroup.freeze")]
     pub fn pause(&self) -> Result<()> {
+        let _turn = self.freezer();
         self.needs_program()?;
         let frozen = self.needs_cgroup()?.freeze(STILL);
         frozen.map_err(self.subject.failed("pause"))
     }
 
-    /// Lets its processes go on. That they do is success.
+    /// Lets its processes go on. That they do is success. Where another thread [commits](Self::commit) or pauses it at this moment,
+    /// it waits for that.
     ///
     /// # Errors
     /// As [`pause`](Self::pause).
     pub fn resume(&self) -> Result<()> {
+        let _turn = self.freezer();
         let thawed = self.needs_cgroup()?.thaw();
         thawed.map_err(self.subject.failed("resume"))
     }
@@ -400,6 +406,11 @@ impl Running {
         }
     }
 
+    /// What is to be told of a failure: that it has ended, if it has, since that explains any.
+    pub(crate) fn or_gone(&self, error: Error) -> Error {
+        self.needs_program().err().unwrap_or(error)
+    }
+
     pub(crate) fn start_time(&self) -> Result<u64> {
         let started = self.parts.spawned.start_time();
         started.map_err(self.subject.failed("look at the program"))
@@ -411,6 +422,11 @@ impl Running {
 
     pub(crate) fn record(&self) -> Option<&Record> {
         self.record.as_ref()
+    }
+
+    /// From here on, nobody else stops its processes or lets them go on.
+    pub(crate) fn freezer(&self) -> MutexGuard<'_, ()> {
+        self.freezer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn sources(&self) -> MutexGuard<'_, Option<Sources>> {
@@ -428,7 +444,7 @@ impl Running {
         if let Some(pasta) = &mut self.parts.pasta {
             pasta.keep();
         }
-        self.parts.spawned.keep();
+        self.parts.spawned.leave();
     }
 }
 

@@ -118,7 +118,8 @@ impl Running {
         let cgroup = self.needs_cgroup()?.stats();
         let cgroup = cgroup.map_err(subject.failed("open its cgroup"))?;
         let netns = File::open(format!("/proc/{}/ns/net", self.pid()));
-        let netns = netns.map_err(subject.failed("open its network namespace"))?;
+        let netns = netns.map_err(subject.failed("open its network namespace"));
+        let netns = netns.map_err(|error| self.or_gone(error))?;
         // As long as it runs, the number has meant it all the time.
         self.needs_program()?;
         let net = Inspect::of(netns).map_err(subject.failed("look into its network namespace"))?;

@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Output};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -58,9 +59,13 @@ impl Spawned {
         streams: [Option<File>; 3],
         applied: Applied,
     ) -> Self {
+        Self::of(Process::new(pid, pidfd), streams, applied)
+    }
+
+    fn of(process: Arc<Process>, streams: [Option<File>; 3], applied: Applied) -> Self {
         let [stdin, stdout, stderr] = streams;
         Spawned {
-            process: Process::new(pid, pidfd),
+            process,
             armed: true,
             stdin,
             stdout,
@@ -86,6 +91,9 @@ impl Spawned {
 
     /// Lets it live on without this handle, unreaped; no longer than this process where it is to
     /// [die with it](crate::Command::die_with_caller). Returns its pid.
+    ///
+    /// One that [entered](crate::Command::enter) another's pid namespace stands in the way of that one's end until it is reaped:
+    /// it is, once it has ended, when others are started there or waited for.
     pub fn persist(mut self) -> u32 {
         self.keep();
         self.process.pid
@@ -94,6 +102,13 @@ impl Spawned {
     /// As [`persist`](Self::persist), for who goes on using the handle: from now on Drop does not kill.
     pub fn keep(&mut self) {
         self.armed = false;
+    }
+
+    /// As [`keep`](Self::keep), and once it has ended it is reaped by this process, when others are started or waited for: it stays
+    /// no zombie. Until then [`adopt`](Self::adopt) gives the same handle again, status and all.
+    pub fn leave(&mut self) {
+        self.armed = false;
+        self.process.reaped_later.store(true, Ordering::Relaxed);
     }
 
     /// Its pid, as the caller's pid namespace counts. Good for messages: once it is reaped, the number can mean another.
@@ -133,8 +148,9 @@ impl Spawned {
         let (Some(caught), Some(blocked)) = (set("SigCgt"), set("SigBlk")) else {
             return false;
         };
-        let bit = u32::try_from(signal - 1)
-            .ok()
+        let bit = u32::try_from(signal).ok();
+        let bit = bit
+            .and_then(|signal| signal.checked_sub(1))
             .and_then(|shift| 1u64.checked_shl(shift));
         !self.has_init && first && bit.is_some_and(|bit| (caught | blocked) & bit == 0)
     }
@@ -241,6 +257,7 @@ impl Drop for Spawned {
             // It lives on, and so does this, for as long as the process.
             let _open = lifeline.into_raw_fd();
         }
+        self.process.leave(self.armed);
     }
 }
 

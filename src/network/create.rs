@@ -13,7 +13,7 @@ use super::addresses::Pool;
 use super::config::{Kind, NetworkBuilder};
 use super::inspect::Registry;
 use super::{Inner, Medium, Names, Network, Options};
-use crate::error::{Error, Result, Subject};
+use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::noted::Noted;
 
 /// The nf_tables table of every network in a network namespace.
@@ -21,6 +21,9 @@ pub(crate) const TABLE: &str = "cofferdam";
 
 /// What a host's way out most often has.
 const USUAL_MTU: u32 = 1500;
+
+/// How often a subnet is picked that is another's a moment later.
+const TRIES: u32 = 16;
 
 /// Whether the host forwards IPv6.
 const FORWARDING_V6: &str = "/proc/sys/net/ipv6/conf/all/forwarding";
@@ -42,7 +45,9 @@ impl NetworkBuilder {
         let noted = self.note(&subject, &bridge)?;
         let mut layer3 = false;
         let (medium, pool) = match self.kind.clone() {
-            Kind::Bridge { options, vxlan } => self.on_bridge(&subject, bridge, options, vxlan)?,
+            Kind::Bridge { options, vxlan } => self.on_free_subnet(|| {
+                self.on_bridge(&subject, bridge.clone(), options.clone(), vxlan.clone())
+            })?,
             Kind::Macvlan { builder, .. } => {
                 let builder = self.mtu.into_iter().fold(builder, |b, mtu| b.mtu(mtu));
                 let pool = self.pool(&subject, &self.subnets)?;
@@ -146,6 +151,19 @@ impl NetworkBuilder {
             return Err(Error::invalid(subject, "subnet", "", reason));
         }
         Ok(())
+    }
+
+    /// Again, where somebody else took the subnet that was picked before the rules had it.
+    fn on_free_subnet<T>(&self, make: impl Fn() -> Result<T>) -> Result<T> {
+        let is_picked = self.internal && self.subnets.is_empty();
+        let mut tries = if is_picked { TRIES } else { 1 };
+        loop {
+            tries -= 1;
+            match make() {
+                Err(error) if tries > 0 && error.kind() == ErrorKind::AlreadyExists => {}
+                made => return made,
+            }
+        }
     }
 
     fn on_bridge(

@@ -7,6 +7,7 @@ use std::path::Path;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use super::process::Process;
 use super::{Spawned, lost};
 use crate::applied::Applied;
 use crate::error::{Error, Result};
@@ -36,9 +37,14 @@ impl Spawned {
     pub fn adopt(pid: u32, start_time: u64) -> Result<Self> {
         let gone = || Error::sys("look for a process")(Errno::SRCH);
         let number = i32::try_from(pid).ok().and_then(Pid::from_raw);
-        let pidfd = pidfd_open(number.ok_or_else(gone)?, PidfdFlags::empty())
-            .map_err(Error::sys("pidfd_open"))?;
-        let mut spawned = Spawned::new(pid, pidfd, [None, None, None], Applied::default());
+        let process = match Process::left(pid) {
+            Some(process) => process,
+            None => {
+                let pidfd = pidfd_open(number.ok_or_else(gone)?, PidfdFlags::empty());
+                Process::new(pid, pidfd.map_err(Error::sys("pidfd_open"))?)
+            }
+        };
+        let mut spawned = Spawned::of(process, [None, None, None], Applied::default());
         // Until it is known to be the one it is not ours to kill.
         spawned.armed = false;
         let ended = lost::has_ended(spawned.as_fd())?;
