@@ -424,7 +424,13 @@ fn one_that_began_with_no_network_can_be_connected() {
         let network = Network::bridge("later").create().unwrap();
         let late = container("late").no_network().start().unwrap();
         assert_eq!(interfaces(&late), ["lo"]);
+        let read = |name: &str| fs::read_to_string(format!("/proc/{}/root/etc/{name}", late.pid()));
+        assert!(!read("hosts").unwrap().contains("late"));
         late.connect(&network).unwrap();
+        let hosts = read("hosts").unwrap();
+        assert!(hosts.contains("\tlate\n"), "{hosts}");
+        let conf = read("resolv.conf").unwrap();
+        assert!(conf.contains("nameserver 127.0.0.11\n"), "{conf}");
         late.publish(&port("8080:80")).unwrap();
         serve(&late);
         assert_eq!(get(localhost(8080)).as_deref(), Some("late"));
