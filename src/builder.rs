@@ -175,6 +175,10 @@ impl ContainerBuilder {
         let networking = self
             .networking
             .check(&subject, &name, self.rootfs.is_some())?;
+        if networking.takes_ids() && !self.lifecycle.has_ids {
+            let reason = "needs an id_map";
+            return Err(Error::invalid(&subject, "pasta_network", &name, reason));
+        }
         self.limits
             .validate()
             .map_err(subject.failed("check the limits"))?;
@@ -251,6 +255,10 @@ mod tests {
         assert!(refused(web().memory_max(0)).starts_with("container web: check the limits: "));
         assert!(refused(web().command("")).starts_with("container web: check the command: "));
         assert!(refused(web().volume("/a", "/b")).contains("needs a root"));
+        assert_eq!(
+            refused(web().pasta_network()),
+            r#"container web: pasta_network "web": needs an id_map"#
+        );
     }
 
     #[test]

@@ -57,6 +57,7 @@ impl Container {
     /// (`AlreadyExists`, `Busy`), a limit the machine cannot apply (`Unsupported`), a program that does not exist
     /// (`NotFound`), a runtime directory that cannot be written (`PermissionDenied`), and so on.
     pub fn start(&self) -> Result<Running> {
+        self.networking.check_host(&self.subject)?;
         let dir = self.lifecycle.runtime_dir.as_deref();
         let record = Record::create(dir, &self.name, |id| {
             let cgroup = format!("{CGROUP_PREFIX}-{id}");
@@ -103,9 +104,7 @@ impl Container {
         command = self
             .networking
             .enter(command, attached.as_ref(), &self.subject, has_root)?;
-        let spawned = command
-            .spawn()
-            .map_err(self.subject.failed("start the program"))?;
+        let (spawned, pasta) = self.networking.spawn(&command, record, &self.subject)?;
         let (pid, started) = (spawned.pid(), spawned.start_time());
         let started = started.map_err(self.subject.failed("look at the program"))?;
         record
@@ -115,6 +114,7 @@ impl Container {
             spawned,
             cgroup,
             attached,
+            pasta,
             held: Held { written, volumes },
         })
     }

@@ -123,6 +123,8 @@ impl Error {
             Inner::Io { source, .. } => match source.kind() {
                 io::ErrorKind::NotFound => ErrorKind::NotFound,
                 io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
+                io::ErrorKind::AddrInUse => ErrorKind::Busy,
+                io::ErrorKind::TimedOut => ErrorKind::TimedOut,
                 _ => ErrorKind::Os,
             },
             Inner::Invalid { .. } => ErrorKind::InvalidInput,

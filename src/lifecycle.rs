@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use cofferdam_cgroups::Limits;
+use cofferdam_namespaces::IdMap;
 
 use crate::builder::ContainerBuilder;
 
@@ -10,6 +11,8 @@ use crate::builder::ContainerBuilder;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Lifecycle {
     pub(crate) runtime_dir: Option<PathBuf>,
+    /// Whether it has a user namespace of its own.
+    pub(crate) has_ids: bool,
 }
 
 impl ContainerBuilder {
@@ -38,6 +41,14 @@ impl ContainerBuilder {
     #[doc(alias = "die-with-parent")]
     pub fn die_with_embedder(mut self, die: bool) -> Self {
         self.command = self.command.die_with_caller(die);
+        self
+    }
+
+    /// A user namespace of its own with these ids: what it takes for who is not root, with [`IdMap::current_user`] or
+    /// [`IdMap::subordinate`]. The program is root in it unless [`user`](Self::user) says otherwise.
+    pub fn id_map(mut self, map: IdMap) -> Self {
+        self.command = self.command.id_map(map);
+        self.lifecycle.has_ids = true;
         self
     }
 

@@ -87,7 +87,7 @@ pub(crate) fn namespace(kind: &str) -> io::Result<String> {
 }
 
 /// The 22nd field of `/proc/<pid>/stat`, counted from behind the name, in which anything can be.
-fn started(pid: &str) -> io::Result<u64> {
+pub(crate) fn started(pid: &str) -> io::Result<u64> {
     let text = fs::read(format!("/proc/{pid}/stat"))?;
     let text = String::from_utf8_lossy(&text);
     let fields = text.rsplit_once(')').map_or("", |(_, fields)| fields);

@@ -13,7 +13,7 @@ use cofferdam_netbridge::{IfName, NetNs, delete_link};
 use cofferdam_portmap::{PortSpec, Portmap};
 
 use crate::error::{Error, Result, Subject};
-use crate::network::TABLE;
+use crate::network::{Pasta, TABLE};
 use crate::process::namespace;
 use crate::runtime::{self, Facts, Record};
 
@@ -42,6 +42,13 @@ pub enum Removed {
         /// As the caller counts.
         pid: u32,
     },
+    /// The pasta that led a container's network out.
+    Pasta {
+        /// The container.
+        container: String,
+        /// As the caller counts.
+        pid: u32,
+    },
     /// A directory of a container's cgroup.
     Cgroup(PathBuf),
     /// A bridge with its rules and the ports that led into it.
@@ -55,6 +62,9 @@ impl fmt::Display for Removed {
         match self {
             Removed::Program { container, pid } => {
                 write!(f, "program {pid} of container {container}")
+            }
+            Removed::Pasta { container, pid } => {
+                write!(f, "pasta {pid} of container {container}")
             }
             Removed::Cgroup(path) => write!(f, "cgroup {}", path.display()),
             Removed::Bridge(name) => write!(f, "bridge {name}"),
@@ -154,6 +164,11 @@ fn remove(facts: &Facts, removed: &mut Vec<Removed>) -> Result<()> {
     }
     let subject = Subject::container(&facts.name);
     remove_program(facts, removed);
+    if let Some(pasta) = Pasta::of(facts) {
+        let (container, pid) = (facts.name.clone(), pasta.pid());
+        pasta.remove(&subject, DEATH)?;
+        removed.push(Removed::Pasta { container, pid });
+    }
     remove_cgroup(facts, &subject, removed)?;
     for (name, netns) in &facts.bridges {
         remove_bridge(name, netns, removed)?;

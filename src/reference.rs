@@ -9,6 +9,7 @@ use cofferdam_cgroups::Hierarchy;
 use cofferdam_namespaces::Spawned;
 
 use crate::error::{Error, Result, Subject};
+use crate::network::Pasta;
 use crate::process::{Identity, boot};
 use crate::running::{Held, Parts, Running};
 use crate::runtime::{Fact, Facts, Record};
@@ -129,6 +130,7 @@ impl Running {
                 spawned,
                 cgroup,
                 attached: None,
+                pasta: Pasta::of(&facts),
                 held: Held::default(),
             },
             Err(error) => {

@@ -14,7 +14,7 @@ use cofferdam_overlay::VolumeRef;
 
 use crate::error::{Error, Result, Subject};
 use crate::exec::Exec;
-use crate::network::Attached;
+use crate::network::{Attached, Pasta};
 use crate::rootfs::Written;
 use crate::runtime::Record;
 use crate::stats::Sources;
@@ -58,6 +58,7 @@ pub(crate) struct Parts {
     pub(crate) spawned: Spawned,
     pub(crate) cgroup: Option<Cgroup>,
     pub(crate) attached: Option<Attached>,
+    pub(crate) pasta: Option<Pasta>,
     pub(crate) held: Held,
 }
 
@@ -103,11 +104,16 @@ impl Running {
     /// Its address in its network; in several, the one that published ports lead to.
     #[must_use]
     pub fn address(&self) -> Option<IpAddr> {
-        self.attached().and_then(Attached::address)
+        let pasta = || self.pasta().map(|_| Pasta::address());
+        self.attached().map_or_else(pasta, Attached::address)
     }
 
     pub(crate) fn dies_with_embedder(&self) -> bool {
         self.parts.spawned.dies_with_caller()
+    }
+
+    pub(crate) fn pasta(&self) -> Option<&Pasta> {
+        self.parts.pasta.as_ref()
     }
 
     pub(crate) fn attached(&self) -> Option<&Attached> {
@@ -328,8 +334,10 @@ impl Running {
         let cgroup = cgroup.map_err(subject.failed("remove the cgroup"));
         let attached = self.parts.attached.take();
         let attached = attached.map_or(Ok(()), |attached| attached.remove(&subject));
+        let pasta = self.parts.pasta.take();
+        let pasta = pasta.map_or(Ok(()), |pasta| pasta.remove(&subject, time));
         let ended = matches!(status, Ok(Some(_)) | Err(_));
-        killed.and(cgroup).and(attached)?;
+        killed.and(cgroup).and(attached).and(pasta)?;
         if ended {
             // A record that is left is one for `reap`.
             let removed = record.remove();
@@ -398,6 +406,9 @@ impl Running {
         std::mem::forget(self.parts.attached.take());
         if let Some(cgroup) = self.parts.cgroup.take() {
             cgroup.persist();
+        }
+        if let Some(pasta) = &mut self.parts.pasta {
+            pasta.keep();
         }
         self.parts.spawned.keep();
     }

@@ -28,6 +28,8 @@ pub(crate) enum Fact {
     CgroupPath(PathBuf),
     /// The first process of a container, and when it was started.
     Program { pid: u32, started: u64 },
+    /// A pasta is about to be started for a process with this pid, which was started then.
+    Pasta { pid: u32, started: u64 },
     /// It is to live on without its owner.
     Detached,
     /// It has an owner again.
@@ -44,6 +46,7 @@ impl Fact {
             Fact::Cgroup(name) => format!("cgroup {name}\n"),
             Fact::CgroupPath(path) => format!("cgroup-path {}\n", path.display()),
             Fact::Program { pid, started } => format!("program {pid} {started}\n"),
+            Fact::Pasta { pid, started } => format!("pasta {pid} {started}\n"),
             Fact::Detached => "detached\n".to_owned(),
             Fact::Attached => "attached\n".to_owned(),
             Fact::Bridge { name, netns } => format!("bridge {name} {netns}\n"),
@@ -62,6 +65,11 @@ impl Fact {
                 let (pid, started) = rest.split_once(' ')?;
                 let (pid, started) = (pid.parse().ok()?, started.parse().ok()?);
                 Fact::Program { pid, started }
+            }
+            "pasta" => {
+                let (pid, started) = rest.split_once(' ')?;
+                let (pid, started) = (pid.parse().ok()?, started.parse().ok()?);
+                Fact::Pasta { pid, started }
             }
             "detached" => Fact::Detached,
             "attached" => Fact::Attached,
@@ -83,6 +91,8 @@ pub(crate) struct Facts {
     pub(crate) cgroup: Option<String>,
     pub(crate) cgroup_paths: Vec<PathBuf>,
     pub(crate) program: Option<(u32, u64)>,
+    /// Whom a pasta was started for, and when that was started.
+    pub(crate) pasta: Option<(u32, u64)>,
     pub(crate) detached: bool,
     /// Names of bridges, and of the network namespaces they are in.
     pub(crate) bridges: Vec<(String, String)>,
@@ -104,6 +114,7 @@ impl Facts {
                 Fact::Cgroup(name) => facts.cgroup = Some(name),
                 Fact::CgroupPath(path) => facts.cgroup_paths.push(path),
                 Fact::Program { pid, started } => facts.program = Some((pid, started)),
+                Fact::Pasta { pid, started } => facts.pasta = Some((pid, started)),
                 Fact::Detached => facts.detached = true,
                 Fact::Attached => facts.detached = false,
                 Fact::Bridge { name, netns } => facts.bridges.push((name, netns)),
@@ -307,6 +318,7 @@ mod tests {
             Fact::Cgroup("cofferdam-1-2-web".into()),
             Fact::CgroupPath("/sys/fs/cgroup/a b".into()),
             Fact::Program { pid: 7, started: 9 },
+            Fact::Pasta { pid: 7, started: 8 },
             Fact::Detached,
             Fact::Bridge {
                 name: "br-app".into(),
@@ -320,6 +332,7 @@ mod tests {
         assert_eq!(read.cgroup.as_deref(), Some("cofferdam-1-2-web"));
         assert_eq!(read.cgroup_paths, [Path::new("/sys/fs/cgroup/a b")]);
         assert_eq!((read.program, read.detached), (Some((7, 9)), true));
+        assert_eq!(read.pasta, Some((7, 8)));
         assert_eq!(read.bridges, [("br-app".into(), "net:[4]".into())]);
         let attached = format!("{VERSION}\n{text}attached\n");
         assert!(!Facts::parse(&attached).unwrap().detached);

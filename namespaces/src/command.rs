@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::idmap::{self, IdMap};
 use crate::mount::{self, Mount, RootFs, Source};
 use crate::namespace::{Namespace, Namespaces};
+use crate::plan::Plan;
 use crate::program::Program;
 use crate::seccomp::Seccomp;
 use crate::spawned::Spawned;
@@ -284,7 +285,29 @@ impl Command {
     /// `TimedOut` if the start took longer than its deadline.
     pub fn spawn(&self) -> Result<Spawned> {
         self.validate()?;
-        crate::spawn::spawn(self).map_err(|error| idmap::explain(self, error))
+        let spawned = crate::spawn::spawn(self, &mut |_| Ok(()));
+        spawned.map_err(|error| idmap::explain(self, error))
+    }
+
+    /// As [`spawn`](Self::spawn), and calls `prepare` when its namespaces are there and nothing in them has begun yet: the
+    /// process with the pid it is given waits in them, as `/proc/<pid>/ns` shows, for instance for a network to be led there. Needs
+    /// a user namespace of its own, and nothing that is joined.
+    ///
+    /// Where the machine refuses one way of a start and another is tried, `prepare` is called for each.
+    ///
+    /// # Errors
+    /// As `spawn`; and what `prepare` says, with the process gone: by its errno, or else as `PermissionDenied`. `InvalidInput` without a user namespace of its own.
+    pub fn spawn_prepared(
+        &self,
+        mut prepare: impl FnMut(u32) -> std::io::Result<()>,
+    ) -> Result<Spawned> {
+        self.validate()?;
+        if Plan::new(self).at_clone & libc::CLONE_NEWUSER == 0 {
+            let reason = "needs a user namespace of its own and none that is joined";
+            return Err(Error::invalid("preparation", &self.program, reason));
+        }
+        let spawned = crate::spawn::spawn(self, &mut prepare);
+        spawned.map_err(|error| idmap::explain(self, error))
     }
 
     /// Starts it in the namespaces of the process behind this pidfd, and of its own has none: what `docker exec` does.

@@ -36,7 +36,10 @@ use crate::sysctl;
 use crate::terminal::{Pair, Terminal};
 use crate::user;
 
-pub(crate) fn spawn(command: &Command) -> Result<Spawned> {
+/// Called with the pid of a process that waits in its new namespaces.
+type Prepare<'p> = &'p mut dyn FnMut(u32) -> std::io::Result<()>;
+
+pub(crate) fn spawn(command: &Command, prepare: Prepare<'_>) -> Result<Spawned> {
     let now = Instant::now();
     // A deadline beyond what the clock can say is a year away.
     let deadline = now
@@ -44,7 +47,7 @@ pub(crate) fn spawn(command: &Command) -> Result<Spawned> {
         .unwrap_or(now + Duration::from_secs(31_536_000));
     let mut ways = Ways::default();
     loop {
-        match start(command, deadline, ways) {
+        match start(command, deadline, ways, prepare) {
             Err(Refused::Clone3) if ways.clone == CloneCall::Clone3 => {
                 ways.clone = CloneCall::Clone;
             }
@@ -103,6 +106,7 @@ fn start(
     command: &Command,
     deadline: Instant,
     ways: Ways,
+    prepare: Prepare<'_>,
 ) -> std::result::Result<Spawned, Refused> {
     let streams = Stdio::open(&command.streams)?;
     let held = open_sources(command)?;
@@ -136,7 +140,7 @@ fn start(
     let child = start.clone(ways.clone, cells, born)?;
     handoff.cloned();
     let mut second = None;
-    match start.finish(&child, &handoff, &mut second) {
+    match start.finish(&child, &handoff, &mut second, prepare) {
         Ok(()) => {
             let streams = streams.map(|stream| stream.outside);
             let (pid, pidfd) = start.of_two(child, second)?;
@@ -466,9 +470,14 @@ impl Start<'_> {
         child: &FirstStage,
         handoff: &Handoff,
         second: &mut Option<(u32, OwnedFd)>,
+        prepare: Prepare<'_>,
     ) -> std::result::Result<(), Problem> {
         if self.plan.at_clone & libc::CLONE_NEWUSER != 0 {
-            self.write_id_maps(child)?;
+            let pid = self.write_id_maps(child)?;
+            prepare(pid).map_err(|error| match error.raw_os_error() {
+                Some(_) => Error::sys("prepare the start")(error),
+                None => Error::helper(self.command.name(), "its preparation", error.to_string()),
+            })?;
             handoff.maps_written()?;
         }
         if !child.memory.left(self.deadline) {
@@ -564,9 +573,10 @@ impl Start<'_> {
     }
 
     /// By the number that /proc knows it by, which may count another pid namespace's.
-    fn write_id_maps(&self, child: &FirstStage) -> Result<()> {
+    fn write_id_maps(&self, child: &FirstStage) -> Result<u32> {
         let pid = sys::pid_of(child.pidfd.as_fd())?;
-        idmap::write(self.command, pid, self.deadline)
+        idmap::write(self.command, pid, self.deadline)?;
+        Ok(pid)
     }
 
     fn failed(&self, program: &Program, failure: Failure) -> Error {

@@ -564,3 +564,40 @@ fn root_is_not_given_its_own_id_by_delegation() {
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert!(error.to_string().contains("IdMap::range"), "{error}");
 }
+
+#[test]
+fn who_prepares_finds_the_namespaces_there_and_nothing_begun() {
+    if !have(&[Need::Root]) {
+        return;
+    }
+    let mut found = None;
+    let mut child = inside("read /proc/self/uid_map")
+        .id_map(IdMap::current_user())
+        .spawn_prepared(|pid| {
+            let link = |kind| fs::read_link(format!("/proc/{pid}/ns/{kind}"));
+            let own = fs::read_link("/proc/thread-self/ns/net")?;
+            let map = fs::read_to_string(format!("/proc/{pid}/uid_map"))?;
+            found = Some((pid, link("net")? != own, map));
+            Ok(())
+        })
+        .unwrap();
+    let (pid, differs, map) = found.unwrap();
+    assert_eq!((pid, differs), (child.pid(), true));
+    let words: Vec<_> = map.split_whitespace().collect();
+    assert_eq!(words, ["0", "0", "1"], "the map is written");
+    assert!(child.output().unwrap().status.success());
+
+    let mut pid = 0;
+    let refused = inside("sleep").id_map(IdMap::current_user());
+    let error = refused.spawn_prepared(|waiting| {
+        pid = waiting;
+        Err(std::io::ErrorKind::NotFound.into())
+    });
+    assert!(error.unwrap_err().to_string().contains("entity not found"));
+    assert!(
+        !PathBuf::from(format!("/proc/{pid}")).exists(),
+        "it is gone"
+    );
+    let error = inside("sleep").spawn_prepared(|_| Ok(())).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+}

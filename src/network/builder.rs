@@ -11,7 +11,7 @@ use cofferdam_portmap::PortSpec;
 
 use super::connection::{Connection, label};
 use super::files::Files;
-use super::{Attached, ports};
+use super::{Attached, pasta, ports};
 use crate::builder::ContainerBuilder;
 use crate::error::{Error, Result, Subject};
 use crate::running::Running;
@@ -19,7 +19,7 @@ use crate::running::Running;
 /// As it was said, not checked yet.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Networking {
-    mode: Mode,
+    pub(super) mode: Mode,
     connections: Vec<Connection>,
     aliases: Vec<String>,
     ports: Vec<PortSpec>,
@@ -40,6 +40,8 @@ pub(super) enum Mode {
     /// The same, and it can be connected later.
     Connectable,
     Host,
+    /// One of its own, that a process of its own leads out.
+    Pasta,
     /// Another container's. `None`: that has none to share.
     Of(String, Option<Arc<Shared>>),
 }
@@ -172,6 +174,7 @@ impl Networking {
         let aliases = labels("alias", &self.aliases)?;
         let what = match &self.mode {
             Mode::Host => Some("host"),
+            Mode::Pasta => Some("pasta"),
             Mode::Of(_, None) => {
                 let reason = "has no network namespace to share: it was started without a network";
                 let Mode::Of(other, _) = &self.mode else {
@@ -183,7 +186,7 @@ impl Networking {
             Mode::Own | Mode::Connectable => None,
         };
         if let (Some(_), Some(connection)) = (what, self.connections.first()) {
-            let reason = "cannot be beside the host's network or another container's";
+            let reason = "cannot be beside the host's network, pasta or another container's";
             return invalid("network", connection.network.name(), reason);
         }
         if self.connections.is_empty() {
@@ -191,10 +194,13 @@ impl Networking {
                 Some("host") => {
                     "has no place in the host's network: what it listens on is the host's"
                 }
+                Some("pasta") => "has no place where there is nobody else",
                 Some(_) => "has no place in another container's network: give it to that one",
                 None => "needs a network",
             };
-            if let Some(port) = ports.first() {
+            if let Mode::Pasta = self.mode {
+                pasta::check(subject, &ports)?;
+            } else if let Some(port) = ports.first() {
                 return invalid("publish", &port.to_string(), reason);
             }
             let later = matches!(self.mode, Mode::Connectable);
@@ -289,7 +295,7 @@ impl Plan {
         match self.mode {
             Mode::Own if self.connections.is_empty() => Ok(None),
             Mode::Own | Mode::Connectable => Attached::new(self, subject, container).map(Some),
-            Mode::Host | Mode::Of(..) => Ok(None),
+            Mode::Host | Mode::Pasta | Mode::Of(..) => Ok(None),
         }
     }
 
@@ -309,6 +315,7 @@ impl Plan {
                 let namespaces = Namespaces::default().without(Namespace::Net);
                 (namespaces, Files::of_host(self))
             }
+            (Mode::Pasta, _) => (Namespaces::default(), pasta::files(self)),
             (Mode::Of(_, Some(shared)), _) => {
                 let netns = shared.netns.try_clone().map_err(failed())?;
                 let files = shared.files.clone().with(&self.extra_hosts, &[]);

@@ -6,7 +6,7 @@ use cofferdam_portmap::PortSpec;
 use super::connection::Connection;
 use super::files::Files;
 use super::inspect::{EndpointInfo, PublishedPort};
-use super::{Attached, Network};
+use super::{Attached, Network, Pasta};
 use crate::error::{Error, Result, Subject};
 use crate::running::Running;
 
@@ -56,7 +56,8 @@ impl Running {
     /// The ports of the host that lead to it now, with those that were chosen.
     #[must_use]
     pub fn ports(&self) -> Vec<PublishedPort> {
-        self.attached().map(Attached::ports).unwrap_or_default()
+        let pasta = || self.pasta().map(Pasta::ports).unwrap_or_default();
+        self.attached().map_or_else(pasta, Attached::ports)
     }
 
     /// What it has of each of its networks, in the order of its connections, as plain data.

@@ -10,6 +10,7 @@ mod create;
 mod endpoint;
 mod files;
 mod inspect;
+mod pasta;
 mod ports;
 mod resolver;
 
@@ -36,6 +37,7 @@ pub use config::NetworkBuilder;
 pub use connection::Connection;
 pub(crate) use create::TABLE;
 pub use inspect::{EndpointInfo, NetworkInfo, NetworkKind, PublishedPort};
+pub(crate) use pasta::Pasta;
 
 /// A network that containers share: a bridge with subnets, translated to the host's address on the way out, whose
 /// containers find each other by name at 127.0.0.11; or one of the other kinds that [`NetworkBuilder`] makes. A cheap
