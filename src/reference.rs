@@ -125,7 +125,7 @@ impl Running {
         }
         let spawned = Spawned::adopt(reference.pid, reference.started);
         let spawned = spawned.map_err(subject.failed("find its program"))?;
-        let parts = match checked(&facts, &subject) {
+        let mut parts = match checked(&facts, &subject) {
             Ok(cgroup) => Parts {
                 spawned,
                 cgroup,
@@ -143,6 +143,9 @@ impl Running {
             .and_then(|owner| record.add(&Fact::Owner(owner)))
             .and_then(|()| record.add(&Fact::Attached));
         if let Err(error) = noted {
+            if let Some(pasta) = &mut parts.pasta {
+                pasta.keep();
+            }
             parts.spawned.persist();
             return Err(subject.failed("write its record")(error));
         }

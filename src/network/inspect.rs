@@ -87,7 +87,7 @@ pub struct PublishedPort {
     pub container: SocketAddr,
     /// `tcp`, `udp` or `sctp`.
     pub protocol: String,
-    /// Whether a socket of this process leads it, and not the kernel's rules.
+    /// Whether a socket leads it, of this process or of `pasta`, and not the kernel's rules.
     pub proxied: bool,
 }
 

@@ -186,7 +186,10 @@ impl Pasta {
         let (pasta, since): (u32, u64) = pids.find_map(|one: u32| {
             let since = process::started(&one.to_string()).ok()?;
             let arguments = fs::read(format!("/proc/{one}/cmdline")).ok()?;
-            (since >= started && leads(&arguments, pid)).then_some((one, since))
+            let status = fs::read_to_string(format!("/proc/{one}/status")).ok()?;
+            let user = rustix::process::geteuid().as_raw();
+            let is_it = since >= started && leads(&arguments, pid) && is_ours(&status, user);
+            is_it.then_some((one, since))
         })?;
         Some(Pasta {
             process: Spawned::adopt(pasta, since).ok()?,
@@ -331,6 +334,17 @@ fn leads(arguments: &[u8], pid: u32) -> bool {
     first.ends_with(b"pasta") && arguments.any(|argument| argument == of_it)
 }
 
+/// Whether a process with this status is the user's and in no pid namespace below: others may name themselves as they like, also
+/// those in containers.
+fn is_ours(status: &str, user: u32) -> bool {
+    let words = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.map(|line| line.split_whitespace().collect::<Vec<_>>())
+    };
+    let of_user = words("Uid:").is_some_and(|ids| ids.first() == Some(&&*user.to_string()));
+    of_user && words("NSpid:").is_some_and(|pids| pids.len() == 1)
+}
+
 /// Its pid, on a line of its own, says that all is set up; its end says that it is not.
 fn until_ready(says: &mut File) -> io::Result<()> {
     let deadline = Instant::now() + BEGIN;
@@ -417,6 +431,9 @@ mod tests {
         }
         let line = b"/usr/bin/pasta\0--netns\0/proc/12/ns/net\0";
         assert!(leads(line, 12) && !leads(line, 1) && !leads(b"cat\0/proc/12/ns/net\0", 12));
+        assert!(is_ours("Uid:\t7\t7\t7\t7\nNSpid:\t12\n", 7));
+        assert!(!is_ours("Uid:\t7\t7\t7\t7\nNSpid:\t12\t3\n", 7));
+        assert!(!is_ours("Uid:\t77\t7\t7\t7\nNSpid:\t12\n", 7));
         assert_eq!(
             last_words(b"Failed to send 46 bytes to syslog\nno\nway\n"),
             "pasta ended: no; way"
