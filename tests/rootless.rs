@@ -54,7 +54,7 @@ fn payload() {
             let web = container("read /etc/hostname").pasta_network();
             println!("{}", output(web.start().unwrap()));
         },
-        "missing" => {
+        "missing" | "stranded" => {
             let told = line(container("sleep").pasta_network().start().map(drop));
             assert!(fs::read_dir(dir()).unwrap().next().is_none());
             told
@@ -212,7 +212,8 @@ fn wait() -> String {
 }
 
 fn detach() -> String {
-    let web = container("serve").pasta_network();
+    // Its pipes are closed when it is detached.
+    let web = container("serve").stdout(Stream::null()).pasta_network();
     let web = web.publish("192.0.2.2:8080:80".parse().unwrap());
     let web = web.start().unwrap();
     let pid = web.pid();
@@ -311,7 +312,13 @@ impl World {
 
     /// The ordinary user, who does `what`.
     fn start(&self, what: &str) -> Child {
-        self.user.run(|| {
+        let nowhere = NetNs::new();
+        let network = if what == "stranded" {
+            &nowhere
+        } else {
+            &self.user
+        };
+        network.run(|| {
             in_mount_namespace(|| {
                 fs::create_dir_all("/dev/net").unwrap();
                 mount("tun", "/dev/net", "tmpfs", MountFlags::empty(), c"mode=755").unwrap();
@@ -483,6 +490,20 @@ fn a_missing_pasta_is_named() {
         "Unsupported container web: pasta_network: there is no program pasta in /usr/bin, /bin or /usr/local/bin; its \
          package is passt"
     );
+}
+
+#[test]
+fn what_pasta_says_as_it_ends_is_told() {
+    let Some(world) = world("stranded") else {
+        return;
+    };
+    let told = world.tell("stranded");
+    let begin = "Os container web: start pasta: pasta ended: ";
+    assert!(
+        told.starts_with(begin) && told.len() > begin.len(),
+        "{told}"
+    );
+    println!("{told}");
 }
 
 #[test]

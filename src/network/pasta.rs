@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,9 @@ use cofferdam_dns::{Hosts, ResolvConf};
 use cofferdam_namespaces::{Capabilities, Command, Namespaces, Seccomp, Spawned, Stdio};
 use cofferdam_portmap::{PortSpec, Protocol};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::builder::{Mode, Plan};
 use super::files::Files;
@@ -142,9 +146,6 @@ impl Plan {
 pub(crate) struct Pasta {
     process: Spawned,
     ports: Vec<PortSpec>,
-    /// Where it says what goes wrong: read by nobody, and it does not wait for that.
-    #[expect(dead_code, reason = "held, not read")]
-    says: Option<File>,
 }
 
 impl Pasta {
@@ -155,23 +156,18 @@ impl Pasta {
         record
             .add(&Fact::Pasta { pid, started })
             .map_err(subject.failed("write down what is made"))?;
-        let flags = rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK;
-        let (reading, writing) = rustix::pipe::pipe_with(flags).map_err(|e| io()(e.into()))?;
-        let command = command(program(subject)?, pid, ports, writing).map_err(io())?;
-        let process = command.spawn();
-        // Its copies of the writing end are among what the command holds.
-        drop(command);
+        let (ready, pidfile) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| io()(e.into()))?;
+        let log = log().map_err(io())?;
+        let command = command(program(subject)?, pid, ports, pidfile, &log);
+        let process = command.map_err(io())?.spawn();
         let pasta = Pasta {
             process: process.map_err(subject.failed("start pasta"))?,
             ports: ports.to_vec(),
-            says: None,
         };
-        let mut says = File::from(reading);
-        until_ready(&mut says).map_err(io())?;
-        Ok(Pasta {
-            says: Some(says),
-            ..pasta
-        })
+        match until_ready(&mut File::from(ready)).map_err(io())? {
+            true => Ok(pasta),
+            false => Err(io()(io::Error::other(last_words(&log)))),
+        }
     }
 
     /// That which was started for a container by who does not have it any more.
@@ -194,7 +190,6 @@ impl Pasta {
         Some(Pasta {
             process: Spawned::adopt(pasta, since).ok()?,
             ports: Vec::new(),
-            says: None,
         })
     }
 
@@ -266,16 +261,22 @@ fn can_be_had(subject: &Subject, spec: &PortSpec) -> Result<()> {
     Ok(())
 }
 
-fn command(program: PathBuf, pid: u32, ports: &[PortSpec], says: OwnedFd) -> io::Result<Command> {
-    let again = says.try_clone()?;
+/// With all that the caller may, and as it is: it drops its rights itself.
+fn command(
+    program: PathBuf,
+    pid: u32,
+    ports: &[PortSpec],
+    pidfile: OwnedFd,
+    log: &File,
+) -> io::Result<Command> {
     Ok(Command::new(program)
         .args(arguments(pid, ports))
         .namespaces(Namespaces::none())
         .seccomp(Seccomp::unconfined())
         .capabilities(Capabilities::ALL)
         .allow_new_privileges()
-        .stdout(Stdio::from(says))
-        .stderr(Stdio::from(again)))
+        .stdout(Stdio::from(pidfile))
+        .stderr(Stdio::from(log.try_clone()?)))
 }
 
 fn arguments(pid: u32, ports: &[PortSpec]) -> Vec<String> {
@@ -345,49 +346,41 @@ fn is_ours(status: &str, user: u32) -> bool {
     of_user && words("NSpid:").is_some_and(|pids| pids.len() == 1)
 }
 
-/// Its pid, on a line of its own, says that all is set up; its end says that it is not.
-fn until_ready(says: &mut File) -> io::Result<()> {
+/// A file in memory for what goes wrong, in which there is no room for more: writing it never waits, and never ends who writes.
+fn log() -> io::Result<File> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    // The flag is of 6.3, and EINVAL before.
+    let file = match memfd_create("cofferdam-pasta", flags | MemfdFlags::NOEXEC_SEAL) {
+        Err(Errno::INVAL) => memfd_create("cofferdam-pasta", flags),
+        made => made,
+    }?;
+    ftruncate(&file, SAID as u64)?;
+    fcntl_add_seals(&file, SealFlags::GROW | SealFlags::SHRINK)?;
+    Ok(file.into())
+}
+
+/// Its pid says that all is set up, and is there in one write; its end without that says that it is not.
+fn until_ready(pidfile: &mut File) -> io::Result<bool> {
     let deadline = Instant::now() + BEGIN;
-    let mut said = Vec::new();
     loop {
-        let mut some = [0; 1024];
-        match says.read(&mut some) {
-            Ok(0) => return Err(io::Error::other(last_words(&said))),
-            Ok(length) => said.extend_from_slice(&some[..length]),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                if is_ready(&said) {
-                    return Ok(());
-                }
-                let left = deadline.saturating_duration_since(Instant::now());
-                let timeout = Timespec::try_from(left).ok();
-                let mut fds = [PollFd::new(says, PollFlags::IN)];
-                match poll(&mut fds, timeout.as_ref()) {
-                    Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
-                    Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                    Err(errno) => return Err(errno.into()),
-                }
-            }
-            Err(error) => return Err(error),
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = Timespec::try_from(left).ok();
+        let mut fds = [PollFd::new(pidfile, PollFlags::IN)];
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
+            Ok(_) => return Ok(pidfile.read(&mut [0; 16])? > 0),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
         }
-        if is_ready(&said) {
-            return Ok(());
-        }
-        let beyond = said.len().saturating_sub(SAID);
-        said.drain(..beyond);
     }
 }
 
-fn is_ready(said: &[u8]) -> bool {
-    let is_number = |line: &[u8]| !line.is_empty() && line.iter().all(u8::is_ascii_digit);
-    said.split_inclusive(|&byte| byte == b'\n')
-        .filter_map(|line| line.strip_suffix(b"\n"))
-        .any(is_number)
-}
-
 /// On one line, without what it says of the log that it does not find.
-fn last_words(said: &[u8]) -> String {
-    let said = String::from_utf8_lossy(said);
-    let lines = said.lines().map(str::trim);
+fn last_words(log: &File) -> String {
+    let mut said = [0; SAID];
+    let length = log.read_at(&mut said, 0).unwrap_or_default();
+    let said = String::from_utf8_lossy(&said[..length]);
+    let lines = said.trim_end_matches('\0').lines().map(str::trim);
     let telling = lines.filter(|line| !line.is_empty() && !line.contains("to syslog"));
     format!("pasta ended: {}", telling.collect::<Vec<_>>().join("; "))
 }
@@ -395,6 +388,7 @@ fn last_words(said: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write;
 
     #[test]
     fn ports_become_its_options() {
@@ -424,19 +418,17 @@ mod tests {
     }
 
     #[test]
-    fn its_pid_says_that_it_is_ready_and_its_process_is_known_by_whom_it_leads() {
-        assert!(is_ready(b"No external routable interface for IPv6\n123\n"));
-        for not_yet in [&b"12"[..], b"", b"\n", b"12 a\n"] {
-            assert!(!is_ready(not_yet), "{not_yet:?}");
-        }
+    fn its_process_is_known_by_whom_it_leads_and_what_it_says_is_kept() {
         let line = b"/usr/bin/pasta\0--netns\0/proc/12/ns/net\0";
         assert!(leads(line, 12) && !leads(line, 1) && !leads(b"cat\0/proc/12/ns/net\0", 12));
         assert!(is_ours("Uid:\t7\t7\t7\t7\nNSpid:\t12\n", 7));
         assert!(!is_ours("Uid:\t7\t7\t7\t7\nNSpid:\t12\t3\n", 7));
         assert!(!is_ours("Uid:\t77\t7\t7\t7\nNSpid:\t12\n", 7));
-        assert_eq!(
-            last_words(b"Failed to send 46 bytes to syslog\nno\nway\n"),
-            "pasta ended: no; way"
-        );
+        let mut log = log().unwrap();
+        log.write_all(b"Failed to send 46 bytes to syslog\nno\nway\n")
+            .unwrap();
+        assert_eq!(last_words(&log), "pasta ended: no; way");
+        // More than there is room for does not wait.
+        assert!(log.write_all(&[b'x'; SAID]).is_err());
     }
 }
