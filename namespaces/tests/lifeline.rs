@@ -124,10 +124,14 @@ impl Embedder {
     /// is another matter.
     fn gone(&mut self) -> Duration {
         let start = Instant::now();
-        let mut rest = Vec::new();
-        let stdout = self.process.stdout.as_mut().unwrap();
-        stdout.read_to_end(&mut rest).unwrap();
-        start.elapsed()
+        let mut stdout = self.process.stdout.take().unwrap();
+        let (end, ended) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            stdout.read_to_end(&mut Vec::new()).unwrap();
+            let _heard = end.send(start.elapsed()).is_ok();
+        });
+        let took = ended.recv_timeout(Duration::from_secs(30));
+        took.expect("its programs run on")
     }
 }
 
@@ -135,9 +139,12 @@ impl Drop for Embedder {
     fn drop(&mut self) {
         let _killed = self.process.kill().is_ok();
         let _reaped = self.process.wait().is_ok();
-        // Started by it, and nobody else's.
-        let pid = rustix::process::Pid::from_raw(i32::try_from(self.other).unwrap()).unwrap();
-        let _ended = rustix::process::kill_process(pid, rustix::process::Signal::KILL).is_ok();
+        // Started by it, and nobody else's; its program is dead, unless a test has failed.
+        let failed = std::thread::panicking().then_some(self.program);
+        for pid in failed.into_iter().chain([self.other]) {
+            let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+            let _ended = rustix::process::kill_process(pid, rustix::process::Signal::KILL).is_ok();
+        }
     }
 }
 
