@@ -101,6 +101,12 @@ fn it_cannot_be_detached_and_forwards_signals() {
         "container web: detach \"web\": is to die with this process"
     );
     assert!(!runs(pid) && dir.records().is_empty());
-    let status = mortal().stop(Duration::from_secs(10)).unwrap();
-    assert_eq!(status.code(), Some(7));
+    // Its init takes the signal whether the program is ready for it or not.
+    let script = format!("trap 'exit 7' TERM; echo here; {UNTIL_TOLD}");
+    let web = shell("web", &script)
+        .runtime_dir(&dir.0)
+        .die_with_embedder(true);
+    let mut web = web.stdout(Stream::piped()).start().unwrap();
+    web.take_stdout().unwrap().read_exact(&mut [0; 4]).unwrap();
+    assert_eq!(web.stop(Duration::from_secs(10)).unwrap().code(), Some(7));
 }
