@@ -33,7 +33,7 @@ const ALL: &[Explained] = &[
     of(
         &["exec"],
         NotFound,
-        "look at /proc/",
+        "/proc/",
         "NotFound: its program was just ending",
     ),
     of(
