@@ -93,6 +93,12 @@ const ALL: &[Explained] = &[
     of(
         &["exec"],
         ErrorKind::Os,
+        "ENOMEM",
+        "Os: its program was just ending, and nothing can be started beside it any more",
+    ),
+    of(
+        &["exec"],
+        ErrorKind::Os,
         "EAGAIN",
         "Os: its container has as many processes as it may",
     ),
