@@ -73,8 +73,8 @@ fn in_namespace(settings: &Settings) -> Result<(), String> {
     println!("with all there is: {}", Has::now()?.counts());
     world.remove(&tally);
     tally.print();
-    tally.failure().map_or(Ok(()), Err)?;
-    before.same()
+    let left = before.same();
+    tally.failure().map_or(left, Err)
 }
 
 /// What is made once and kept, the first start makes.
