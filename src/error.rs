@@ -174,6 +174,11 @@ impl Error {
         }))
     }
 
+    /// Whether the rules have that already.
+    pub(crate) fn is_taken_in_rules(&self) -> bool {
+        matches!(*self.0, Inner::Portmap { .. }) && self.kind() == ErrorKind::AlreadyExists
+    }
+
     /// What is to be worked on is no more.
     pub(crate) fn gone(subject: &Subject, reason: &'static str) -> Self {
         let subject = subject.0.clone();

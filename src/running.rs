@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use cofferdam_cgroups::{Cgroup, Limits, Skipped};
 use cofferdam_namespaces::{Command, Spawned, Terminal};
 use cofferdam_overlay::VolumeRef;
+use rustix::io::Errno;
 
 use crate::error::{Error, Result, Subject};
 use crate::exec::Exec;
@@ -25,6 +26,8 @@ const DEATH: Duration = Duration::from_secs(10);
 const SUDDEN_DEATH: Duration = Duration::from_secs(1);
 /// How long [`Running::pause`] waits for all processes to stand still.
 const STILL: Duration = Duration::from_secs(10);
+/// How long it may take from then on that no more can be started in it to its end.
+const ENDING: Duration = Duration::from_millis(100);
 const SIGTERM: i32 = 15;
 /// How long a program has to install its handlers.
 const GROWN_UP: Duration = Duration::from_secs(1);
@@ -408,6 +411,11 @@ impl Running {
 
     /// What is to be told of a failure: that it has ended, if it has, since that explains any.
     pub(crate) fn or_gone(&self, error: Error) -> Error {
+        // The kernel knows a moment before: nothing can be found, or made, in namespaces whose first process ends.
+        let ends = [Errno::SRCH, Errno::NOMEM].map(|errno| Some(errno.raw_os_error()));
+        if ends.contains(&error.raw_os_error()) {
+            let _ended = self.wait_timeout(ENDING).is_ok();
+        }
         self.needs_program().err().unwrap_or(error)
     }
 

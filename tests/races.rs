@@ -49,6 +49,30 @@ fn internal_networks_made_at_once_have_subnets_of_their_own() {
     fs::remove_dir(dir).unwrap();
 }
 
+/// The host has no route to an internal network: a bridge that picks by itself finds its subnet free.
+#[test]
+fn a_network_picks_no_subnet_of_an_internal_one() {
+    if !have(&[Need::Root, Need::Namespaces]) {
+        return;
+    }
+    let dir = runtime("picks");
+    let pools = Pools::new([Pool::new("10.88.0.0/23".parse().unwrap(), 24).unwrap()]);
+    NetNs::new().run(|| {
+        let network = |name: &str| Network::bridge(name).without_dns().runtime_dir(&dir);
+        let inside = network("inside").internal().pools(pools.clone());
+        let inside = inside.create().unwrap();
+        // Where the search begins depends on the name.
+        for number in 0..turns(6, 4) {
+            let outside = network(&format!("outside-{number}")).pools(pools.clone());
+            let outside = outside.create().unwrap();
+            assert_ne!(outside.subnets(), inside.subnets());
+            outside.remove().unwrap();
+        }
+        inside.remove().unwrap();
+    });
+    fs::remove_dir(dir).unwrap();
+}
+
 /// Who reaps holds the lock of a detached container's record while it looks.
 #[test]
 fn a_detached_container_is_attached_to_while_others_reap() {

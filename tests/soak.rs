@@ -13,7 +13,7 @@ fn random_operations_of_many_threads_have_no_error_without_an_explanation() {
         return;
     }
     let settings = run::Settings {
-        seconds: turns(8, 5) as u64,
+        seconds: turns(8, 3) as u64,
         ..run::Settings::default()
     };
     run::soak(&settings).unwrap();

@@ -13,7 +13,7 @@ use super::addresses::Pool;
 use super::config::{Kind, NetworkBuilder};
 use super::inspect::Registry;
 use super::{Inner, Medium, Names, Network, Options};
-use crate::error::{Error, ErrorKind, Result, Subject};
+use crate::error::{Error, Result, Subject};
 use crate::noted::Noted;
 
 /// The nf_tables table of every network in a network namespace.
@@ -24,6 +24,14 @@ const USUAL_MTU: u32 = 1500;
 
 /// How often a subnet is picked that is another's a moment later.
 const TRIES: u32 = 16;
+
+/// What who picks a subnet looks at. A bridge that picks by itself looks again whether another took the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Knows {
+    Host,
+    /// Also the networks of which the host has no route.
+    Rules,
+}
 
 /// Whether the host forwards IPv6.
 const FORWARDING_V6: &str = "/proc/sys/net/ipv6/conf/all/forwarding";
@@ -45,8 +53,9 @@ impl NetworkBuilder {
         let noted = self.note(&subject, &bridge)?;
         let mut layer3 = false;
         let (medium, pool) = match self.kind.clone() {
-            Kind::Bridge { options, vxlan } => self.on_free_subnet(|| {
-                self.on_bridge(&subject, bridge.clone(), options.clone(), vxlan.clone())
+            Kind::Bridge { options, vxlan } => self.on_free_subnet(|knows| {
+                let (options, vxlan) = (options.clone(), vxlan.clone());
+                self.on_bridge(&subject, bridge.clone(), options, vxlan, knows)
             })?,
             Kind::Macvlan { builder, .. } => {
                 let builder = self.mtu.into_iter().fold(builder, |b, mtu| b.mtu(mtu));
@@ -153,17 +162,17 @@ impl NetworkBuilder {
         Ok(())
     }
 
-    /// Again, where somebody else took the subnet that was picked before the rules had it.
-    fn on_free_subnet<T>(&self, make: impl Fn() -> Result<T>) -> Result<T> {
-        let is_picked = self.internal && self.subnets.is_empty();
-        let mut tries = if is_picked { TRIES } else { 1 };
-        loop {
-            tries -= 1;
-            match make() {
-                Err(error) if tries > 0 && error.kind() == ErrorKind::AlreadyExists => {}
-                made => return made,
+    /// Again, where the rules have the subnet that was picked: an internal network's, or one that was made at the same time.
+    fn on_free_subnet<T>(&self, make: impl Fn(Knows) -> Result<T>) -> Result<T> {
+        let tries = if self.subnets.is_empty() { TRIES } else { 1 };
+        let mut made = make(Knows::Host);
+        for _ in 1..tries {
+            match &made {
+                Err(error) if error.is_taken_in_rules() => made = make(Knows::Rules),
+                _ => break,
             }
         }
+        made
     }
 
     fn on_bridge(
@@ -172,9 +181,10 @@ impl NetworkBuilder {
         name: IfName,
         options: BridgeOptions,
         vxlan: Option<VxlanBuilder>,
+        knows: Knows,
     ) -> Result<(Medium, Pool)> {
         let portmap = Portmap::open(TABLE).map_err(subject.failed("make the rules"))?;
-        let mut subnets = self.picked(subject, &portmap)?;
+        let mut subnets = self.picked(subject, &portmap, knows)?;
         let mut builder = Bridge::builder(name).options(options);
         let mtu = match (&vxlan, self.mtu) {
             (Some(vxlan), None) => Some(USUAL_MTU - vxlan.overhead()),
@@ -218,11 +228,11 @@ impl NetworkBuilder {
     }
 
     /// Subnets that are given, and those that the bridge does not pick by itself.
-    fn picked(&self, subject: &Subject, portmap: &Portmap) -> Result<Vec<IpNetwork>> {
+    fn picked(&self, subject: &Subject, portmap: &Portmap, knows: Knows) -> Result<Vec<IpNetwork>> {
         let mut subnets = self.subnets.clone();
         let failed = || subject.failed::<cofferdam_netbridge::Error>("pick a subnet");
         let has = |subnets: &[IpNetwork], ipv6| subnets.iter().any(|net| net.is_ipv6() == ipv6);
-        if self.internal && subnets.is_empty() {
+        if (self.internal || knows == Knows::Rules) && subnets.is_empty() {
             // The host has no route to other internal networks: the rules know their subnets.
             let rules = portmap.list().map_err(subject.failed("read the rules"))?;
             let managed = rules.networks().flat_map(NetworkSpec::subnets);

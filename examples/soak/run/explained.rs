@@ -33,7 +33,7 @@ const ALL: &[Explained] = &[
     of(
         &["exec"],
         NotFound,
-        "look at /proc/",
+        "/proc/",
         "NotFound: its program was just ending",
     ),
     of(
@@ -89,6 +89,12 @@ const ALL: &[Explained] = &[
         ErrorKind::Os,
         "before its program ran",
         "Os: it was killed, with its container or for lack of memory, before its program ran",
+    ),
+    of(
+        &["exec"],
+        ErrorKind::Os,
+        "ENOMEM",
+        "Os: its program was just ending, and nothing can be started beside it any more",
     ),
     of(
         &["exec"],

@@ -221,7 +221,8 @@ impl Worker<'_> {
             // An init of its own makes codes of signals.
             let signalled = status.code().is_some_and(|code| code > 128);
             let told = member.code.is_none_or(|code| status.code() == Some(code));
-            let right = killed || signalled || told;
+            // The shell's own, where it may have no process more.
+            let right = killed || signalled || told || status.code() == Some(2);
             self.tally.expect(right, || {
                 format!("stop: it ended by {status}, not {:?}", member.code)
             });

@@ -1,7 +1,9 @@
 //! What the threads share: a root to run in, volumes, a store of layers, networks, and containers.
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -208,8 +210,7 @@ fn make_root(root: &Path) -> std::io::Result<()> {
         fs::write(root.join("etc").join(file), "")?;
     }
     fs::create_dir_all(root.join("run/secrets"))?;
-    // This process is linked to the C library too.
-    let maps = fs::read_to_string("/proc/self/maps")?;
+    let maps = maps_of_a_shell()?;
     let mapped = maps.lines().filter_map(|line| line.split_once('/'));
     let libraries = mapped.map(|(_, path)| format!("/{path}"));
     let libraries = libraries.filter(|path| path.contains(".so"));
@@ -225,4 +226,25 @@ fn make_root(root: &Path) -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// What a shell is linked to, as it runs.
+fn maps_of_a_shell() -> std::io::Result<String> {
+    let mut shell = Command::new(PROGRAMS[0])
+        .args(["-c", "echo; read end"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut newline = [0];
+    let runs = shell
+        .stdout
+        .as_mut()
+        .map(|out| out.read_exact(&mut newline));
+    let maps = runs.unwrap_or(Ok(())).and_then(|()| {
+        let path = format!("/proc/{}/maps", shell.id());
+        fs::read_to_string(path)
+    });
+    drop(shell.stdin.take());
+    shell.wait()?;
+    maps
 }
