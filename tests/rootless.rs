@@ -99,10 +99,12 @@ fn said(bytes: &[u8]) -> String {
 
 /// What the server says, once it listens.
 fn get(address: &str) -> String {
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + Duration::from_secs(15);
     loop {
         let tried = TcpStream::connect(address).and_then(|mut stream| {
-            // A pasta of 2023 loses what a server says before its client.
+            // A pasta of 2023 says nothing twice: where its SYN is lost inside, it gives up after 10 s.
+            stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+            // And it loses what a server says before its client.
             stream.write_all(b"hello")?;
             let mut text = String::new();
             stream.read_to_string(&mut text)?;
