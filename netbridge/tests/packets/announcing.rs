@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use cofferdam_netbridge::{Announce, Announcer, Attachment, Bridge, ErrorKind, NetNs};
 use cofferdam_testkit::{is_emulated, turns};
 
-use super::{Container, ip, name, net, on_a_host};
+use super::{Container, ip, name, net, on_a_host, sys};
 use crate::wire::{Arp, QUIET, SOON, Wire, hears, is_advertised, is_gratuitous, listener, say};
 
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 5, 0, 2);
@@ -85,12 +85,7 @@ fn the_first_packet_to_somebody_nobody_was_told_of_is_not_lost() {
 #[test]
 fn of_a_bridge_somebody_else_made_nothing_is_known() {
     on_a_host(|| {
-        let ip = |arguments: &[&str]| {
-            let done = std::process::Command::new("ip").args(arguments).status();
-            assert!(done.unwrap().success());
-        };
-        ip(&["link", "add", "br0", "up", "type", "bridge"]);
-        ip(&["address", "add", "10.5.0.1/24", "dev", "br0"]);
+        sys::foreign_bridge("br0");
         let bridge = Bridge::adopt(name("br0")).unwrap();
         let neighbour = Container::new(&bridge, "10.5.0.9/24");
         let wire = neighbour.wire();

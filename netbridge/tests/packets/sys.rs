@@ -13,6 +13,31 @@ pub(crate) fn index(name: &str) -> u32 {
     unsafe { libc::if_nametoindex(name.as_ptr()) }
 }
 
+/// Makes a bridge as brctl(8) does, by ioctl(2), and sets it up.
+pub(crate) fn foreign_bridge(name: &str) {
+    const SIOCBRADDBR: libc::c_ulong = 0x89a0;
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    let mut request = libc::ifreq {
+        ifr_name: [0; libc::IFNAMSIZ],
+        ifr_ifru: libc::__c_anonymous_ifr_ifru {
+            ifru_flags: libc::IFF_UP as libc::c_short,
+        },
+    };
+    for (to, from) in request.ifr_name[..libc::IFNAMSIZ - 1]
+        .iter_mut()
+        .zip(name.bytes())
+    {
+        *to = from as libc::c_char;
+    }
+    // SAFETY: the first reads the name with its NUL, the second that and the flags; the struct outlives both calls.
+    let done = unsafe {
+        let fd = socket.as_raw_fd();
+        libc::ioctl(fd, SIOCBRADDBR as _, request.ifr_name.as_ptr())
+            | libc::ioctl(fd, libc::SIOCSIFFLAGS as _, &raw const request)
+    };
+    assert_eq!(done, 0, "{}", io::Error::last_os_error());
+}
+
 fn address(index: u32) -> libc::sockaddr_ll {
     libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,

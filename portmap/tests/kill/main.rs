@@ -133,7 +133,7 @@ fn killed_between_any_two_calls_of_publish_it_is_all_there_after_a_reconcile() {
     }
     let netns = NetNs::new();
     let portmap = netns.run(|| Portmap::open(TABLE)).unwrap();
-    let stride = if is_emulated() { 11 } else { 1 };
+    let stride = if is_emulated() { 4 } else { 1 };
     let (mut nothing, mut ports, mut all) = (0, 0, 0);
     let mut steps = (0..).step_by(stride);
     let last = loop {
