@@ -80,16 +80,18 @@ fn a_detached_container_is_attached_to_while_others_reap() {
         return;
     }
     let over = AtomicBool::new(false);
+    // Before anybody reaps: a record that says nothing yet may be removed, and is made again.
+    let mut running = sleeper("reaped", "60").start();
     thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
                 while !over.load(Ordering::Relaxed) {
                     let reaped = reap_in(runtime("reaped")).unwrap();
-                    assert!(reaped.removed.is_empty() && reaped.failed.is_empty());
+                    let nothing = reaped.removed.is_empty() && reaped.failed.is_empty();
+                    assert!(nothing, "{reaped:?}");
                 }
             });
         }
-        let mut running = sleeper("reaped", "60").start();
         for _ in 0..turns(300, 20) {
             let detached = running.and_then(Running::detach);
             running = detached.and_then(|reference| Running::attach(&reference));

@@ -75,13 +75,13 @@ const ALL: &[Explained] = &[
     of(
         &["disconnect", "connect"],
         Busy,
-        "publish again",
+        "publish",
         "Busy: another container took the port that was to move",
     ),
     of(
         &["disconnect", "connect"],
         AlreadyExists,
-        "publish again",
+        "publish",
         "AlreadyExists: another container took the port that was to move",
     ),
     of(
