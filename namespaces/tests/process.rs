@@ -223,7 +223,8 @@ fn a_terminal_is_resized_and_hangs_up() {
     let mut bytes = [0; 7];
     terminal.read_exact(&mut bytes).unwrap();
     terminal.resize(30, 100).unwrap();
-    assert_eq!(all(&mut terminal), "30 100\r\n");
+    // What is written just before a terminal hangs up may be cut off.
+    assert_eq!(all(&mut terminal).trim_end(), "30 100");
     assert_eq!(child.wait().unwrap().code(), Some(3));
 
     let mut child = rooted("sleep").terminal(24, 80).init(true).spawn().unwrap();
