@@ -251,7 +251,10 @@ fn who_enters_has_a_terminal_of_that_container() {
             .enter(&target)
             .unwrap();
         let text = all(&mut child.terminal.take().unwrap());
-        assert_eq!(text.trim_end(), "/dev/pts/0\r\n25 82\r\n/dev/pts/0 /dev/pts/ptmx");
+        assert_eq!(
+            text.trim_end(),
+            "/dev/pts/0\r\n25 82\r\n/dev/pts/0 /dev/pts/ptmx"
+        );
     }
     let mut child = Command::new("/bin/sh")
         .args(["-c", "test -t 0 && test -t 2 && echo yes"])
