@@ -429,7 +429,8 @@ impl Bridge {
     /// [`Announcer`](crate::Announcer) is for it.
     ///
     /// With an address of one family and its default route 8 messages are sent, with both families 10, each further
-    /// address or route being one more; so is each pause where the kernel takes a moment, and one more before Linux 6.2.
+    /// address or route being one more; so is each pause where the kernel takes a moment, and one more before Linux 6.2. The
+    /// first attach by a handle looks at the bridge by one more, and the first hardware address that is not derived is noted by one.
     ///
     /// # Errors
     /// `AlreadyExists` where the interface name is taken in `netns`, the name given for the host's end is taken, `netns`

@@ -412,7 +412,9 @@ async fn await_forwarding<T: Transport>(
     }
     let up = LinkAnswer::is_bridge_up;
     pauses.until(host, bridge.index, up).await?;
-    bridge.was_up.store(true, Ordering::Relaxed);
+    // One that is down is no longer waited for, and was not up.
+    let is_running = bridge.flags().contains(LinkFlags::Running);
+    bridge.was_up.fetch_or(is_running, Ordering::Relaxed);
     Ok(())
 }
 
